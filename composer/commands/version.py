@@ -1,0 +1,25 @@
+"""`composer version`: what runs here, for a report of a fault."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+
+import typer
+
+import composer
+
+LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "gradio")
+
+
+def register(app: typer.Typer) -> None:
+    """Add `composer version`."""
+    app.command("version")(version)
+
+
+def version() -> None:
+    """Say which Composer, Python and libraries these are."""
+    typer.echo(f"composer {composer.__version__}")
+    typer.echo(f"python {platform.python_version()} on {platform.platform()}")
+    for library in LIBRARIES:
+        typer.echo(f"{library} {metadata.version(library)}")
