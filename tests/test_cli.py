@@ -1,0 +1,76 @@
+"""The `composer` command: what it lists, how it words errors, how little it loads."""
+
+from __future__ import annotations
+
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import composer
+from composer import commands
+from composer.cli import Commands, app
+from composer.errors import ComposerError
+
+
+def test_help_lists_a_command_for_each_module() -> None:
+    done = CliRunner().invoke(app, ["--help"])
+    assert done.exit_code == 0
+    for module in pkgutil.iter_modules(commands.__path__):
+        assert module.name.replace("_", "-") in done.output
+
+
+def test_version_names_composer_and_its_libraries() -> None:
+    done = CliRunner().invoke(app, ["version"])
+    assert done.exit_code == 0
+    assert f"composer {composer.__version__}" in done.output
+    assert "torch 2." in done.output
+
+
+@pytest.mark.parametrize("arguments", [["generate"], ["model", "build"]])
+def test_a_users_error_is_one_line_and_exit_code_2(arguments: list[str]) -> None:
+    group = typer.Typer(cls=Commands)
+    below = typer.Typer()
+    group.add_typer(below, name="model")
+
+    @group.command("generate")
+    @below.command("build")
+    def fail() -> None:
+        raise ComposerError("cat.safetensors: the file is cut off. Download it again.")
+
+    @below.command("other")
+    def other() -> None:
+        raise AssertionError("not asked for")
+
+    done = CliRunner().invoke(group, arguments)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert done.stderr == "composer: cat.safetensors: the file is cut off. Download it again.\n"
+
+
+def test_a_fault_of_ours_keeps_its_traceback() -> None:
+    group = typer.Typer(cls=Commands)
+
+    @group.command("one")
+    def one() -> None:
+        raise RuntimeError("ours")
+
+    @group.command("two")
+    def two() -> None: ...
+
+    assert isinstance(CliRunner().invoke(group, ["one"]).exception, RuntimeError)
+
+
+def test_help_loads_no_model_library() -> None:
+    script = (
+        "import sys\nfrom composer.cli import app\n"
+        "try:\n    app(['--help'])\nexcept SystemExit as end:\n    assert not end.code\n"
+        "assert not {'torch', 'diffusers', 'transformers', 'gradio'} & sys.modules.keys()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
