@@ -1,0 +1,117 @@
+"""Is this folder a model we can load? Found out from names and headers, before anything is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+from safetensors import SafetensorError, safe_open
+
+from composer.errors import ComposerError
+
+PIPELINE = "StableDiffusionPipeline"
+_WEIGHTS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
+_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+CONVERT = (
+    "Only .safetensors are opened here, because the other formats can run code. Download the "
+    "safetensors version, or convert the model with one you trust: "
+    "pipeline.save_pretrained(folder, safe_serialization=True)."
+)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``."""
+    try:
+        values: object = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ComposerError(f"{path} cannot be read: {error}. Download it again.") from error
+    if not isinstance(values, dict):
+        raise ComposerError(f"{path} is not a JSON object. Download it again.")
+    return cast("dict[str, Any]", values)
+
+
+def check_pipeline(folder: Path) -> None:
+    """Refuse a folder whose ``model_index.json`` is missing or of another kind of model."""
+    if not (folder / "model_index.json").is_file():
+        raise ComposerError(
+            f"{folder} is not a diffusers model: model_index.json is missing. Give the folder "
+            "that holds model_index.json, unet/, vae/, text_encoder/, tokenizer/ and scheduler/."
+        )
+    kind = read_json(folder / "model_index.json").get("_class_name")
+    if kind != PIPELINE:
+        raise ComposerError(
+            f"{folder} is a {kind}; Composer composes with Stable Diffusion 1.x and 2.x "
+            f"({PIPELINE}) and cannot load it. Choose another model."
+        )
+
+
+def check_configs(folder: Path) -> None:
+    """Refuse a folder that lacks a config; all that is missing is named at once."""
+    wanted = [f"{part}/config.json" for part in _WEIGHTS]
+    wanted += ["tokenizer/tokenizer_config.json", "scheduler/scheduler_config.json"]
+    missing = [name for name in wanted if not (folder / name).is_file()]
+    tokenizer = folder / "tokenizer"
+    if not (tokenizer / "tokenizer.json").is_file():
+        pair = [tokenizer / "vocab.json", tokenizer / "merges.txt"]
+        missing += [f"tokenizer/{path.name}" for path in pair if not path.is_file()]
+    if missing:
+        raise ComposerError(
+            f"{folder} is not complete: {', '.join(missing)} missing. Download the model again."
+        )
+
+
+def check_folder(folder: Path) -> tuple[dict[str, list[Path]], str | None]:
+    """The weight files of each part, and the variant in their names ("fp16") if they have one."""
+    check_pipeline(folder)
+    check_configs(folder)
+    files = {part: _weight_files(folder / part, stem) for part, stem in _WEIGHTS.items()}
+    check_readable(path for paths in files.values() for path in paths)
+    variants = {_variant(paths[0], _WEIGHTS[part]) for part, paths in files.items()}
+    # diffusers takes plain files wherever a part lacks the variant, so one variant is enough.
+    return files, next((variant for variant in variants if variant), None)
+
+
+def check_readable(paths: Iterable[Path]) -> None:
+    """Refuse a safetensors file that is cut off or is something else."""
+    for path in paths:
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ComposerError(
+                f"{path} is not a whole safetensors file ({error}). Download it again."
+            ) from error
+
+
+def _weight_files(folder: Path, stem: str) -> list[Path]:
+    present = sorted(folder.glob(f"{stem}*.safetensors"))
+    plain = [path for path in present if _variant(path, stem) is None]
+    if files := plain or present:
+        return _shards(folder, files)
+    if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES):
+        raise ComposerError(f"{folder} has its weights only as {', '.join(pickles)}. {CONVERT}")
+    raise ComposerError(
+        f"{folder} has no weights: {stem}.safetensors is missing. Download the model again."
+    )
+
+
+def _shards(folder: Path, files: list[Path]) -> list[Path]:
+    """The same files, when every shard that an index beside them names is there."""
+    for index in folder.glob("*.safetensors.index*.json"):
+        weight_map: dict[str, str] = read_json(index).get("weight_map", {})
+        missing = sorted({name for name in weight_map.values() if not (folder / name).is_file()})
+        if missing:
+            raise ComposerError(f"{folder} lacks {', '.join(missing)}. Download the model again.")
+    return files
+
+
+def _variant(path: Path, stem: str) -> str | None:
+    """ "fp16" of ``model.fp16.safetensors`` and ``model.fp16-00001-of-00002.safetensors``."""
+    rest = path.name.removeprefix(stem).removesuffix(".safetensors")
+    return rest.removeprefix(".").split("-")[0] or None if rest.startswith(".") else None

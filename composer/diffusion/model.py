@@ -1,0 +1,112 @@
+"""A loaded Stable Diffusion: its parts, and the sizes that follow from their configs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from composer.errors import ComposerError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Model:
+    """The parts of a Stable Diffusion 1.x or 2.x pipeline on one device.
+
+    The parts are the ordinary classes of diffusers and transformers. ``unet`` and ``text_encoder``
+    have ``dtype``; the ``vae`` is always float32, because in float16 it overflows to black
+    pictures. ``scheduler_config`` is the noise schedule the model was trained with.
+    """
+
+    name: str
+    path: Path
+    weights: tuple[Path, ...]
+    unet: Any
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler_config: Mapping[str, Any]
+    device: torch.device
+    dtype: torch.dtype
+
+    def __post_init__(self) -> None:
+        expects, gives = self.cross_attention_dim, int(self.text_encoder.config.hidden_size)
+        if expects != gives:
+            raise ComposerError(
+                f"{self.name}: the U-Net reads text vectors of {expects} numbers, but the text "
+                f"encoder gives {gives}. The folder mixes parts of two models: download it again."
+            )
+
+    @property
+    def models(self) -> dict[str, nn.Module]:
+        """The parts that LoRAs change, by the prefix of their sites."""
+        return {"unet": self.unet, "text_encoder": self.text_encoder}
+
+    @property
+    def multiple(self) -> int:
+        """Width and height must be a multiple of this many pixels: one latent's side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def size(self) -> int:
+        """The side of the pictures the model was trained on, in pixels."""
+        sample_size = self.unet.config.sample_size
+        side = sample_size if isinstance(sample_size, int) else max(sample_size)
+        return side * self.multiple
+
+    @property
+    def latent_channels(self) -> int:
+        return int(self.unet.config.in_channels)
+
+    @property
+    def cross_attention_dim(self) -> int:
+        return int(self.unet.config.cross_attention_dim)
+
+    @property
+    def token_limit(self) -> int:
+        """Tokens in one chunk of a prompt, with its start and end."""
+        return min(
+            int(self.tokenizer.model_max_length),
+            int(self.text_encoder.config.max_position_embeddings),
+        )
+
+    @property
+    def prediction_type(self) -> str:
+        """What the U-Net predicts: "epsilon", "v_prediction" or "sample"."""
+        return str(self.scheduler_config.get("prediction_type", "epsilon"))
+
+    @property
+    def scaling_factor(self) -> float:
+        """Latents are the VAE's output times this."""
+        return float(self.vae.config.scaling_factor)
+
+    @cached_property
+    def hash(self) -> str:
+        """Hexadecimal SHA-256 of the checkpoint file, or of the U-Net's files of a folder.
+
+        Its first 10 digits are the "Model hash" that A1111 writes. Read once, when first asked.
+        """
+        digest = hashlib.sha256()
+        for path in self.weights:
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        return digest.hexdigest()
+
+    def to_latents(self, images: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """Latents ``(batch, channels, h, w)`` of images ``(batch, 3, H, W)`` in [-1, 1]."""
+        images = images.to(self.device, torch.float32)
+        return self.vae.encode(images).latent_dist.sample(generator) * self.scaling_factor
+
+    @torch.no_grad()
+    def to_images(self, latents: torch.Tensor) -> torch.Tensor:
+        """Images ``(batch, 3, H, W)`` in [0, 1], float32 on the CPU, of ``latents``."""
+        latents = latents.to(self.device, torch.float32) / self.scaling_factor
+        images = self.vae.decode(latents, return_dict=False)[0]
+        return (images / 2 + 0.5).clamp(0, 1).float().cpu()
