@@ -1,0 +1,68 @@
+"""The cell through which a gate tells the sites of its unit how much of each expert speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+class Routing(nn.Module):
+    """What one unit's gate says now. A gate writes it, the sites of the unit read it.
+
+    Everything lives in buffers, so changing it recompiles nothing under `torch.compile`.
+
+    weights: float32, broadcastable: (experts,), (batch, experts) or (batch, tokens, experts).
+        A constant gate sets it with `keep`. A learned gate assigns `routing.weights = ...` at each
+        forward of its unit, before the sites run, and its gradient flows through.
+    mask: bool, (experts,): who may speak at all. Gates leave the others at zero.
+    """
+
+    weights: Tensor
+    mask: Tensor
+
+    def __init__(self, experts: int) -> None:
+        super().__init__()
+        self.register_buffer("weights", torch.ones(experts), persistent=False)
+        self.register_buffer("mask", torch.ones(experts, dtype=torch.bool), persistent=False)
+        self._nobody = False
+
+    def keep(self, weights: Tensor) -> None:
+        """Hold these weights until they are changed. In place where the shape stays the same."""
+        if weights.shape == self.weights.shape:
+            self.weights.copy_(weights)
+        else:
+            self.weights = weights.to(self.weights)
+
+    def allow(self, mask: Tensor) -> None:
+        """Say which experts may speak: bool, (experts,)."""
+        self.mask.copy_(mask)
+        self._nobody = not bool(mask.any())
+
+    @property
+    def silent(self) -> bool:
+        """Whether nobody may speak, known without reading a tensor.
+
+        Never true while compiling: as a Python value it would cost a recompilation at each change.
+        `join` does the same there.
+        """
+        return not torch.compiler.is_compiling() and self._nobody
+
+    def join(self, output: Tensor, delta: Tensor) -> Tensor:
+        """Add what the experts say to the base's output, exactly nothing if nobody may speak.
+
+        Adding a zero is not exact: -0.0 + 0.0 is 0.0. Outside a compiled graph `silent` has been
+        asked before; inside one the choice is fused with the addition.
+        """
+        total = output + delta.to(output.dtype)
+        if torch.compiler.is_compiling():
+            return torch.where(self.mask.any(), total, output)
+        return total
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Routing:
+        """Follow `.to(device)` but not `.half()`: weights stay float32."""
+        weights = self.weights
+        super()._apply(fn, recurse)  # pyright: ignore[reportUnknownMemberType]
+        self.weights = weights.to(self.weights.device)
+        return self

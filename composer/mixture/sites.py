@@ -1,0 +1,134 @@
+"""Sites: the stand-ins for one Linear or Conv2d, with the low-rank factors of all experts there.
+
+    y = W x + B_cat ((g (x) 1_r) * (A_cat x))
+
+A_cat stacks the experts' down factors, B_cat their up factors, g (x) 1_r repeats each expert's gate
+weight over its ranks. So N experts cost two thin products, whatever their ranks; an expert that
+does not change this site has no rows here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from composer.mixture.routing import Routing
+
+
+class LowRankLike(Protocol):
+    """delta = scale * up @ down; down (rank, in[, kh, kw]), up (out, rank[, 1, 1])."""
+
+    @property
+    def down(self) -> Tensor: ...
+
+    @property
+    def up(self) -> Tensor: ...
+
+    @property
+    def scale(self) -> float: ...
+
+
+class Site(nn.Module, ABC):
+    """One module of the host model and what the experts add to it.
+
+    base: the original module, untouched. (Named so, as diffusers unwraps a child `base_layer`.)
+    down: (ranks, in[, kh, kw]) and up: (out, ranks[, 1, 1]): the experts' factors one after the
+        other in the host's dtype, each expert's scale multiplied into its down factor.
+    owner: (ranks,): which expert each rank belongs to.
+    routing: how much of each expert speaks, shared by the sites of a unit.
+    """
+
+    base: nn.Linear | nn.Conv2d
+    down: Tensor
+    up: Tensor
+    owner: Tensor
+
+    def __init__(
+        self,
+        base: nn.Linear | nn.Conv2d,
+        factors: Sequence[LowRankLike | None],
+        routing: Routing,
+    ) -> None:
+        """factors: one entry for each expert of the mixture, None where it has nothing to say."""
+        super().__init__()
+        self.base = base
+        self.routing = routing
+        weight = base.weight
+        outputs, inputs, *kernel = weight.shape
+        downs: list[Tensor] = []
+        ups: list[Tensor] = []
+        owner: list[int] = []
+        for expert, factor in enumerate(factors):
+            if factor is None:
+                continue
+            rank = factor.down.shape[0]
+            # A 1x1 convolution and a Linear are the same: files mix their shapes.
+            down = factor.down.detach().reshape(rank, inputs, *kernel)
+            up = factor.up.detach().reshape(outputs, rank, *(1 for _ in kernel))
+            # In float32: a small scale would push float16 factors below the normal numbers.
+            downs.append((down.float() * factor.scale).to(weight))
+            ups.append(up.to(weight))
+            owner += [expert] * rank
+        self.register_buffer("down", torch.cat(downs, dim=0), persistent=False)
+        self.register_buffer("up", torch.cat(ups, dim=1), persistent=False)
+        self.register_buffer("owner", torch.tensor(owner, device=weight.device), persistent=False)
+        self.train(base.training)
+
+    @property
+    def weight(self) -> Tensor:
+        """The base's weight: diffusers and T5 read its dtype and shape."""
+        return self.base.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The base's bias."""
+        return self.base.bias
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Linear: (batch, ..., in) -> (batch, ..., out). Conv2d: (batch, in, height, width) -> same
+        as the base."""
+        output = cast(Tensor, self.base(hidden))
+        if self.routing.silent:
+            return output
+        return self.routing.join(output, self.delta(hidden))
+
+    @abstractmethod
+    def delta(self, hidden: Tensor) -> Tensor:
+        """What the experts add to the base's output for this input."""
+
+    def gate(self) -> Tensor:
+        """g (x) 1_r: float32, (ranks,), (batch, ranks) or (batch, tokens, ranks)."""
+        return self.routing.weights.index_select(-1, self.owner)
+
+
+class ExpertLinear(Site):
+    """A Linear with experts. Tokens are the second axis of the input, if it has three."""
+
+    def delta(self, hidden: Tensor) -> Tensor:
+        low = functional.linear(hidden, self.down)  # (batch, ..., ranks)
+        gate = self.gate()
+        if gate.ndim == 2 and low.ndim > 2:
+            batch, ranks = gate.shape
+            gate = gate.reshape(batch, *(1 for _ in low.shape[1:-1]), ranks)  # (batch, 1, ranks)
+        return functional.linear((low * gate).to(low.dtype), self.up)
+
+
+class ExpertConv2d(Site):
+    """A Conv2d with experts. Tokens are the positions of its output, row by row."""
+
+    def delta(self, hidden: Tensor) -> Tensor:
+        # The base's own stride, padding (and its mode) and dilation.
+        conv = cast(nn.Conv2d, self.base)
+        low = conv._conv_forward(hidden, self.down, None)  # pyright: ignore[reportPrivateUsage]
+        gate = self.gate()
+        if gate.ndim == 3:
+            batch, _, ranks = gate.shape
+            gate = gate.transpose(1, 2).reshape(batch, ranks, *low.shape[2:])
+        else:
+            gate = gate[..., None, None]  # ([batch,] ranks, 1, 1)
+        return functional.conv2d((low * gate).to(low.dtype), self.up)
