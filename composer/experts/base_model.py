@@ -1,0 +1,38 @@
+"""Which model a LoRA seems to be made for, told by the shapes of its tensors.
+
+Metadata is often missing or wrong; the width of the text that the U-Net's cross-attention reads
+is neither.
+"""
+
+from __future__ import annotations
+
+import re
+
+from .formats import parse_key
+from .header import Header
+
+_FAMILIES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL"}
+_CROSS_KEY = re.compile(r"attn2[._]to_k$")
+_TEXT_QUERY = re.compile(r"self_attn[._]q_proj$")
+
+
+def family(text_width: int) -> str:
+    """Name the family of models whose U-Net reads text of this width."""
+    return _FAMILIES.get(text_width, f"a model with text width {text_width}")
+
+
+def guess_base(header: Header) -> str:
+    """The family a LoRA seems to be made for; empty if its shapes do not tell."""
+    text_query = None
+    for name, entry in header.tensors.items():
+        key = parse_key(name)
+        if key is None or key.slot != "down" or len(entry.shape) < 2:
+            continue
+        if _CROSS_KEY.search(key.module):
+            return family(entry.shape[1])
+        if key.part == "text_encoder_2":
+            return family(2048)
+        if _TEXT_QUERY.search(key.module):
+            text_query = entry.shape[1]
+    # Only the text encoder was trained: its own width is what the U-Net reads, except in SDXL.
+    return family(text_query) if text_query is not None else ""

@@ -1,0 +1,37 @@
+"""An expert: what one LoRA file adds to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .info import LoraInfo
+from .low_rank import LowRank
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Expert:
+    """The factors of one LoRA file at each site, in float32, and what the file says of itself.
+
+    Sites are `part.module`, as in `unet.mid_block.attentions.0.proj_in`. `unmatched` are the keys
+    of the file that belong to no module of the model it was read for.
+    """
+
+    name: str
+    path: Path
+    sites: Mapping[str, LowRank]
+    info: LoraInfo
+    unmatched: tuple[str, ...]
+    sha256: str
+    tensor_hash: str
+
+    @property
+    def auto_v2(self) -> str:
+        """The short hash that model sites show: the first 10 digits of the file's SHA-256."""
+        return self.sha256[:10]
+
+    @property
+    def short_hash(self) -> str:
+        """The short hash in A1111's `Lora hashes`: the first 12 digits of the tensor hash."""
+        return self.tensor_hash[:12]

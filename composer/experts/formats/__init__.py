@@ -1,0 +1,21 @@
+"""The ways in which LoRA files name their tensors: one small module for each.
+
+Each module has `parse(key) -> Key | None`, a pure function of one tensor's name. A file may mix
+them, as old trainers did for the two text encoders.
+"""
+
+from __future__ import annotations
+
+from . import diffusers, kohya, peft, processors
+from .key import Key, Slot
+from .unsupported import find_unsupported
+
+__all__ = ["FORMATS", "Key", "Slot", "find_unsupported", "parse_key"]
+
+FORMATS = (kohya.parse, peft.parse, processors.parse, diffusers.parse)
+"""Tried in this order; diffusers comes last, since its keys may have no prefix at all."""
+
+
+def parse_key(key: str) -> Key | None:
+    """What the tensor called `key` is, by the first format that knows it."""
+    return next((parsed for parse in FORMATS if (parsed := parse(key)) is not None), None)

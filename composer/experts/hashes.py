@@ -1,0 +1,19 @@
+"""The two hashes by which a LoRA file is known."""
+
+from __future__ import annotations
+
+import hashlib
+
+
+def file_hash(data: bytes) -> str:
+    """SHA-256 of the whole file."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def tensor_hash(data: bytes) -> str:
+    """SHA-256 of the tensors alone (kohya's `sshs_model_hash`, AutoV3).
+
+    It stays the same when someone edits the metadata.
+    """
+    length = int.from_bytes(data[:8], "little")
+    return hashlib.sha256(memoryview(data)[8 + length :]).hexdigest()

@@ -1,0 +1,52 @@
+"""What is known about a LoRA apart from its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import ComposerError
+
+ROLES = ("character", "clothing", "style", "background", "object", "other")
+"""What a LoRA adds to a picture: ComposLoRA's five kinds, and the rest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraInfo:
+    """What a LoRA file says of itself, or its user of it.
+
+    Attributes:
+        trigger: the words that call it up in a prompt; empty if none are known.
+        role: one of ROLES.
+        base: the model it is made for, as far as its metadata or shapes tell.
+        rank: the commonest rank of its factors.
+        title: a name for people.
+        description: a text for people.
+        preview: a picture that lies beside the file.
+        format: the naming of its tensors ("kohya", "diffusers", ...).
+        weight: the strength its user or maker prefers.
+        negative: words for the negative prompt.
+        notes: the user's own.
+        tags: the commonest tags of its training pictures, commonest first.
+        extra: further metadata by the keys it has in the file.
+    """
+
+    trigger: str = ""
+    role: str = "other"
+    base: str = ""
+    rank: int = 0
+    title: str = ""
+    description: str = ""
+    preview: Path | None = None
+    format: str = ""
+    weight: float = 1.0
+    negative: str = ""
+    notes: str = ""
+    tags: tuple[str, ...] = ()
+    extra: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def __post_init__(self) -> None:
+        """Refuse a role that is not one of ROLES."""
+        if self.role not in ROLES:
+            raise ComposerError(f"LoRA role {self.role!r}: choose one of {', '.join(ROLES)}.")

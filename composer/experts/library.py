@@ -1,0 +1,192 @@
+"""The folders of LoRA files, and the names by which people find them.
+
+A name that somebody types is looked up among the files found here; it is never made into a path.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ComposerError
+from .card import Card
+from .header import read_header
+from .info import LoraInfo
+from .magic import REFUSED_SUFFIXES
+from .metadata import read_info
+from .names import expert_name
+from .read import check_supported
+from .sidecar import with_sidecars
+
+_SUFFIXES = (".safetensors", *REFUSED_SUFFIXES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """A file, and the library's folder in which it was found."""
+
+    folder: Path
+    path: Path
+
+    def names(self) -> tuple[str, str, str]:
+        """From the shortest name to the fullest."""
+        inside = self.path.relative_to(self.folder).with_suffix("")
+        # A file that is called as all of its kind goes by its folder's name.
+        short = expert_name(self.path)
+        inside = inside if inside.name == short else inside.parent
+        return short, inside.as_posix(), f"{self.folder.name}/{inside.as_posix()}"
+
+
+class Library:
+    """LoRA files in several folders and the folders within them.
+
+    Scanning reads headers only, and of a file that has not changed not even that.
+    """
+
+    def __init__(self, folders: Iterable[str | Path]) -> None:
+        self.folders = tuple(dict.fromkeys(Path(folder).expanduser() for folder in folders))
+        self._cards: tuple[Card, ...] | None = None
+        self._named: dict[str, list[Card]] = {}
+        # Path → (modified, size) when it was read, and what was read.
+        self._headers: dict[Path, tuple[tuple[int, int], LoraInfo, str | None]] = {}
+
+    def scan(self) -> tuple[Card, ...]:
+        """Look at the folders anew; cards sorted by name.
+
+        A file that cannot be used gets a card with its error. Files of one name are told apart by
+        as many of their folders' names as it takes.
+
+        Raises:
+            ComposerError: a folder is missing or cannot be listed.
+        """
+        files = list(
+            {file.path: file for root in self.folders for file in self._walk(root)}.values()
+        )
+        named: dict[str, list[Card]] = {}
+        cards: list[Card] = []
+        for file, name in zip(files, _tell_apart(files), strict=True):
+            card = self._card(file.path, name)
+            cards.append(card)
+            for spelling in {_plain(spelling) for spelling in file.names()}:
+                named.setdefault(spelling, []).append(card)
+        self._cards = tuple(sorted(cards, key=lambda card: _plain(card.name)))
+        self._named = named
+        return self._cards
+
+    def cards(self) -> tuple[Card, ...]:
+        """The cards of the last scan."""
+        return self.scan() if self._cards is None else self._cards
+
+    def find(self, name: str) -> Card:
+        """The card called `name`: a file's name, or `subfolder/name`; case does not matter.
+
+        Raises:
+            ComposerError: no usable file is called so, or several are; the message names those
+                that come close.
+        """
+        # A file may have been added since the last scan, so look again before giving up.
+        found = self._called(name, self.cards()) or self._called(name, self.scan())
+        if len(found) == 1:
+            if found[0].error is not None:
+                raise ComposerError(found[0].error)
+            return found[0]
+        if found:
+            choices = ", ".join(repr(card.name) for card in found)
+            raise ComposerError(f"LoRA {name!r}: several files have this name. Say {choices}.")
+        raise ComposerError(f"LoRA {name!r}: there is no such LoRA. {self._suggest(name)}")
+
+    def _called(self, name: str, cards: Iterable[Card]) -> list[Card]:
+        wanted = _plain(name.strip().removesuffix(".safetensors"))
+        return [card for card in cards if _plain(card.name) == wanted] or self._named.get(
+            wanted, []
+        )
+
+    def _suggest(self, name: str) -> str:
+        usable = {_plain(card.name): card.name for card in self.cards() if card.error is None}
+        close = difflib.get_close_matches(_plain(name), usable, n=3, cutoff=0.5)
+        if close:
+            return f"Did you mean {', '.join(repr(usable[match]) for match in close)}?"
+        folders = ", ".join(map(str, self.folders)) or "none"
+        return f"Put its .safetensors file into one of the LoRA folders ({folders})."
+
+    def _walk(self, folder: Path) -> Iterator[_Found]:
+        def refuse(error: OSError) -> None:
+            raise ComposerError(
+                f"{folder}: this LoRA folder cannot be read ({error.strerror}). Create it, or "
+                "choose another folder."
+            )
+
+        for place, folders, files in os.walk(folder, onerror=refuse):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            links = [name for name in folders if self._leads_out(Path(place, name))]
+            loras = [name for name in files if Path(name).suffix.lower() in _SUFFIXES]
+            for name in sorted(links + loras):
+                if not name.startswith("."):
+                    yield _Found(folder=folder, path=Path(place, name))
+
+    def _leads_out(self, path: Path) -> bool:
+        target = path.resolve()
+        return not any(target.is_relative_to(folder.resolve()) for folder in self.folders)
+
+    def _card(self, path: Path, name: str) -> Card:
+        try:
+            if self._leads_out(path):
+                raise ComposerError(
+                    f"{path}: is a link that leads out of the LoRA folders. Copy its target here, "
+                    "or add the target's folder as a LoRA folder."
+                )
+            status = path.stat()
+        except (ComposerError, OSError, RuntimeError) as error:  # RuntimeError: a circle of links
+            info = LoraInfo(title=name)
+            return Card(name=name, path=path, info=info, size=0, modified=0.0, error=str(error))
+        info, error = self._read(path, (status.st_mtime_ns, status.st_size))
+        return Card(
+            name=name,
+            path=path,
+            info=with_sidecars(info, path),
+            size=status.st_size,
+            modified=status.st_mtime,
+            error=error,
+        )
+
+    def _read(self, path: Path, version: tuple[int, int]) -> tuple[LoraInfo, str | None]:
+        known = self._headers.get(path)
+        if known is not None and known[0] == version:
+            return known[1:]
+        info, error = LoraInfo(title=expert_name(path)), None
+        try:
+            header = read_header(path)
+            info = read_info(header)
+            check_supported(header)
+        except ComposerError as problem:
+            error = str(problem)
+        self._headers[path] = (version, info, error)
+        return info, error
+
+
+def _plain(name: str) -> str:
+    """A name as it is compared: without case, and in one spelling of accents."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _tell_apart(files: Sequence[_Found]) -> list[str]:
+    """The shortest names by which no two files are called alike."""
+    levels = [0] * len(files)
+    for _ in range(2):
+        names = [file.names()[level] for file, level in zip(files, levels, strict=True)]
+        count = Counter(map(_plain, names))
+        levels = [
+            level + (count[_plain(name)] > 1) for level, name in zip(levels, names, strict=True)
+        ]
+    names = [file.names()[level] for file, level in zip(files, levels, strict=True)]
+    seen = Counter[str]()
+    for index, name in enumerate(names):
+        seen[_plain(name)] += 1
+        if seen[_plain(name)] > 1:
+            names[index] = f"{name} ({seen[_plain(name)]})"
+    return names

@@ -1,0 +1,36 @@
+"""The two thin factors by which a LoRA changes one site."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LowRank:
+    """ΔW = scale · up · down (Hu et al. 2021, equation 3; scale = alpha / rank).
+
+    Linear site: `down` (rank, in), `up` (out, rank). Conv2d site: `down` (rank, in, kh, kw), `up`
+    (out, rank, 1, 1): a k×k convolution into the rank, then a 1×1 convolution out of it.
+    """
+
+    down: Tensor
+    up: Tensor
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        """The width between the two factors."""
+        return self.down.shape[0]
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """The shape of the weight that this changes: (out, in) or (out, in, kh, kw)."""
+        return (self.up.shape[0], *self.down.shape[1:])
+
+    def dense(self) -> Tensor:
+        """ΔW itself, in the shape of the site's weight."""
+        product = self.up.flatten(1) @ self.down.flatten(1)  # (out, in · kh · kw)
+        return torch.mul(product, self.scale).reshape(self.weight_shape)

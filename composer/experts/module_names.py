@@ -1,0 +1,86 @@
+"""The modules of a model that a LoRA can change, and every name files give them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
+
+from torch import nn
+
+from .sgm import sgm_names
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModuleNames:
+    """The Linear and Conv2d modules of a model's parts, with the shapes of their weights.
+
+    `shapes` goes from a part ("unet", "text_encoder", "text_encoder_2") to its modules' dotted
+    names and weight shapes: (out, in) or (out, in, kh, kw). `model` is the name that messages use.
+    """
+
+    model: str
+    shapes: Mapping[str, Mapping[str, Shape]]
+
+    @classmethod
+    def of(cls, models: Mapping[str, nn.Module], *, model: str) -> ModuleNames:
+        """Collect the names from the modules themselves, before any expert is attached to them."""
+        return cls(
+            model=model,
+            shapes={part: dict(_weight_shapes(root)) for part, root in models.items()},
+        )
+
+    @cached_property
+    def aliases(self) -> Mapping[str, Mapping[str, str]]:
+        """For each part, every spelling of a module's name → the name it has in the model.
+
+        Real names are turned into the spellings of files, never the other way round: kohya's
+        underscores and SGM's block numbers cannot be undone without knowing the model.
+        """
+        return {part: _spellings(part, tuple(names)) for part, names in self.shapes.items()}
+
+    def site(self, part: str | None, spelling: str) -> str | None:
+        """The site `part.module` that a file means; with no part given, the first that has it."""
+        for candidate in self.shapes if part is None else (part,):
+            module = self.aliases.get(candidate, {}).get(spelling)
+            if module is not None:
+                return f"{candidate}.{module}"
+        return None
+
+    def weight_shape(self, site: str) -> Shape | None:
+        """The shape of the weight at a site; None if the model has no such site."""
+        part, _, module = site.partition(".")
+        return self.shapes.get(part, {}).get(module)
+
+    @property
+    def text_width(self) -> int | None:
+        """How wide the text is that the U-Net attends to: 768 for SD 1, 2048 for SDXL."""
+        for name, shape in self.shapes.get("unet", {}).items():
+            if name.endswith("attn2.to_k"):
+                return shape[1]
+        return None
+
+
+def _weight_shapes(root: nn.Module) -> Iterator[tuple[str, Shape]]:
+    # torch's own annotation of named_modules is incomplete.
+    modules = cast("Iterable[tuple[str, nn.Module]]", root.named_modules())
+    for name, module in modules:
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            yield name, tuple(module.weight.shape)
+
+
+def _spellings(part: str, names: tuple[str, ...]) -> dict[str, str]:
+    spelled = {name: name for name in names}
+    if part == "unet":
+        spelled |= {alias: name for name, alias in sgm_names(names).items()}
+    else:
+        # transformers 5 dropped `text_model.` from CLIPTextModel and kept it in
+        # CLIPTextModelWithProjection; files have it, or not.
+        prefix = "text_model."
+        for name in names:
+            bare = name.removeprefix(prefix)
+            spelled |= {bare: name, prefix + bare: name}
+    return spelled | {alias.replace(".", "_"): name for alias, name in spelled.items()}
