@@ -37,9 +37,9 @@ class _Found:
         """From the shortest name to the fullest."""
         inside = self.path.relative_to(self.folder).with_suffix("")
         # A file that is called as all of its kind goes by its folder's name.
-        short = expert_name(self.path)
-        inside = inside if inside.name == short else inside.parent
-        return short, inside.as_posix(), f"{self.folder.name}/{inside.as_posix()}"
+        if inside.name != expert_name(self.path) and inside.parent.name:
+            inside = inside.parent
+        return inside.name, inside.as_posix(), f"{self.folder.name}/{inside.as_posix()}"
 
 
 class Library:

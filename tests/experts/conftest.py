@@ -1,42 +1,31 @@
-"""Tiny real models from the real classes, and LoRA files made for them."""
+"""The tiny Stable Diffusion's parts, and the names of its modules."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
-import torch
-from diffusers import UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from composer.experts import ModuleNames
 
 
 @pytest.fixture(scope="session")
-def tiny_models() -> dict[str, torch.nn.Module]:
-    """A U-Net with cross-attention blocks and plain ones, and a text encoder, at width 32."""
-    torch.manual_seed(0)
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=32,
-        attention_head_dim=8,
-        norm_num_groups=8,
-    )
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=64,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=16,
-        )
-    )
-    return {"unet": unet.eval(), "text_encoder": text_encoder.eval()}
+def tiny_pipeline(tiny_sd: Path) -> Any:
+    from diffusers import StableDiffusionPipeline
+
+    return StableDiffusionPipeline.from_pretrained(tiny_sd, local_files_only=True)
 
 
 @pytest.fixture(scope="session")
-def tiny_names(tiny_models: dict[str, torch.nn.Module]) -> ModuleNames:
-    return ModuleNames.of(tiny_models, model="tiny")
+def tiny_names(tiny_pipeline: Any) -> ModuleNames:
+    models = {"unet": tiny_pipeline.unet, "text_encoder": tiny_pipeline.text_encoder}
+    return ModuleNames.of(models, model="tiny")
+
+
+@pytest.fixture
+def pipeline(tiny_pipeline: Any) -> Iterator[Any]:
+    """The pipeline, freed of every adapter after the test."""
+    yield tiny_pipeline
+    tiny_pipeline.unload_lora_weights()
