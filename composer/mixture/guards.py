@@ -30,7 +30,7 @@ def check_host(part: str, model: nn.Module) -> None:
                 f"{part} still has PEFT layers on it (at {where}). Unload them first: "
                 "pipeline.unload_lora_weights(), or peft_model.unload()."
             )
-        if getattr(module, "fused_projections", False):
+        if _is_fused(module):
             raise ComposerError(
                 f"{where} has fused q, k and v projections, which bypass the experts. Call "
                 "unfuse_qkv_projections() first."
@@ -38,7 +38,7 @@ def check_host(part: str, model: nn.Module) -> None:
         if getattr(module, "_chunk_size", None) is not None:
             raise ComposerError(
                 f"{where} runs its feed-forward in chunks, so that a gate would see only a part of "
-                "the picture. Call disable_forward_chunking() first."
+                "the picture. Call set_chunk_feed_forward(None, 0) on it first."
             )
 
 
@@ -91,6 +91,16 @@ def check_factors(
             f"{tuple(base.weight.shape)}. It was made for another model: choose a LoRA for this "
             "one."
         )
+
+
+def _is_fused(module: nn.Module) -> bool:
+    """Whether an attention reads one matrix that was copied from its q, k and v."""
+    if not getattr(module, "fused_projections", False):
+        return False
+    # The attention of Stable Diffusion's U-Net keeps this flag when it is unfused again. It has no
+    # unfuse method of its own, and only its processor tells.
+    processor = type(getattr(module, "processor", None)).__name__
+    return hasattr(module, "unfuse_projections") or processor.startswith("Fused")
 
 
 def _as_kernel(tensor: Tensor) -> tuple[int, ...]:
