@@ -1,0 +1,155 @@
+"""`composer train-lora`: pictures in, a LoRA file out."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from composer.diffusion.model import Model
+    from composer.training import LoraTraining, Progress
+
+DEFAULT_MODEL = "assets/toybox"
+
+
+def register(app: typer.Typer) -> None:
+    """Add `composer train-lora`."""
+    app.command("train-lora")(train_lora)
+
+
+def train_lora(
+    context: typer.Context,
+    pictures: Annotated[
+        Path,
+        typer.Argument(help="Folder of pictures, with name.txt beside name.png or metadata.jsonl."),
+    ],
+    output: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    model: Annotated[str, typer.Option(help="Model folder or hub name.")] = DEFAULT_MODEL,
+    trigger: Annotated[
+        str, typer.Option(help="The word that calls the LoRA; caption of pictures without one.")
+    ] = "",
+    role: Annotated[
+        str, typer.Option(help="character, clothing, style, background, object or other.")
+    ] = "other",
+    title: Annotated[str, typer.Option(help="A name for people.")] = "",
+    description: Annotated[str, typer.Option(help="A sentence for people.")] = "",
+    rank: Annotated[int, typer.Option(help="Width of the factors.")] = 8,
+    alpha: Annotated[float | None, typer.Option(help="Strength; the rank if not given.")] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Layers to train, by the end of their names; give it several times."),
+    ] = None,
+    conv: Annotated[bool, typer.Option(help="Train the convolutions too.")] = False,
+    text_encoder: Annotated[bool, typer.Option(help="Train the text encoder too.")] = False,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 500,
+    batch_size: Annotated[int, typer.Option(help="Pictures at once, for each process.")] = 4,
+    accumulation: Annotated[int, typer.Option(help="Batches for one step.")] = 1,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 5e-4,
+    text_learning_rate: Annotated[
+        float | None, typer.Option(help="That of the text encoder; half of the other if not given.")
+    ] = None,
+    schedule: Annotated[str, typer.Option(help="cosine or constant.")] = "cosine",
+    warmup: Annotated[int, typer.Option(help="Steps until the highest learning rate.")] = 20,
+    min_snr: Annotated[float, typer.Option(help="Gamma of min-SNR weights; 0 for none.")] = 5.0,
+    noise_offset: Annotated[float, typer.Option(help="For darker darks: 0.05, say.")] = 0.0,
+    caption_dropout: Annotated[float, typer.Option(help="Share of captions left out.")] = 0.0,
+    flip: Annotated[bool, typer.Option(help="Mirror half of the pictures.")] = False,
+    resolution: Annotated[
+        int | None, typer.Option(help="Side in pixels; the model's own if not given.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, slower.")] = False,
+    prior_pictures: Annotated[
+        Path | None, typer.Option(help="Folder of captioned pictures of what is to stay.")
+    ] = None,
+    prior_prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="Let the model draw such pictures first; give it several times."),
+    ] = None,
+    prior_count: Annotated[int, typer.Option(help="How many it draws.")] = 64,
+    prior_share: Annotated[float, typer.Option(help="Their share of each batch.")] = 0.25,
+    prior_weight: Annotated[float, typer.Option(help="The weight of their loss.")] = 1.0,
+    preview_every: Annotated[int, typer.Option(help="A preview every so many steps.")] = 0,
+    preview_prompt: Annotated[
+        str, typer.Option(help="What the previews show; the trigger if not given.")
+    ] = "",
+    save_preview: Annotated[bool, typer.Option(help="Write a picture beside the LoRA.")] = False,
+    checkpoint_every: Annotated[
+        int, typer.Option(help="Keep a state to resume from every so many steps.")
+    ] = 100,
+    resume: Annotated[bool, typer.Option(help="Go on where a stopped training was.")] = False,
+    naming: Annotated[str, typer.Option(help="Names in the file: kohya or diffusers.")] = "kohya",
+    file_type: Annotated[str, typer.Option(help="float16 or float32.")] = "float16",
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, …; what accelerate chooses if not given.")
+    ] = "",
+) -> None:
+    """Train a LoRA on a folder of pictures (`accelerate launch -m composer …` for several GPUs)."""
+    import torch
+    from accelerate import PartialState
+
+    from composer.diffusion.load import load_model
+    from composer.training import LoraTraining
+
+    # Every parameter but these is a setting of the same name.
+    settings = {
+        name: value for name, value in context.params.items() if name not in {"model", "device"}
+    }
+    settings["targets"] = settings.pop("target") or LoraTraining.targets
+    settings["prior_prompts"] = settings.pop("prior_prompt") or ()
+    settings["min_snr_gamma"] = settings.pop("min_snr") or None
+    config = LoraTraining.from_json(settings)
+    processes: Any = PartialState()
+    loaded = load_model(model, device=device or processes.device, dtype=torch.float32)
+    _run(loaded, config, main=processes.is_main_process)
+
+
+def _run(model: Model, config: LoraTraining, *, main: bool) -> None:
+    """Shows the progress on standard error, by the first process only; Ctrl-C stops cleanly."""
+    from composer.training import train_lora
+
+    stopped = threading.Event()
+
+    def stop(number: int, frame: object) -> None:
+        stopped.set()
+
+    before = signal.signal(signal.SIGINT, stop)
+    last: Progress | None = None
+    try:
+        for last in train_lora(model, config, cancelled=stopped.is_set):
+            if main:
+                _show(last)
+                if last.preview is not None and last.stage == "train":
+                    last.preview.save(config.output.with_name(f"{config.name}-{last.step:06}.png"))
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if main:
+            typer.echo(err=True)
+    if stopped.is_set() and main:
+        kept = f" Go on with --resume: {config.checkpoint}" if config.checkpoint.is_file() else ""
+        typer.echo(f"Stopped.{kept}", err=True)
+        raise typer.Exit(130)
+    if last is not None and last.path is not None and main:
+        typer.echo(str(last.path))
+
+
+def _show(progress: Progress) -> None:
+    words = {"prior": "prior pictures", "prepare": "pictures", "train": "step", "saved": "saved"}
+    line = f"{words[progress.stage]} {progress.step}/{progress.total}"
+    if progress.smoothed_loss is not None:
+        line += f"  loss {progress.smoothed_loss:.4f}  lr {progress.learning_rate:.1e}"
+    if progress.skipped:
+        line += f"  skipped {progress.skipped}"
+    if progress.seconds_left is not None:
+        minutes, seconds = divmod(round(progress.seconds_left), 60)
+        line += f"  {minutes}:{seconds:02} left"
+    if sys.stderr.isatty():
+        typer.echo(f"\r\x1b[K{line}", err=True, nl=False)
+    elif progress.step % 20 == 0 or progress.step == progress.total:
+        typer.echo(line, err=True)

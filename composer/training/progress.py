@@ -1,0 +1,53 @@
+"""How far a training has come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+
+Stage = Literal["prior", "prepare", "train", "saved"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """One report. `step` of `total` counts within the stage: prior pictures drawn, pictures
+    prepared, steps trained. `loss` is None where there is none: outside training, and in a step
+    that was skipped because its loss was not finite."""
+
+    stage: Stage
+    step: int
+    total: int
+    loss: float | None = None
+    smoothed_loss: float | None = None
+    learning_rate: float | None = None
+    skipped: int = 0
+    seconds_left: float | None = None
+    preview: Image.Image | None = None
+    path: Path | None = None
+    """The written file, in the last report."""
+
+
+@dataclass
+class Clock:
+    """Seconds left, from the mean pace since `start` of `total`; pauses do not count."""
+
+    start: int
+    total: int
+    _began: float = field(default_factory=time.monotonic)
+    _paused: float = 0.0
+
+    def seconds_left(self, step: int) -> float:
+        pace = (time.monotonic() - self._began - self._paused) / max(step - self.start, 1)
+        return pace * (self.total - step)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        begin = time.monotonic()
+        yield
+        self._paused += time.monotonic() - begin
