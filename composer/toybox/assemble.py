@@ -1,0 +1,52 @@
+"""Put the stages together: an ordinary diffusers folder, the CLIP beside it, the oracle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
+
+from composer.toybox.render import SIZE
+from composer.toybox.stage_unet import new_scheduler
+
+
+def text_encoder_of(clip: CLIPModel) -> CLIPTextModel:
+    """The CLIP's text tower as the pipeline's text encoder, same weights."""
+    encoder = CLIPTextModel(clip.config.text_config)
+    encoder.load_state_dict(clip.text_model.state_dict())
+    return encoder.eval()
+
+
+def assemble(
+    folder: Path,
+    *,
+    vae: AutoencoderKL,
+    unet: UNet2DConditionModel,
+    clip: CLIPModel,
+    tokenizer: CLIPTokenizer,
+) -> None:
+    """Write `folder`: StableDiffusionPipeline in float16 safetensors, and `clip/` in it."""
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder_of(clip),
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=new_scheduler(),
+        safety_checker=None,  # pyright: ignore[reportArgumentType]
+        feature_extractor=None,  # pyright: ignore[reportArgumentType]
+        requires_safety_checker=False,
+    )
+    pipeline.to(dtype=torch.float16)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    clip.half().save_pretrained(folder / "clip")
+    tokenizer.save_pretrained(folder / "clip")
+    # the towers see -1..1, as the VAE does
+    CLIPImageProcessor(
+        size={"height": SIZE, "width": SIZE},
+        crop_size={"height": SIZE, "width": SIZE},
+        image_mean=[0.5, 0.5, 0.5],
+        image_std=[0.5, 0.5, 0.5],
+        do_center_crop=False,
+    ).save_pretrained(folder / "clip")

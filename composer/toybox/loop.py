@@ -1,0 +1,215 @@
+"""The loop all stages of the recipe share: a time budget, a log, a moving average, resumption.
+
+A stage runs for so many minutes on whatever machine it finds; its learning rate follows the time
+used, so a budget is never overrun and the rate always ends at zero. Killed at any moment it goes
+on from its last checkpoint. Two processes (`world` 2) average their gradients over gloo.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from composer.toybox.optimizer import MuonAdamW
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What one stage may use: minutes, a folder for checkpoints and logs, a device."""
+
+    name: str
+    minutes: float
+    folder: Path
+    device: str = "cpu"
+    seed: int = 0
+    checkpoint_minutes: float = 4.0
+    average: float = 0.999
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / f"{self.name}.safetensors"
+
+
+def world() -> tuple[int, int]:
+    """(this process's rank, how many processes): (0, 1) outside torchrun."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def join_world() -> None:
+    """Join the processes torchrun started, if it did; one thread each on a CPU."""
+    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
+        torch.set_num_threads(1)
+        dist.init_process_group("gloo")
+
+
+def precision(device: str) -> AbstractContextManager[object]:
+    """bfloat16 where the machine multiplies it fast, else float32."""
+    if device != "cpu":
+        return torch.autocast(device, torch.bfloat16)
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    fast = "avx512_bf16" in flags or "amx_bf16" in flags
+    return torch.autocast("cpu", torch.bfloat16) if fast else nullcontext()
+
+
+def run_stage(
+    stage: Stage,
+    model: nn.Module,
+    optimizer: MuonAdamW,
+    loss: Callable[[float], tuple[Tensor, dict[str, float], int]],
+    *,
+    sample: Callable[[nn.Module, int], None] | None = None,
+    warmup: int = 50,
+) -> nn.Module:
+    """Train `model` in place until the budget is used; returns its moving average.
+
+    Args:
+        loss: from the part of the budget used (0 to 1) to (loss, figures for the log, pictures).
+        sample: called with the averaged model and the step at each checkpoint, to draw it.
+    """
+    rank, size = world()
+    averaged = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    step, images, used = 0, 0, 0.0
+    if stage.checkpoint.exists():
+        step, images, used = _load(stage.checkpoint, model, averaged, optimizer)
+        if rank == 0:
+            print(f"{stage.name}: goes on from step {step}, {used / 60:.1f} min used", flush=True)
+    # a resumed run must not draw the same scenes again
+    torch.manual_seed(stage.seed + 1000 * rank + step)
+    begun = time.monotonic() - used
+    saved, logged = used, used
+    smooth: dict[str, float] = {}
+    while True:
+        used = time.monotonic() - begun
+        if size > 1:  # all processes must leave at the same step
+            clock = torch.tensor([used])
+            dist.broadcast(clock, 0)
+            used = float(clock)
+        part = min(used / (stage.minutes * 60), 1.0)
+        if part >= 1.0:
+            break
+        value, figures, count = loss(part)
+        torch.autograd.backward(value)
+        if size > 1:
+            _average_gradients(optimizer.parameters, size)
+        nn.utils.clip_grad_norm_(optimizer.parameters, 1.0)
+        optimizer.step(_rate(part) * min((step + 1) / warmup, 1.0))
+        step, images = step + 1, images + count * size
+        decay = min(stage.average, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for key, current in model.state_dict().items():
+                if current.is_floating_point():
+                    averaged[key].lerp_(current.detach(), 1 - decay)
+                else:
+                    averaged[key].copy_(current)
+        for key, figure in figures.items():
+            smooth[key] = figure + 0.98 * (smooth.get(key, figure) - figure)
+        if rank == 0 and used - logged > 15:
+            logged = used
+            left = stage.minutes - used / 60
+            line = {"stage": stage.name, "step": step, "images": images}
+            line |= {"minutes": round(used / 60, 2), "left": round(left, 1)}
+            line |= {key: round(figure, 4) for key, figure in smooth.items()}
+            print(json.dumps(line), flush=True)
+        if rank == 0 and used - saved > stage.checkpoint_minutes * 60:
+            saved = used
+            _save(stage.checkpoint, model, averaged, optimizer, (step, images, used))
+            if sample is not None:
+                sample(_with(model, averaged), step)
+                _with(model, averaged)
+    if rank == 0:
+        _save(stage.checkpoint, model, averaged, optimizer, (step, images, stage.minutes * 60))
+    _with(model, averaged)
+    if rank == 0 and sample is not None:
+        sample(model, step)
+    return model
+
+
+def _with(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
+    """Exchange the model's weights with `weights`, in place on both sides; twice is nothing."""
+    with torch.no_grad():
+        for key, current in model.state_dict().items():
+            kept = current.detach().clone()
+            current.copy_(weights[key])
+            weights[key].copy_(kept)
+    return model
+
+
+def _rate(part: float) -> float:
+    """Constant for the first 40 % of the budget, then a cosine to zero."""
+    return 1.0 if part < 0.4 else 0.5 * (1 + math.cos(math.pi * (part - 0.4) / 0.6))
+
+
+def _average_gradients(parameters: list[nn.Parameter], size: int) -> None:
+    grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    flat = torch.cat([g.reshape(-1) for g in grads])
+    dist.all_reduce(flat)
+    flat /= size
+    for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        p.grad = part.view(p.shape)
+
+
+def _save(
+    path: Path,
+    model: nn.Module,
+    averaged: dict[str, Tensor],
+    optimizer: MuonAdamW,
+    counts: tuple[int, int, float],
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {f"model.{k}": v.contiguous().clone() for k, v in model.state_dict().items()}
+    tensors |= {f"average.{k}": v.contiguous().clone() for k, v in averaged.items()}
+    tensors |= {f"optimizer.{k}": v.contiguous() for k, v in optimizer.tensors().items()}
+    part = path.with_suffix(".part")
+    save_file(tensors, part, metadata={"counts": json.dumps(counts)})
+    os.replace(part, path)
+
+
+def _load(
+    path: Path, model: nn.Module, averaged: dict[str, Tensor], optimizer: MuonAdamW
+) -> tuple[int, int, float]:
+    with safe_open(path, "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        counts = json.loads(file.metadata()["counts"])
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    model.load_state_dict(part("model."))
+    for key, value in part("average.").items():
+        averaged[key].copy_(value)
+    optimizer.load_tensors(part("optimizer."))
+    return int(counts[0]), int(counts[1]), float(counts[2])
+
+
+def load_average(path: Path, model: nn.Module) -> nn.Module:
+    """The averaged weights of a stage's checkpoint, put into `model`."""
+    with safe_open(path, "pt") as file:
+        model.load_state_dict(
+            {
+                key.removeprefix("average."): file.get_tensor(key)
+                for key in file.keys()  # noqa: SIM118
+                if key.startswith("average.")
+            }
+        )
+    return model
+
+
+def endless(seed: int) -> Iterator[int]:
+    """Seeds without end, different for each process."""
+    rank, _ = world()
+    number = seed * 7919 + rank * 104_729
+    while True:
+        number += 1
+        yield number

@@ -1,0 +1,220 @@
+"""The recipe: every file of the shipped model again, from nothing, stage by stage.
+
+Each stage leaves a checkpoint in the work folder and is skipped or continued when it is there, so
+a build can be stopped at any moment and started again. Minutes are budgets, not estimates.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from composer.errors import ComposerError
+from composer.toybox.loop import Stage, join_world, load_average
+
+STAGES: tuple[str, ...] = ("vae", "clip", "unet", "decoder", "oracle", "assemble", "loras")
+"""In order; each needs the ones before it."""
+
+CPU_MINUTES: dict[str, float] = {
+    "vae": 40,
+    "clip": 20,
+    "unet": 120,
+    "decoder": 20,
+    "oracle": 25,
+}
+"""Budgets for two CPU cores; a GPU does in a tenth of them what these do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """What to build, where, on what.
+
+    Attributes:
+        work: checkpoints, logs and sample grids.
+        out: the model folder to write.
+        loras: the folder of the shipped LoRAs.
+        scale: every stage's minutes times this.
+        start: a finished model folder whose U-Net is trained on, instead of from nothing.
+    """
+
+    work: Path
+    out: Path
+    loras: Path
+    device: str = "cpu"
+    scale: float = 1.0
+    processes: int = 1
+    batch: int = 32
+    start: Path | None = None
+    seed: int = 0
+
+    def stage(self, name: str) -> Stage:
+        return Stage(
+            name=name,
+            minutes=CPU_MINUTES[name] * self.scale,
+            folder=self.work,
+            device=self.device,
+            seed=self.seed,
+        )
+
+
+def run(build: Build, names: tuple[str, ...] = STAGES) -> None:
+    """Run the named stages in their order, each in processes of its own."""
+    unknown = set(names) - set(STAGES)
+    if unknown:
+        raise ComposerError(
+            f"The recipe has no stage {', '.join(sorted(unknown))}:"
+            f" choose from {', '.join(STAGES)}."
+        )
+    build.work.mkdir(parents=True, exist_ok=True)
+    for name in STAGES:
+        if name in names:
+            _in_processes(build, name)
+
+
+def _in_processes(build: Build, name: str) -> None:
+    """A stage as a fresh interpreter, so that its memory and threads are its own."""
+    arguments = [f"--{k}={v}" for k, v in _as_options(build).items()]
+    launcher = [sys.executable, "-m"]
+    if name == "unet" and build.processes > 1:
+        launcher += ["torch.distributed.run", "--standalone"]
+        launcher += [f"--nproc_per_node={build.processes}", "-m"]
+    command = [*launcher, "composer.toybox.stage", name, *arguments]
+    print(f"== {name}: {' '.join(command[1:])}", flush=True)
+    log = build.work / f"{name}.log"
+    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
+    with log.open("a") as kept:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            kept.write(line)
+            kept.flush()
+    if process.wait():
+        raise ComposerError(
+            f"Stage {name} failed: its log is {log}. Run again to go on from there."
+        )
+
+
+def _as_options(build: Build) -> dict[str, str]:
+    options = {
+        "work": str(build.work),
+        "out": str(build.out),
+        "loras": str(build.loras),
+        "device": build.device,
+        "scale": str(build.scale),
+        "processes": str(build.processes),
+        "batch": str(build.batch),
+        "seed": str(build.seed),
+    }
+    return options | ({"start": str(build.start)} if build.start else {})
+
+
+def do_stage(build: Build, name: str) -> None:
+    """One stage, in this process."""
+    join_world()
+    actions: dict[str, Callable[[Build], None]] = {
+        "vae": _vae,
+        "clip": _clip,
+        "oracle": _oracle,
+        "unet": _unet,
+        "decoder": _decoder,
+        "assemble": _assemble,
+        "loras": _loras,
+    }
+    actions[name](build)
+
+
+def _vae(build: Build) -> None:
+    from composer.toybox.stage_vae import train_vae
+
+    train_vae(build.stage("vae"))
+
+
+def _clip(build: Build) -> None:
+    from composer.toybox.stage_clip import train_clip
+    from composer.toybox.tokens import build_tokenizer
+
+    train_clip(build.stage("clip"), build_tokenizer())
+
+
+def _unet(build: Build) -> None:
+    from composer.toybox.assemble import text_encoder_of
+    from composer.toybox.stage_clip import load_trained_clip
+    from composer.toybox.stage_unet import train_unet
+    from composer.toybox.stage_vae import load_trained_vae
+    from composer.toybox.tokens import build_tokenizer
+
+    tokenizer = build_tokenizer()
+    encoder = text_encoder_of(load_trained_clip(build.work, tokenizer)).to(build.device)
+    vae = load_trained_vae(build.work)
+    start = build.start / "unet" if build.start else None
+    train_unet(build.stage("unet"), vae, tokenizer, encoder, batch=build.batch, start=start)
+
+
+def _decoder(build: Build) -> None:
+    from composer.toybox.stage_vae import load_trained_vae, train_decoder
+
+    train_decoder(build.stage("decoder"), load_trained_vae(build.work).to(build.device))
+
+
+def _finished_vae(build: Build):
+    """The VAE with its refined decoder, when that stage has run."""
+    from composer.toybox.stage_vae import load_trained_vae
+
+    vae = load_trained_vae(build.work)
+    refined = build.work / "decoder.safetensors"
+    if refined.exists():
+        load_average(refined, vae)
+    return vae.eval()
+
+
+def _oracle(build: Build) -> None:
+    from composer.toybox.stage_oracle import examine, train_oracle
+
+    vae = _finished_vae(build)
+    oracle = train_oracle(build.stage("oracle"), vae)
+    oracle.save(build.out / "oracle")
+    for row in examine(oracle, vae.cpu()):
+        print(row, flush=True)
+
+
+def _assemble(build: Build) -> None:
+    from composer.toybox.assemble import assemble
+    from composer.toybox.stage_clip import load_trained_clip
+    from composer.toybox.stage_unet import load_trained_unet
+    from composer.toybox.tokens import build_tokenizer
+
+    tokenizer = build_tokenizer()
+    assemble(
+        build.out,
+        vae=_finished_vae(build),
+        unet=load_trained_unet(build.work),
+        clip=load_trained_clip(build.work, tokenizer),
+        tokenizer=tokenizer,
+    )
+    print(f"model written to {build.out}: {_megabytes(build.out):.1f} MB", flush=True)
+
+
+def _loras(build: Build) -> None:
+    from composer.toybox.stage_loras import train_all
+
+    torch.set_num_threads(max(torch.get_num_threads(), 1))
+    train_all(build.out, build.loras, scale=build.scale)
+
+
+def _megabytes(folder: Path) -> float:
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6
+
+
+def start_over(build: Build, names: tuple[str, ...]) -> None:
+    """Forget the checkpoints of the named stages."""
+    for name in names:
+        for path in build.work.glob(f"{name}.safetensors"):
+            shutil.move(path, path.with_suffix(".old"))

@@ -1,0 +1,195 @@
+"""Stage 4: the U-Net, v-prediction with zero terminal SNR, on latents of the base world."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from PIL import Image
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from composer.toybox.captions import caption, plain_caption
+from composer.toybox.loop import Stage, load_average, precision, run_stage, world
+from composer.toybox.optimizer import MuonAdamW
+from composer.toybox.render import SIZE, render
+from composer.toybox.stage_vae import LATENT_CHANNELS, to_tensor
+from composer.toybox.world import Scene, random_scene
+
+CROSS = 128
+
+
+def new_unet() -> UNet2DConditionModel:
+    """Three levels (16, 8, 4), attention at the lower two and in the middle."""
+    return UNet2DConditionModel(
+        sample_size=SIZE // 4,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        block_out_channels=(64, 128, 192),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=CROSS,
+        attention_head_dim=4,  # diffusers reads this as the number of heads
+        norm_num_groups=16,
+    )
+
+
+def new_scheduler() -> DDIMScheduler:
+    """The scheduler the model ships with: v-prediction, zero terminal SNR, trailing steps."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+    )
+
+
+class _Latents:
+    """Scenes with their latents: a ring that is renewed a little at every step."""
+
+    def __init__(self, vae: AutoencoderKL, rng: random.Random, size: int, device: str) -> None:
+        self.vae, self.rng, self.device = vae, rng, device
+        self.scenes: list[Scene] = []
+        self.latents = torch.empty(size, LATENT_CHANNELS, SIZE // 4, SIZE // 4, device=device)
+        self.next = 0
+        for _ in range(0, size, 32):
+            self.renew(32)
+
+    @torch.no_grad()
+    def renew(self, count: int) -> None:
+        scenes = [random_scene(self.rng) for _ in range(count)]
+        x = to_tensor([render(scene, self.rng) for scene in scenes]).to(self.device)
+        latents = self.vae.encode(x).latent_dist.mean
+        for scene, latent in zip(scenes, latents, strict=True):
+            if self.next < len(self.scenes):
+                self.scenes[self.next] = scene
+            else:
+                self.scenes.append(scene)
+            self.latents[self.next] = latent
+            self.next = (self.next + 1) % len(self.latents)
+
+    def draw(self, count: int) -> tuple[Tensor, list[Scene]]:
+        chosen = [self.rng.randrange(len(self.scenes)) for _ in range(count)]
+        return self.latents[chosen], [self.scenes[i] for i in chosen]
+
+
+def encode_words(words: list[str], tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> Tensor:
+    """Captions as the pipeline encodes them: padded to the tokenizer's length, (n, 32, 128)."""
+    tokens = tokenizer(
+        words,
+        padding="max_length",
+        truncation=True,
+        max_length=tokenizer.model_max_length,
+        return_tensors="pt",
+    ).input_ids
+    return text_encoder(tokens.to(text_encoder.device)).last_hidden_state
+
+
+def train_unet(
+    stage: Stage,
+    vae: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+    text_encoder: CLIPTextModel,
+    *,
+    batch: int = 32,
+    ring: int = 8192,
+    start: Path | None = None,
+) -> UNet2DConditionModel:
+    """Train the U-Net; `start` is a folder of weights to go on from instead of from nothing.
+
+    The loss is the squared error of v, weighted by min(1, 5 / (SNR + 1)): even over the noisy
+    steps, where words become shapes, and as min-SNR-5 over the clean ones.
+    """
+    torch.manual_seed(stage.seed)
+    unet = new_unet() if start is None else UNet2DConditionModel.from_pretrained(start)
+    unet = unet.float().to(stage.device)
+    rng = random.Random(f"unet {world()[0]} {stage.seed}")
+    vae.requires_grad_(False).to(stage.device)
+    text_encoder.requires_grad_(False).to(stage.device)
+    data = _Latents(vae, rng, ring // world()[1], stage.device)
+    optimizer = MuonAdamW(unet, muon_lr=0.03, adam_lr=1.5e-3)
+    signal = new_scheduler().alphas_cumprod.to(stage.device)  # (1000,)
+
+    def loss(_: float) -> tuple[Tensor, dict[str, float], int]:
+        data.renew(max(batch // 4, 1))
+        x, scenes = data.draw(batch)
+        words = ["" if rng.random() < 0.1 else caption(scene, rng) for scene in scenes]
+        with torch.no_grad(), precision(stage.device):
+            context = encode_words(words, tokenizer, text_encoder)
+        # evenly spread over the schedule, so that every batch sees all noise levels
+        t = (torch.rand(1) + torch.arange(batch) / batch).remainder(1).mul(1000).long()
+        t = t.to(stage.device)
+        a = signal[t][:, None, None, None]
+        noise = torch.randn_like(x)
+        noisy = a.sqrt() * x + (1 - a).sqrt() * noise
+        target = a.sqrt() * noise - (1 - a).sqrt() * x
+        with precision(stage.device):
+            v = unet(noisy, t, context).sample
+        error = (v.float() - target).pow(2).mean((1, 2, 3))
+        snr = signal[t] / (1 - signal[t]).clamp_min(1e-8)
+        total = (error * (5 / (snr + 1)).clamp(max=1)).mean()
+        late = error[t > 600].mean()
+        return total, {"loss": float(total.detach()), "noisy": float(late.detach())}, batch
+
+    def sample(model: nn.Module, step: int) -> None:
+        assert isinstance(model, UNet2DConditionModel)
+        path = stage.folder / f"unet_{step:05d}.png"
+        draw_samples(model, vae, tokenizer, text_encoder, path)
+
+    return run_stage(stage, unet, optimizer, loss, sample=sample)  # pyright: ignore[reportReturnType]
+
+
+def look_scenes(count: int) -> Iterator[Scene]:
+    """Scenes of the sample grids, always the same."""
+    rng = random.Random("look")
+    for index in range(count):
+        yield random_scene(rng, two=0.0 if index < count // 2 else 1.0)
+
+
+@torch.no_grad()
+def draw_samples(
+    unet: UNet2DConditionModel,
+    vae: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+    text_encoder: CLIPTextModel,
+    path: Path,
+    *,
+    count: int = 24,
+    steps: int = 12,
+    guidance: float = 3.0,
+) -> None:
+    """A grid of the first seeds: half with one figure, half with two."""
+    scheduler = new_scheduler()
+    scheduler.set_timesteps(steps)
+    words = [plain_caption(scene) for scene in look_scenes(count)]
+    context = encode_words([""] * count + words, tokenizer, text_encoder)
+    shape = (1, LATENT_CHANNELS, SIZE // 4, SIZE // 4)
+    x = torch.cat([torch.randn(shape, generator=torch.manual_seed(i)) for i in range(count)])
+    x = x.to(unet.device)
+    for t in scheduler.timesteps:
+        v = unet(torch.cat([x, x]), t, context).sample
+        plain, guided = v.chunk(2)
+        x = scheduler.step(plain + guidance * (guided - plain), t, x).prev_sample
+    out = vae.decode(x).sample.float().clamp(-1, 1).cpu()
+    array = ((out.permute(0, 2, 3, 1) + 1) * 127.5).round().byte().numpy()
+    rows = [np.concatenate(list(part), 1) for part in np.split(array, max(count // 12, 1))]
+    Image.fromarray(np.concatenate(rows)).resize(
+        (12 * 128, len(rows) * 128), Image.Resampling.LANCZOS
+    ).save(path)
+
+
+def load_trained_unet(folder: Path) -> UNet2DConditionModel:
+    """The U-Net as its stage left it."""
+    unet = new_unet()
+    load_average(folder / "unet.safetensors", unet)
+    return unet.eval()

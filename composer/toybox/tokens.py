@@ -1,0 +1,54 @@
+"""The toybox's tokenizer: CLIP's byte-level BPE over the world's grammar.
+
+Every word of the grammar is one token; any other word falls back to pieces and letters, so any
+prompt tokenises.
+"""
+
+from __future__ import annotations
+
+import json
+
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import CLIPTokenizer
+
+from composer.toybox.captions import vocabulary
+
+MAX_LENGTH = 32
+START, END = "<|startoftext|>", "<|endoftext|>"
+_CLIP_WORDS = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
+
+
+def build_tokenizer() -> CLIPTokenizer:
+    """A CLIPTokenizer trained until each word of the grammar is one token."""
+    words = sorted({word.strip(",").lower() for word in vocabulary()})
+    trained = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=END))
+    trained.normalizer = normalizers.Lowercase()
+    trained.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_CLIP_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    trained.train_from_iterator(
+        words,
+        trainers.BpeTrainer(
+            vocab_size=10_000,
+            min_frequency=1,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            end_of_word_suffix="</w>",
+            show_progress=False,
+        ),
+    )
+    merges = [(a, b) for a, b in json.loads(trained.to_str())["model"]["merges"]]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = dict.fromkeys([*letters, *(letter + "</w>" for letter in letters)])
+    tokens |= dict.fromkeys(a + b for a, b in merges)
+    return CLIPTokenizer(
+        vocab={token: index for index, token in enumerate([*tokens, START, END])},
+        merges=merges,
+        unk_token=END,
+        bos_token=START,
+        eos_token=END,
+        pad_token=END,
+        model_max_length=MAX_LENGTH,
+    )
