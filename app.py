@@ -1,0 +1,77 @@
+"""Composer in the browser: `python app.py`. Also what a Hugging Face Space runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the app."""
+    options = argparse.ArgumentParser(
+        prog="app.py", description="Compose several LoRAs in one Stable Diffusion picture."
+    )
+    options.add_argument(
+        "--model",
+        default=str(HERE / "assets" / "toybox"),
+        help="a diffusers folder, a .safetensors checkpoint or a hub name (default: the toybox)",
+    )
+    options.add_argument(
+        "--lora-dir",
+        action="append",
+        metavar="FOLDER",
+        help="a folder of LoRAs; may be given several times (default: the LoRAs of the toybox)",
+    )
+    options.add_argument("--output-dir", default="outputs", help="where pictures are kept")
+    options.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
+    options.add_argument("--port", type=int, help="the first free one from 7860 unless given")
+    options.add_argument("--share", action="store_true", help="a public address through Gradio")
+    options.add_argument("--auth", metavar="NAME:PASSWORD", help="ask visitors for these")
+    options.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    options.add_argument("--dtype", help="float32, float16 or bfloat16 (default: as the device)")
+    options.add_argument(
+        "--open",
+        action=argparse.BooleanOptionalAction,
+        help="open the browser (default: where there is one to see it)",
+    )
+    return options
+
+
+def main() -> None:
+    """Serve the page; the model is loaded once the page is up."""
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    given = parser().parse_args()
+    auth = None
+    if given.auth is not None:
+        name, colon, password = given.auth.partition(":")
+        if not (name and colon and password):
+            sys.exit("--auth must be of the form NAME:PASSWORD")
+        auth = (name, password)
+
+    from composer.studio import Studio
+    from composer.ui.app import launch, serve
+
+    studio = Studio(
+        given.model,
+        given.lora_dir or [HERE / "loras"],
+        given.output_dir,
+        device=given.device,
+        dtype=given.dtype,
+    )
+    blocks = launch(
+        studio,
+        host=given.host,
+        port=given.port,
+        share=given.share,
+        auth=auth,
+        open_browser=sys.stdout.isatty() if given.open is None else given.open,
+    )
+    serve(blocks)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Finished pictures on the disk. Each PNG says itself how it was made; there is no other record."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from PIL import Image
+
+from composer.diffusion.display import enlarge
+from composer.diffusion.png import PictureRecord, read_png, write_png
+from composer.errors import ComposerError
+from composer.studio.requests import ComposeRequest, LoraRow
+
+_NAME = re.compile(r"(\d{4,})-\d+\.png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedPicture:
+    """A picture on the disk; `id` is its path in the folder of pictures."""
+
+    id: str
+    path: Path
+
+    @cached_property
+    def record(self) -> PictureRecord:
+        """How it was made."""
+        return read_png(self.path)
+
+    @property
+    def asked(self) -> ComposeRequest:
+        """What to ask for to get it again."""
+        record = self.record
+        rows = tuple(
+            LoraRow(
+                name=lora.name,
+                unet=lora.unet,
+                text_encoder=None if lora.text_encoder == lora.unet else lora.text_encoder,
+            )
+            for lora in record.loras
+        )
+        return ComposeRequest(request=record.request, rows=rows, fusion=record.fusion)
+
+    def image(self) -> Image.Image:
+        """The picture itself."""
+        with Image.open(self.path) as image:
+            return image.convert("RGB")
+
+    def shown(self, side: int) -> bytes:
+        """A PNG for the eye: enlarged to `side` if it is smaller, with the same record inside."""
+        image = self.image()
+        if max(image.size) >= side:
+            return self.path.read_bytes()
+        buffer = io.BytesIO()
+        write_png(buffer, enlarge(image, side), self.record)
+        return buffer.getvalue()
+
+
+class History:
+    """The folder of pictures: `<date>/<number>-<seed>.png`, numbers counted up each day."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, image: Image.Image, record: PictureRecord) -> SavedPicture:
+        """Keep a picture.
+
+        Raises:
+            ComposerError: the folder cannot be written to.
+        """
+        day = self.folder / datetime.date.today().isoformat()
+        try:
+            day.mkdir(parents=True, exist_ok=True)
+            number = max((number for number, _ in _numbered(day)), default=0) + 1
+            path = day / f"{number:04}-{record.request.seed}.png"
+            write_png(path, image, record)
+        except OSError as error:
+            raise ComposerError(
+                f"The picture cannot be kept in {day}: {error.strerror}. Make room there, or start "
+                "with another folder for pictures."
+            ) from error
+        return self._saved(path)
+
+    def recent(self, most: int) -> tuple[SavedPicture, ...]:
+        """The newest pictures, newest first."""
+        return tuple(saved for saved, _ in zip(self._newest_first(), range(most), strict=False))
+
+    def find(self, identity: str) -> SavedPicture:
+        """The picture of that id. The id is compared with those on the disk, never made a path.
+
+        Raises:
+            ComposerError: there is none.
+        """
+        for saved in self._newest_first():
+            if saved.id == identity:
+                return saved
+        raise ComposerError(f"The picture {identity!r} is gone from {self.folder}.")
+
+    def read(self, path: Path) -> SavedPicture:
+        """A picture from anywhere, checked: it says how it was made.
+
+        Raises:
+            ComposerError: it is no picture, or does not say.
+        """
+        saved = SavedPicture(id="", path=path)
+        assert saved.asked
+        return saved
+
+    def _newest_first(self) -> Iterator[SavedPicture]:
+        if not self.folder.is_dir():
+            return
+        for day in sorted(self.folder.iterdir(), reverse=True):
+            if not day.is_dir():
+                continue
+            named = [
+                (int(found[1]), path) for path in day.iterdir() if (found := _NAME.match(path.name))
+            ]
+            yield from (self._saved(path) for _, path in sorted(named, reverse=True))
+
+    def _saved(self, path: Path) -> SavedPicture:
+        return SavedPicture(id=path.relative_to(self.folder).as_posix(), path=path)
+
+
+def _numbered(day: Path) -> Iterator[tuple[int, Path]]:
+    for path in day.iterdir():
+        if found := _NAME.fullmatch(path.name):
+            yield int(found[1]), path

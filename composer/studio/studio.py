@@ -1,0 +1,241 @@
+"""The studio: one model, one library, one history, and one job at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from composer.diffusion.png import LoraRecord, PictureRecord
+from composer.errors import ComposerError
+from composer.studio.events import Event, Finished, PictureSaved, Progress, Queued, Started
+from composer.studio.history import History, SavedPicture
+from composer.studio.jobs import Job, JobQueue, Waiting
+from composer.studio.requests import ComposeRequest, find_fusion, speaking
+
+# PyTorch, diffusers and transformers take seconds to import. They are imported on the studio's own
+# thread, so that the page answers meanwhile.
+if TYPE_CHECKING:
+    from composer.experts import Expert
+    from composer.experts.card import Card
+    from composer.experts.library import Library
+    from composer.studio.engine import Engine
+
+PREVIEWS = 12  # for each batch of pictures, at most about so many
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """Whether the studio can paint: what stands in its way, or what it has loaded."""
+
+    state: Literal["loading", "ready", "failed"]
+    message: str = ""
+    model: str = ""
+    size: int = 0  # the model's own side, in pixels
+    multiple: int = 1
+
+
+class Studio:
+    """Paints pictures with several LoRAs at once. Safe to use from several threads.
+
+    model: a diffusers folder, a checkpoint file, or a hub name.
+    lora_dirs: folders of LoRA files.
+    output_dir: where pictures are kept.
+    device, dtype: as for `load_model`, the dtype by its name.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        lora_dirs: Iterable[str | Path],
+        output_dir: str | Path,
+        *,
+        device: str = "cpu",
+        dtype: str | None = None,
+    ) -> None:
+        self.history = History(Path(output_dir))
+        self._model = str(model)
+        self._lora_dirs = tuple(lora_dirs)
+        self._device, self._dtype = device, dtype
+        self._jobs: JobQueue[Event] = JobQueue()
+        self._status = Status(state="loading", message="Loading the libraries")
+        self._changed = threading.Condition()
+        self._library_lock = threading.Lock()
+        self._library: Library | None = None
+        self._engine: Engine | None = None
+        self._started = False
+
+    # --- what there is
+
+    @property
+    def status(self) -> Status:
+        """What the studio is doing with its model."""
+        return self._status
+
+    @property
+    def queue(self) -> tuple[Waiting, ...]:
+        """The jobs: the one that runs, and those that wait."""
+        return self._jobs.lines()
+
+    def start(self) -> None:
+        """Begin to load the model, on the studio's thread; returns at once."""
+        with self._changed:
+            if self._started:
+                return
+            self._started = True
+        self._jobs.submit(self._load, owner="studio", title="Load the model")
+
+    def wait(self, timeout: float | None = None) -> Status:
+        """Wait until the model is loaded, or failed to, or the time is over."""
+        self.start()
+        with self._changed:
+            self._changed.wait_for(lambda: self._status.state != "loading", timeout)
+        return self._status
+
+    def cards(self, *, refresh: bool = False) -> tuple[Card, ...]:
+        """The LoRAs, those with an error included. The first call imports PyTorch.
+
+        Raises:
+            ComposerError: a folder is missing.
+        """
+        from composer.experts.library import Library
+
+        with self._library_lock:
+            if self._library is None:
+                self._library = Library(self._lora_dirs)
+            return self._library.scan() if refresh else self._library.cards()
+
+    def card(self, name: str) -> Card:
+        """The card of the LoRA of that name.
+
+        Raises:
+            ComposerError: there is none, or it cannot be used; the message names close ones.
+        """
+        self.cards()
+        assert self._library is not None
+        with self._library_lock:
+            return self._library.find(name)
+
+    # --- pictures
+
+    def compose(self, request: ComposeRequest, *, owner: str = "") -> Iterator[Event]:
+        """Paint. The request is checked against the library now; the rest comes as one iterates.
+
+        owner: whose job it is, for `interrupt`. Closing the iterator cancels the job.
+
+        Raises:
+            ComposerError: here or while iterating; the next job is not harmed.
+        """
+        self.start()
+        asked, cards = self._resolve(request)
+
+        def work(cancelled: Callable[[], bool]) -> Iterator[Event]:
+            return self._paint(asked, cards, cancelled)
+
+        job = self._jobs.submit(work, owner=owner, title=asked.request.prompt)
+        return self._follow(job)
+
+    def interrupt(self, owner: str | None = None) -> bool:
+        """Stop the jobs of this owner within one step, also those that wait; None: what runs.
+
+        Returns whether there was anything to stop.
+        """
+        return self._jobs.cancel(owner) > 0
+
+    def _follow(self, job: Job[Event]) -> Iterator[Event]:
+        over = False
+        for event in self._jobs.follow(job, waiting=lambda ahead: Queued(ahead=ahead)):
+            over = over or isinstance(event, Finished)
+            yield event
+        if not over:  # cancelled while it waited
+            yield Finished(cancelled=True)
+
+    def _resolve(self, asked: ComposeRequest) -> tuple[ComposeRequest, dict[str, Card]]:
+        """The request with tags as rows and LoRAs by their full names, and the cards that speak."""
+        merged = asked.merged(lambda name: self.card(name).name)
+        return merged, {name: self.card(name) for name in speaking(merged.rows)}
+
+    def _load(self, cancelled: Callable[[], bool]) -> Iterator[Event]:
+        try:
+            from composer.studio.engine import Engine
+
+            self._tell(Status(state="loading", message="Loading the model"))
+            engine = Engine.load(self._model, device=self._device, dtype=self._dtype)
+        except ComposerError as error:
+            self._tell(Status(state="failed", message=str(error)))
+        except Exception as error:
+            self._tell(Status(state="failed", message=f"The model cannot be loaded: {error}"))
+        else:
+            self._engine = engine
+            model = engine.model
+            self._tell(
+                Status(state="ready", model=model.name, size=model.size, multiple=model.multiple)
+            )
+        yield from ()
+
+    def _tell(self, status: Status) -> None:
+        with self._changed:
+            self._status = status
+            self._changed.notify_all()
+
+    def _paint(
+        self, asked: ComposeRequest, cards: dict[str, Card], cancelled: Callable[[], bool]
+    ) -> Iterator[Event]:
+        if self._engine is None:
+            raise ComposerError(self._status.message)
+        from composer.diffusion.sample import Step, generate
+
+        engine, begun = self._engine, time.monotonic()
+        model = engine.model
+        request = asked.request.resolve(size=model.size, multiple=model.multiple)
+        fusion, weights = find_fusion(asked.fusion), speaking(asked.rows)
+        experts = tuple(engine.read(name, cards[name].path) for name in weights)
+        engine.mix(experts, weights, fusion)
+        yield Started(loras=tuple(weights), notes=tuple(_notes(experts)))
+        loras = _loras(asked, experts)
+        finished: list[SavedPicture] = []
+        every = max(1, request.steps // PREVIEWS)
+        for piece in generate(model, request, cancelled=cancelled, preview_every=every):
+            if isinstance(piece, Step):
+                yield Progress(
+                    step=piece.index + 1,
+                    steps=piece.total,
+                    pictures=piece.pictures,
+                    count=request.count,
+                    seconds_left=piece.seconds_left,
+                    preview=piece.preview,
+                )
+                continue
+            record = PictureRecord(
+                request=piece.request,
+                loras=loras,
+                fusion=fusion.name,
+                model=model.name,
+                model_hash=model.hash,
+            )
+            finished.append(self.history.save(piece.image, record))
+            yield PictureSaved(saved=finished[-1])
+        yield Finished(
+            pictures=tuple(finished), cancelled=cancelled(), seconds=time.monotonic() - begun
+        )
+
+
+def _loras(asked: ComposeRequest, experts: Sequence[Expert]) -> tuple[LoraRecord, ...]:
+    by_name = {expert.name: expert for expert in experts}
+    return tuple(
+        LoraRecord(name=row.name, hash=by_name[row.name].short_hash, **row.weights)
+        for row in asked.rows
+        if row.name in by_name
+    )
+
+
+def _notes(experts: Sequence[Expert]) -> Iterator[str]:
+    for expert in experts:
+        if expert.unmatched:
+            yield (
+                f"{expert.name}: {len(expert.unmatched)} of its tensors belong to no part of this "
+                f"model and were left out, e.g. {expert.unmatched[0]}."
+            )

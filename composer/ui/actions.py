@@ -1,0 +1,245 @@
+"""What the first page does: values of components in, values by component out."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from composer.diffusion.request import SEEDS, Request
+from composer.errors import ComposerError
+from composer.fusions import FUSIONS
+from composer.studio import (
+    ComposeRequest,
+    Event,
+    Finished,
+    LoraRow,
+    PictureSaved,
+    Progress,
+    SavedPicture,
+    Studio,
+)
+from composer.ui import views
+from composer.ui.examples import Example, choose_examples
+from composer.ui.layout import Page
+from composer.ui.triggers import with_trigger, without_trigger
+
+if TYPE_CHECKING:
+    from composer.studio import Card
+
+RECENT = 24
+TELL_EVERY = 0.12  # seconds between two reports of progress, at least
+
+Update = dict[Any, Any]
+log = logging.getLogger("composer")
+
+
+class Actions:
+    """The actions of the first page. They keep nothing: the studio does, and the page itself."""
+
+    def __init__(self, studio: Studio, page: Page) -> None:
+        self._studio = studio
+        self._page = page
+
+    # --- the page opens
+
+    def greet(self) -> Iterator[Update]:
+        """Fill the page: LoRAs, an example, earlier pictures; then follow the model's loading."""
+        page, studio = self._page, self._studio
+        yield {page.masthead: views.status_view(studio.status)}
+        view, cards = self._library(refresh=True)
+        examples = choose_examples(cards.values(), len(page.examples))
+        update: Update = {page.library: view, page.strip: self._strip(None)}
+        for button, example in zip(page.examples, examples, strict=False):
+            update[button] = gr.update(value=example.prompt, visible=True)
+        if examples:
+            update |= self._filled(examples[0], cards)
+        yield update
+        while True:
+            status = studio.wait(1.0)
+            update = {page.masthead: views.status_view(status)}
+            if status.state == "ready":
+                for side in (page.width, page.height):
+                    update[side] = gr.update(value=status.size, step=status.multiple)
+            yield update
+            if status.state != "loading":
+                return
+
+    def refresh(self) -> views.Json:
+        """Look into the LoRA folders again."""
+        return self._library(refresh=True)[0]
+
+    def _library(self, *, refresh: bool) -> tuple[views.Json, dict[str, Card]]:
+        try:
+            cards = self._studio.cards(refresh=refresh)
+        except ComposerError as error:  # a folder is missing: the page works without LoRAs
+            return views.library_view((), problems=(str(error),)), {}
+        return views.library_view(cards), {card.name: card for card in cards}
+
+    def _cards(self) -> dict[str, Card]:
+        return self._library(refresh=False)[1]
+
+    # --- filling in the form
+
+    def example(self, number: int) -> Callable[[], Update]:
+        """The action of the example button of that number."""
+
+        def fill() -> Update:
+            cards = self._cards()
+            examples = choose_examples(cards.values(), len(self._page.examples))
+            return self._filled(examples[number], cards) if number < len(examples) else {}
+
+        return fill
+
+    def _filled(self, example: Example, cards: dict[str, Card]) -> Update:
+        rows = [LoraRow(name=name, unet=cards[name].info.weight) for name in example.loras]
+        return {
+            self._page.mixer: [views.row_view(row, cards.get(row.name)) for row in rows],
+            self._page.prompt: example.prompt,
+        }
+
+    def add_trigger(self, prompt: str, wanted: bool, event: gr.EventData) -> str:
+        """The prompt with the trigger words of a LoRA that was just chosen."""
+        return with_trigger(prompt, self._trigger(event)) if wanted else prompt
+
+    def remove_trigger(self, prompt: str, wanted: bool, event: gr.EventData) -> str:
+        """The prompt without the trigger words of a LoRA that was just removed."""
+        return without_trigger(prompt, self._trigger(event)) if wanted else prompt
+
+    def _trigger(self, event: gr.EventData) -> str:
+        card = self._cards().get(str(event.name))
+        return card.info.trigger if card else ""
+
+    def describe_fusion(self, name: str) -> Any:
+        """What the chosen fusion does, in words."""
+        return gr.update(info=FUSIONS[name].description)
+
+    def use(self, current: str | None) -> Update:
+        """All settings of the picture that is shown."""
+        return self._restored(self._studio.history.find(current)) if current else {}
+
+    def reuse_seed(self, current: str | None) -> Update:
+        """The seed of the picture that is shown, and no new one each time."""
+        if not current:
+            return {}
+        request = self._studio.history.find(current).record.request
+        return {self._page.seed: request.seed, self._page.new_seed: False}
+
+    def restore(self, file: str | None) -> Update:
+        """All settings of a picture that was dropped on the page."""
+        update: Update = {self._page.restore: None}
+        if file:
+            try:
+                update |= self._restored(self._studio.history.read(Path(file)))
+            except ComposerError as error:
+                gr.Warning(views.escaped(error), title="No settings in this file")
+            else:
+                gr.Info("Press Generate to make it again.", title="Settings restored")
+        return update
+
+    def _restored(self, picture: SavedPicture) -> Update:
+        page, asked, cards = self._page, picture.asked, self._cards()
+        request = asked.request
+        missing = [row.name for row in asked.rows if row.name not in cards]
+        if missing:
+            names = ", ".join(missing)
+            gr.Warning(views.escaped(f"Not among your LoRAs: {names}."), title="LoRAs are missing")
+        return {
+            page.mixer: [views.row_view(row, cards.get(row.name)) for row in asked.rows],
+            page.fusion: asked.fusion,
+            page.prompt: request.prompt,
+            page.negative: request.negative_prompt,
+            page.steps: request.steps,
+            page.cfg_scale: request.cfg_scale,
+            page.sampler: request.sampler,
+            page.count: 1,
+            page.width: request.width,
+            page.height: request.height,
+            page.seed: request.seed,
+            page.new_seed: False,
+        }
+
+    # --- painting
+
+    def generate(self, request: gr.Request, *values: Any) -> Iterator[Update]:
+        """Paint what the form asks for, and show how it goes."""
+        page, studio = self._page, self._studio
+        try:
+            asked = self._asked(values)
+            yield {
+                page.stage: {"phase": "starting", "title": "Starting"},
+                page.stop: gr.update(interactive=True),
+                page.seed: asked.request.seed,
+            }
+            told = 0.0
+            for event in studio.compose(asked, owner=str(request.session_hash)):
+                if isinstance(event, Progress) and event.step < event.steps:
+                    if time.monotonic() - told < TELL_EVERY:
+                        continue
+                    told = time.monotonic()
+                yield self._report(event)
+        except ComposerError as error:
+            yield self._failed(str(error))
+        except Exception as error:
+            log.exception("a picture failed")
+            yield self._failed(f"{type(error).__name__}: {error}. The log has the whole story.")
+
+    def stop(self, request: gr.Request) -> Any:
+        """Stop this visitor's jobs within one step."""
+        self._studio.interrupt(str(request.session_hash))
+        return gr.update(interactive=False)
+
+    def pick(self, event: gr.EventData) -> Update:
+        """Show an earlier picture."""
+        return self._show(self._studio.history.find(str(event.id)))
+
+    def _asked(self, values: Sequence[Any]) -> ComposeRequest:
+        given = dict(zip(self._page.form, values, strict=True))
+        rows = views.read_rows(given.pop("mixer"))
+        fusion, new_seed = given.pop("fusion"), given.pop("new_seed")
+        if new_seed or given["seed"] == -1:
+            given["seed"] = secrets.randbelow(SEEDS)
+        request = Request(
+            prompt=given.pop("prompt") or "", negative_prompt=given.pop("negative") or "", **given
+        )
+        return ComposeRequest(request=request, rows=rows, fusion=fusion)
+
+    def _report(self, event: Event) -> Update:
+        if isinstance(event, PictureSaved):
+            return {**self._show(event.saved), self._page.strip: self._strip(event.saved.id)}
+        if isinstance(event, Finished):
+            return self._ended(event)
+        return {self._page.stage: views.event_view(event)}
+
+    def _ended(self, event: Finished) -> Update:
+        update: Update = {self._page.stop: gr.update(interactive=False)}
+        if event.pictures:
+            last = event.pictures[-1]
+            update[self._page.stage] = views.picture_view(last, detail=views.ended(event))
+        elif event.cancelled:
+            update[self._page.stage] = {"phase": "stopped", "title": "Stopped", "fraction": 0.0}
+        return update
+
+    def _failed(self, message: str) -> Update:
+        return {
+            self._page.stage: {"phase": "failed", "title": "No picture", "detail": message},
+            self._page.stop: gr.update(interactive=False),
+        }
+
+    def _show(self, picture: SavedPicture) -> Update:
+        page = self._page
+        return {
+            page.stage: views.picture_view(picture),
+            page.recipe: gr.update(value=views.recipe(picture, self._cards()), visible=True),
+            page.actions: gr.update(visible=True),
+            page.download: views.download(picture),
+            page.current: picture.id,
+        }
+
+    def _strip(self, selected: str | None) -> views.Json:
+        return views.strip_view(self._studio.history.recent(RECENT), selected)

@@ -1,0 +1,66 @@
+"""The browser app: the pages in one frame, and how it is served."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import gradio as gr
+
+from composer.studio import Studio
+from composer.ui import compose_page
+from composer.ui.theme import HEAD, STATIC, static, theme
+
+MAX_UPLOAD = "40mb"
+HOUR = 3600
+
+
+def build(studio: Studio) -> gr.Blocks:
+    """The app's pages; they show the studio and keep nothing of their own but what is typed."""
+    with gr.Blocks(
+        title="Composer", analytics_enabled=False, fill_width=True, delete_cache=(HOUR, HOUR)
+    ) as blocks:
+        compose_page.add(blocks, studio)
+    blocks.queue(max_size=64, api_open=False)
+    return blocks
+
+
+def launch(
+    studio: Studio,
+    *,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    share: bool = False,
+    auth: tuple[str, str] | None = None,
+    open_browser: bool = False,
+) -> gr.Blocks:
+    """Serve the app and return when it answers; the studio's model is loaded after that."""
+    blocks = build(studio)
+    options: dict[str, Any] = {
+        "server_name": host,
+        "server_port": port,
+        "share": share,
+        "auth": auth,
+        "inbrowser": open_browser,
+        "prevent_thread_lock": True,
+        "theme": theme(),
+        "css": static("composer.css"),
+        "head": HEAD,
+        "favicon_path": STATIC / "favicon.svg",
+        "footer_links": [],
+        "run_history": False,
+        "show_error": True,
+        "strict_cors": True,
+        "max_file_size": MAX_UPLOAD,
+        "enable_monitoring": False,
+        "ssr_mode": False,
+    }
+    blocks.launch(**options)
+    studio.start()
+    return blocks
+
+
+def serve(blocks: gr.Blocks) -> None:
+    """Stay until the app is ended from the keyboard."""
+    with contextlib.suppress(KeyboardInterrupt):
+        blocks.block_thread()

@@ -1,0 +1,49 @@
+"""The first page: choose LoRAs, weigh them, say what to paint, see it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from composer.studio import Studio
+from composer.ui.actions import Actions
+from composer.ui.layout import lay_out
+
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+# Small things do not wait in Gradio's queue behind pictures.
+QUICK: dict[str, Any] = {**PRIVATE, "queue": False}
+
+
+def add(blocks: gr.Blocks, studio: Studio) -> None:
+    """Add the page to the Blocks, which are open."""
+    page = lay_out()
+    actions = Actions(studio, page)
+    form = list(page.form.values())
+    blocks.load(
+        actions.greet,
+        outputs=[page.masthead, page.library, page.strip, *form, *page.examples],
+        concurrency_limit=None,
+        **PRIVATE,
+    )
+    page.library.refresh(actions.refresh, outputs=page.library, **QUICK)
+    words = [page.prompt, page.triggers]
+    page.mixer.added(actions.add_trigger, words, page.prompt, **QUICK)
+    page.mixer.removed(actions.remove_trigger, words, page.prompt, **QUICK)
+    page.fusion.change(actions.describe_fusion, page.fusion, page.fusion, **QUICK)
+    for number, button in enumerate(page.examples):
+        button.click(actions.example(number), outputs=[page.mixer, page.prompt], **QUICK)
+    gr.on(
+        [page.generate.click, page.prompt.submit],
+        actions.generate,
+        form,
+        [*page.shown, page.strip, page.seed, page.stop],
+        # The studio has the queue that people see; here everybody gets in.
+        concurrency_limit=None,
+        **PRIVATE,
+    )
+    page.stop.click(actions.stop, outputs=page.stop, **QUICK)
+    page.strip.pick(actions.pick, outputs=page.shown, **QUICK)
+    page.use.click(actions.use, page.current, form, **QUICK)
+    page.same_seed.click(actions.reuse_seed, page.current, [page.seed, page.new_seed], **QUICK)
+    page.restore.upload(actions.restore, page.restore, [page.restore, *form], **QUICK)

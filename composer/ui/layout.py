@@ -1,0 +1,198 @@
+"""What stands where on the first page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from composer.diffusion.samplers import SAMPLERS
+from composer.fusions import FUSIONS
+from composer.ui.theme import static
+
+EXAMPLES = 4
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Page:
+    """The components of the first page that actions read or write."""
+
+    masthead: gr.HTML
+    library: gr.HTML
+    triggers: gr.Checkbox
+    mixer: gr.HTML
+    fusion: gr.Dropdown
+    prompt: gr.Textbox
+    negative: gr.Textbox
+    generate: gr.Button
+    stop: gr.Button
+    examples: tuple[gr.Button, ...]
+    steps: gr.Number
+    cfg_scale: gr.Number
+    sampler: gr.Dropdown
+    count: gr.Number
+    width: gr.Number
+    height: gr.Number
+    seed: gr.Number
+    new_seed: gr.Checkbox
+    stage: gr.HTML
+    recipe: gr.HTML
+    actions: gr.Row
+    use: gr.Button
+    same_seed: gr.Button
+    download: gr.HTML
+    strip: gr.HTML
+    restore: gr.File
+    current: gr.State  # the id of the picture that is shown
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """The fields that make a request, by name, in the order in which values come."""
+        names = (
+            "mixer", "fusion", "prompt", "negative", "steps", "cfg_scale", "sampler", "count",
+            "width", "height", "seed", "new_seed",
+        )  # fmt: skip
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def shown(self) -> list[Any]:
+        """What changes when another picture is shown."""
+        return [self.stage, self.recipe, self.actions, self.download, self.current]
+
+
+def component(name: str, value: object, **options: Any) -> gr.HTML:
+    """A component of our own: `static/<name>.html`, brought to life by `static/<name>.js`.
+
+    Its markup never changes and its script puts values in as text. (Gradio's templates would run
+    what stands between `${` and `}` in a value as a program.)
+    """
+    return gr.HTML(
+        value=value,
+        html_template=static(f"{name}.html"),
+        js_on_load=static(f"{name}.js"),
+        apply_default_css=False,
+        **options,
+    )
+
+
+def lay_out() -> Page:
+    """Make the components, inside the Blocks that are open."""
+    parts: dict[str, Any] = {"current": gr.State(None)}
+    parts["masthead"] = component("masthead", {"state": "loading"}, elem_id="masthead")
+    with gr.Row(elem_id="desk"):
+        with gr.Column(elem_id="cards"):
+            parts |= _cards()
+        with gr.Column(elem_id="controls"):
+            parts |= _prompt()
+            parts |= _mixture()
+            parts |= _settings()
+        with gr.Column(elem_id="result"):
+            parts |= _result()
+    return Page(**parts)
+
+
+def _cards() -> dict[str, Any]:
+    with gr.Column(elem_id="library-sheet", elem_classes="sheet"):
+        library = component("library", {"cards": [], "problems": [], "loading": True})
+        triggers = gr.Checkbox(
+            True, label="Add trigger words to the prompt", container=False, elem_id="triggers"
+        )
+    return {"library": library, "triggers": triggers}
+
+
+def _prompt() -> dict[str, Any]:
+    with gr.Column(elem_id="prompt-sheet", elem_classes="sheet"):
+        prompt = gr.Textbox(
+            label="Prompt",
+            placeholder="What to paint. LoRAs can be named here too: <lora:name:0.8>",
+            lines=3,
+            max_lines=8,
+            elem_id="prompt",
+        )
+        negative = gr.Textbox(
+            label="Negative prompt",
+            placeholder="What to keep out (optional)",
+            lines=1,
+            max_lines=4,
+            elem_id="negative",
+        )
+        with gr.Row(elem_id="run"):
+            generate = gr.Button("Generate", variant="primary", elem_id="generate")
+            stop = gr.Button("Stop", elem_id="stop", interactive=False)
+        with gr.Row(elem_id="examples"):
+            examples = tuple(gr.Button(visible=False, size="sm") for _ in range(EXAMPLES))
+    return {
+        "prompt": prompt,
+        "negative": negative,
+        "generate": generate,
+        "stop": stop,
+        "examples": examples,
+    }
+
+
+def _mixture() -> dict[str, Any]:
+    with gr.Column(elem_id="mixture-sheet", elem_classes="sheet"):
+        mixer = component("mixer", [], elem_id="mixer")
+        fusion = gr.Dropdown(
+            [(fusion.title, fusion.name) for fusion in FUSIONS.values()],
+            label="How they are fused",
+            info=next(iter(FUSIONS.values())).description,
+            elem_id="fusion",
+        )
+    return {"mixer": mixer, "fusion": fusion}
+
+
+def _settings() -> dict[str, Any]:
+    with gr.Column(elem_id="settings-sheet", elem_classes="sheet"):
+        gr.HTML('<div class="head"><h2>Settings</h2></div>', apply_default_css=False)
+        with gr.Row(elem_classes="numbers"):
+            steps = gr.Number(20, label="Steps", precision=0, elem_id="steps")
+            cfg_scale = gr.Number(5.0, label="CFG scale", step=0.5, elem_id="cfg")
+            sampler = gr.Dropdown(list(SAMPLERS), label="Sampler", elem_id="sampler")
+            width = gr.Number(None, label="Width", precision=0, elem_id="width")
+            height = gr.Number(None, label="Height", precision=0, elem_id="height")
+            count = gr.Number(1, label="Pictures", precision=0, elem_id="count")
+            seed = gr.Number(0, label="Seed", precision=0, elem_id="seed")
+            new_seed = gr.Checkbox(
+                True, label="New seed each time", container=False, elem_id="new-seed"
+            )
+    return {
+        "steps": steps,
+        "cfg_scale": cfg_scale,
+        "sampler": sampler,
+        "width": width,
+        "height": height,
+        "count": count,
+        "seed": seed,
+        "new_seed": new_seed,
+    }
+
+
+def _result() -> dict[str, Any]:
+    with gr.Column(elem_id="result-sheet", elem_classes="sheet"):
+        stage = component("stage", {"phase": "idle"}, elem_id="stage")
+        recipe = gr.HTML(visible=False, apply_default_css=False, elem_id="recipe")
+        with gr.Row(elem_id="actions", visible=False) as actions:
+            use = gr.Button("Use these settings", elem_id="use")
+            same_seed = gr.Button("Reuse its seed", elem_id="same-seed")
+            download = gr.HTML(apply_default_css=False, elem_id="download")
+    with gr.Column(elem_id="strip-sheet", elem_classes="sheet"):
+        strip = component("strip", {"pictures": [], "selected": None}, elem_id="strip")
+        restore = gr.File(
+            label="Drop a picture here to get its settings back",
+            file_types=[".png"],
+            type="filepath",
+            height=84,
+            elem_id="restore",
+        )
+    return {
+        "stage": stage,
+        "recipe": recipe,
+        "actions": actions,
+        "use": use,
+        "same_seed": same_seed,
+        "download": download,
+        "strip": strip,
+        "restore": restore,
+    }

@@ -1,0 +1,166 @@
+// The chosen LoRAs. value: [{name, title, role, trigger, on, unet, text_encoder|null}, ...].
+const list = element.querySelector('.rows');
+const bar = element.querySelector('.bar');
+const sum = element.querySelector('.sum');
+const nothing = element.querySelector('.nothing');
+const LIMIT = 2;
+let rows = [];
+const opened = new Set();
+
+function make(tag, className, text) {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  if (text !== undefined && text !== null) node.textContent = text;
+  return node;
+}
+
+function commit() {
+  props.value = rows.map((row) => ({...row}));
+  shares();
+}
+
+function shares() {
+  const speaking = rows.filter((row) => row.on && row.unet);
+  const total = speaking.reduce((whole, row) => whole + Math.abs(row.unet), 0);
+  bar.replaceChildren(...speaking.map((row) => {
+    const part = make('span', 'role-' + row.role);
+    part.style.flexGrow = Math.abs(row.unet);
+    part.classList.toggle('negative', row.unet < 0);
+    return part;
+  }));
+  sum.textContent = speaking.length
+    ? (speaking.length === 1 ? '1 LoRA' : speaking.length + ' LoRAs') + ' · weights sum to '
+      + speaking.reduce((whole, row) => whole + row.unet, 0).toFixed(2)
+    : '';
+  sum.title = total ? '' : 'no LoRA speaks';
+}
+
+function fader(row, key, label) {
+  const line = make('div', 'fader');
+  const range = make('input');
+  range.type = 'range';
+  range.min = -LIMIT; range.max = LIMIT; range.step = 0.05;
+  range.setAttribute('aria-label', label);
+  const number = make('input', 'number');
+  number.type = 'number';
+  number.min = -LIMIT; number.max = LIMIT; number.step = 0.05;
+  number.setAttribute('aria-label', label + ', as a number');
+  const show = (source) => {
+    const value = row[key] === null ? row.unet : row[key];
+    if (source !== range) range.value = value;
+    if (source !== number) number.value = Number(value).toFixed(2);
+    const at = (Math.min(LIMIT, Math.max(-LIMIT, value)) + LIMIT) / (2 * LIMIT) * 100;
+    range.style.setProperty('--from', Math.min(at, 50) + '%');
+    range.style.setProperty('--to', Math.max(at, 50) + '%');
+  };
+  const take = (source) => {
+    const value = Number(source.value);
+    if (source.value === '' || !Number.isFinite(value)) return;
+    row[key] = Math.min(LIMIT, Math.max(-LIMIT, value));
+    show(source);
+    commit();
+    line.dispatchEvent(new Event('moved'));
+  };
+  range.addEventListener('input', () => take(range));
+  range.addEventListener('dblclick', () => { range.value = 1; take(range); });
+  number.addEventListener('input', () => take(number));
+  number.addEventListener('blur', () => show(null));
+  line.append(range, number);
+  line.show = show;
+  show(null);
+  return line;
+}
+
+function line(row) {
+  const node = make('div', 'row role-' + row.role);
+  node.dataset.name = row.name;
+  node.classList.toggle('off', !row.on);
+  const top = make('div', 'top');
+  const power = make('button', 'switch');
+  power.type = 'button';
+  power.setAttribute('role', 'switch');
+  power.setAttribute('aria-checked', row.on);
+  power.setAttribute('aria-label', row.title + ' on or off');
+  power.addEventListener('click', () => {
+    row.on = !row.on;
+    power.setAttribute('aria-checked', row.on);
+    node.classList.toggle('off', !row.on);
+    commit();
+  });
+  const name = make('span', 'name', row.title);
+  name.title = row.name;
+  const kind = make('span', 'kind', row.trigger ? row.role + ' · “' + row.trigger + '”' : row.role);
+  const more = make('button', 'more', 'Advanced');
+  more.type = 'button';
+  const remove = make('button', 'remove', '×');
+  remove.type = 'button';
+  remove.setAttribute('aria-label', 'Remove ' + row.title);
+  remove.addEventListener('click', () => toggle(row));
+  top.append(power, name, kind, more, remove);
+
+  const weight = fader(row, 'unet', 'Weight of ' + row.title);
+  const fold = make('div', 'fold');
+  const apart = make('label', 'apart');
+  const box = make('input');
+  box.type = 'checkbox';
+  box.checked = row.text_encoder !== null;
+  apart.append(box, make('span', '', 'Another weight for the text encoder'));
+  const words = fader(row, 'text_encoder', 'Text encoder weight of ' + row.title);
+  const follow = () => {
+    words.classList.toggle('follows', row.text_encoder === null);
+    words.querySelectorAll('input').forEach((input) => { input.disabled = row.text_encoder === null; });
+    words.show(null);
+  };
+  box.addEventListener('change', () => {
+    row.text_encoder = box.checked ? row.unet : null;
+    follow();
+    commit();
+  });
+  weight.addEventListener('moved', follow);
+  fold.append(apart, words);
+  const unfold = (open) => {
+    fold.hidden = !open;
+    more.setAttribute('aria-expanded', open);
+    if (open) opened.add(row.name); else opened.delete(row.name);
+  };
+  more.addEventListener('click', () => unfold(fold.hidden));
+  unfold(opened.has(row.name) || row.text_encoder !== null);
+  follow();
+  node.append(top, weight, fold);
+  return node;
+}
+
+function tell() {
+  document.dispatchEvent(new CustomEvent('composer:rows', {detail: rows.map((row) => row.name)}));
+}
+
+function render() {
+  list.replaceChildren(...rows.map(line));
+  nothing.hidden = rows.length > 0;
+  shares();
+  tell();
+}
+
+function toggle(entry) {
+  const there = rows.some((row) => row.name === entry.name);
+  if (there) {
+    rows = rows.filter((row) => row.name !== entry.name);
+  } else {
+    rows.push({
+      name: entry.name, title: entry.title, role: entry.role, trigger: entry.trigger,
+      on: true, unet: entry.weight, text_encoder: null,
+    });
+  }
+  commit();
+  render();
+  trigger(there ? 'removed' : 'added', {name: entry.name});
+}
+
+document.addEventListener('composer:toggle', (event) => toggle(event.detail));
+document.addEventListener('composer:hello', tell);
+watch('value', () => {
+  rows = (props.value || []).map((row) => ({...row}));
+  render();
+});
+rows = (props.value || []).map((row) => ({...row}));
+render();

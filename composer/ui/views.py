@@ -1,0 +1,265 @@
+"""What the page's own components are fed: plain JSON values made from the studio's.
+
+Texts go in as they are: the components put them into the page as text, never as markup. Only
+`recipe` returns markup, and escapes.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image, UnidentifiedImageError
+
+from composer.fusions import FUSIONS
+from composer.studio import (
+    Event,
+    Finished,
+    LoraRow,
+    Progress,
+    Queued,
+    SavedPicture,
+    Started,
+    Status,
+)
+
+if TYPE_CHECKING:
+    from composer.studio import Card
+
+SHOWN_SIDE = 384  # a small picture is enlarged to this for the eye; files keep their size
+THUMBNAIL_SIDE = 160
+MAX_PREVIEW_PIXELS = 2**24
+
+Json = dict[str, Any]
+
+
+def data_url(image: Image.Image, kind: str = "PNG", **options: Any) -> str:
+    """The image as text that stands in for an address, so that no file is served."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return as_data_url(buffer.getvalue(), kind)
+
+
+def as_data_url(content: bytes, kind: str = "PNG") -> str:
+    """The bytes of an image file as an address."""
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(content).decode()}"
+
+
+@lru_cache(maxsize=4096)
+def _read_thumbnail(path: Path, stamp: tuple[int, int]) -> Image.Image | None:
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PREVIEW_PIXELS:
+                return None
+            return _fitted(image.convert("RGB"), THUMBNAIL_SIDE)
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
+        return None  # a broken preview is no reason to hide a LoRA
+
+
+def thumbnail(path: Path | None) -> Image.Image | None:
+    """The preview picture beside a LoRA, made small; read again only when the file changes."""
+    if path is None:
+        return None
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return _read_thumbnail(path, (status.st_mtime_ns, status.st_size))
+
+
+def thumbnail_url(image: Image.Image | None) -> str:
+    """A small WebP, enlarged if the picture is tiny; empty without a picture."""
+    if image is None:
+        return ""
+    return data_url(_fitted(image.convert("RGB"), THUMBNAIL_SIDE), "WEBP", quality=88)
+
+
+def preview_url(image: Image.Image) -> str:
+    """A preview: small to send, as it changes several times a second."""
+    return data_url(_fitted(image.convert("RGB"), SHOWN_SIDE), "JPEG", quality=82)
+
+
+def _fitted(image: Image.Image, side: int) -> Image.Image:
+    scale = side / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def card_view(card: Card, thumbnail: Image.Image | None) -> Json:
+    """A card of the library."""
+    info = card.info
+    title = info.title or card.name
+    facts = " · ".join(
+        part for part in (f"rank {info.rank}" if info.rank else "", info.base) if part
+    )
+    searched = " ".join((title, card.name, info.trigger, info.role, info.base, info.description))
+    return {
+        "name": card.name,
+        "title": title,
+        "role": info.role,
+        "trigger": info.trigger,
+        "facts": facts,
+        "description": info.description,
+        "weight": info.weight,
+        "thumbnail": thumbnail_url(thumbnail),
+        "haystack": " ".join((searched, *info.tags, info.notes)).lower(),
+    }
+
+
+def row_view(row: LoraRow, card: Card | None) -> Json:
+    """A line of the mixer."""
+    return {
+        "name": row.name,
+        "title": (card.info.title or card.name) if card else row.name,
+        "role": card.info.role if card else "other",
+        "trigger": card.info.trigger if card else "",
+        "on": row.on,
+        "unet": row.unet,
+        "text_encoder": row.text_encoder,
+    }
+
+
+def read_rows(value: object) -> tuple[LoraRow, ...]:
+    """The mixer's lines as rows. They come from a browser: their names are only ever looked up."""
+    lines = value if isinstance(value, list) else []
+    return tuple(
+        LoraRow(
+            name=str(line["name"]),
+            on=bool(line["on"]),
+            unet=float(line["unet"]),
+            text_encoder=None if line["text_encoder"] is None else float(line["text_encoder"]),
+        )
+        for line in lines
+    )
+
+
+def status_view(status: Status) -> Json:
+    """The model's state, at the head of the page."""
+    if status.state == "ready":
+        return {"state": "ready", "model": status.model, "about": f"{status.size} × {status.size}"}
+    return {"state": status.state, "model": "", "about": status.message}
+
+
+def library_view(cards: Iterable[Card], problems: Iterable[str] = ()) -> Json:
+    """The library: a card for each file that can be used, a line for each that cannot."""
+    cards = tuple(cards)
+    usable = [card_view(card, thumbnail(card.info.preview)) for card in cards if not card.error]
+    return {"cards": usable, "problems": [*problems, *(card.error for card in cards if card.error)]}
+
+
+def event_view(event: Event) -> Json:
+    """The stage while there is no finished picture yet."""
+    if isinstance(event, Queued):
+        ahead = "Waiting for the model" if not event.ahead else f"Waiting for {event.ahead}"
+        others = "" if not event.ahead else " other job" + ("s" if event.ahead > 1 else "")
+        return {"phase": "waiting", "title": ahead + others}
+    if isinstance(event, Started):
+        return {"phase": "starting", "title": "Starting", "detail": " ".join(event.notes)}
+    if isinstance(event, Progress):
+        return progress_view(event)
+    return {"phase": "idle"}
+
+
+def progress_view(progress: Progress) -> Json:
+    """The stage while a picture is painted."""
+    first, last = progress.pictures.start + 1, progress.pictures.stop
+    which = f"{first}" if first == last else f"{first}–{last}"
+    several = f" · picture {which} of {progress.count}" if progress.count > 1 else ""
+    return {
+        "phase": "working",
+        "src": preview_url(progress.preview) if progress.preview else None,
+        "title": f"Step {progress.step} of {progress.steps}{several}",
+        "detail": f"{_duration(progress.seconds_left)} left",
+        "fraction": progress.step / progress.steps,
+    }
+
+
+def ended(event: Finished) -> str:
+    """How a job ended that made pictures."""
+    many = len(event.pictures)
+    made = "" if many == 1 else f"{many} pictures in "
+    return f"{'Stopped after ' if event.cancelled else ''}{made}{_duration(event.seconds)}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min"
+
+
+def picture_view(saved: SavedPicture, *, phase: str = "done", detail: str = "") -> Json:
+    """The stage with a finished picture. Small ones are enlarged; what they say stays with them."""
+    return {
+        "phase": phase,
+        "src": as_data_url(saved.shown(SHOWN_SIDE)),
+        "alt": saved.record.request.prompt or "a picture without a prompt",
+        "title": saved.path.name,
+        "detail": detail,
+        "fraction": 1.0,
+    }
+
+
+def strip_view(pictures: Iterable[SavedPicture], selected: str | None) -> Json:
+    """The strip of finished pictures."""
+    return {
+        "selected": selected,
+        "pictures": [
+            {
+                "id": saved.id,
+                "thumbnail": thumbnail_url(saved.image()),
+                "title": f"{saved.path.name}: {saved.record.request.prompt}",
+            }
+            for saved in pictures
+        ],
+    }
+
+
+def recipe(saved: SavedPicture, cards: Mapping[str, Card]) -> str:
+    """The settings of a picture, as markup."""
+    request = saved.record.request
+    chips = "".join(
+        f'<span class="lora role-{role}">{html.escape(title)} {weight}</span>'
+        for title, role, weight in (_chip(row, cards.get(row.name)) for row in saved.asked.rows)
+    )
+    facts = {
+        "Seed": request.seed,
+        "Steps": request.steps,
+        "Sampler": request.sampler,
+        "CFG": f"{request.cfg_scale:g}",
+        "Size": f"{request.width} × {request.height}",
+        "Fusion": FUSIONS[saved.asked.fusion].title,
+        "Model": saved.record.model,
+    }
+    if request.negative_prompt:
+        facts["Negative prompt"] = request.negative_prompt
+    pairs = "".join(
+        f"<div><dt>{name}</dt><dd>{html.escape(str(value))}</dd></div>"
+        for name, value in facts.items()
+    )
+    prompt = html.escape(request.prompt) or "(no prompt)"
+    loras = f'<div class="loras">{chips}</div>' if chips else ""
+    return f'<div class="recipe"><p class="prompt">{prompt}</p>{loras}<dl>{pairs}</dl></div>'
+
+
+def _chip(row: LoraRow, card: Card | None) -> tuple[str, str, str]:
+    apart = "" if row.text_encoder is None else f" (text {row.text_encoder:g})"
+    title = (card.info.title or card.name) if card else row.name
+    return title, card.info.role if card else "other", f"{row.unet:g}{apart}"
+
+
+def download(picture: SavedPicture) -> str:
+    """A link that saves the file itself, with all that it says of how it was made."""
+    address = as_data_url(picture.path.read_bytes())
+    return f'<a class="download" download="{picture.path.name}" href="{address}">Download PNG</a>'
+
+
+def escaped(message: object) -> str:
+    """Text for one of Gradio's notes, which are markup."""
+    return html.escape(str(message))
