@@ -37,8 +37,8 @@ class LoraNetwork:
             name: parameter.requires_grad for name, parameter in self._named_parameters()
         }
         # peft draws its factors from the global random state: lend it a copy.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with cast(Any, torch.random).fork_rng(devices=[]):
+            cast(Any, torch).manual_seed(seed)
             for part, names in targets.items():
                 config = LoraConfig(
                     r=rank,
@@ -53,7 +53,7 @@ class LoraNetwork:
         self._layers = {
             f"{part}.{path}": cast(Any, module)
             for part in targets
-            for path, module in self._models[part].named_modules()
+            for path, module in _modules(self._models[part])
             if hasattr(module, "base_layer")
         }
 
@@ -100,13 +100,17 @@ class LoraNetwork:
         ]
 
 
+def _modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    return list(cast(Any, model).named_modules())
+
+
 def check_targets(model: nn.Module, part: str, targets: Sequence[str]) -> None:
     """Raises ComposerError unless each target ends the name of some Linear or Conv2d."""
     if any(hasattr(module, "base_layer") for module in model.modules()):
         raise ComposerError(
             f"The {part} already has LoRA layers of peft on it: unload them before training."
         )
-    modules = {name: module for name, module in model.named_modules() if not any(module.children())}
+    modules = {name: module for name, module in _modules(model) if not list(module.children())}
     for target in targets:
         hits = [
             module

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -27,11 +27,11 @@ class Objective:
     @classmethod
     def from_scheduler(cls, config: Mapping[str, Any]) -> Objective:
         """Reads betas, zero-SNR rescaling and the prediction type from a scheduler's config."""
-        from diffusers import DDPMScheduler
+        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
         # Without diffusers' note of which values were defaults, for those it would replace.
         values = {key: value for key, value in config.items() if key != "_use_default_values"}
-        scheduler: Any = DDPMScheduler.from_config(values)
+        scheduler: Any = cast(Any, DDPMScheduler).from_config(values)
         kept: Tensor = scheduler.alphas_cumprod.double().clamp(0, 1)
         prediction = str(scheduler.config.prediction_type)
         if prediction not in {"epsilon", "v_prediction", "sample"}:

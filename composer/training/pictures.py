@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 from PIL import Image, ImageOps
 
@@ -123,7 +122,7 @@ def _read_metadata(folder: Path) -> dict[str, str]:
         if not line.strip():
             continue
         try:
-            row = cast(Any, json.loads(line))
+            row = json.loads(line)
             captions[row["file_name"]] = str(row["text"])
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ComposerError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +90,7 @@ class Trainer:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 self.last_good[name].copy_(parameter)
-        self.optimizer.step()
+        cast(Any, self.optimizer).step()
         # The mean of what there is at first, a running mean later.
         done = self.step - self.skipped
         keep = min(SMOOTHING, 1 - 1 / done)
@@ -123,7 +123,7 @@ class Trainer:
         for part in range(count):
             number = (self.step * count + part) * self.processes.num_processes
             loss = self._loss(self.lesson.draws.batch(number + self.processes.process_index))
-            (loss / count).backward()
+            cast(Any, loss / count).backward()
             total += loss.detach() / count
         if self.processes.num_processes == 1:
             return float(total)
@@ -131,15 +131,15 @@ class Trainer:
 
     def _average(self, loss: Tensor) -> float:
         """Averages the gradients and the loss over the processes, in one exchange."""
-        from accelerate.utils import reduce
+        from accelerate import utils
 
-        # A factor that a skipped branch left without a gradient counts as zero everywhere.
-        gradients = [
-            torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters.values()
-        ]
-        flat: Any = reduce(torch.cat([loss.reshape(1), *(g.flatten() for g in gradients)]))
+        gradients = [cast(Tensor, factor.grad) for factor in self.parameters.values()]
+        both = torch.cat([loss.reshape(1), *(gradient.flatten() for gradient in gradients)])
+        flat: Tensor = cast(Any, utils).reduce(both)
         sizes = [gradient.numel() for gradient in gradients]
-        for parameter, mean in zip(self.parameters.values(), flat[1:].split(sizes), strict=True):
+        for parameter, mean in zip(
+            self.parameters.values(), torch.split(flat[1:], sizes), strict=True
+        ):
             parameter.grad = mean.reshape(parameter.shape).clone()
         return float(flat[0])
 

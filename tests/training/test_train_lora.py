@@ -26,7 +26,7 @@ from composer.training import (
 from composer.training.trainer import Trainer
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model(tiny_sd: Path) -> Model:
     return load_model(tiny_sd)
 
@@ -79,10 +79,10 @@ def test_learns_a_few_pictures(
     fixture: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     model = load_model(request.getfixturevalue(fixture))
-    config = training(tmp_path, steps=80, batch_size=8, learning_rate=1e-2, conv=True)
+    config = training(tmp_path, steps=40, batch_size=4, learning_rate=2e-2, conv=True)
     reports = list(train_lora(model, config, pictures=pictures()[:2]))
     found = [loss for loss in losses(reports) if loss is not None]
-    assert len(found) == 80
+    assert len(found) == 40
     assert sum(found[-10:]) < 0.8 * sum(found[:10])
     assert reports[-1].stage == "saved"
     assert reports[-1].path == config.output
@@ -102,9 +102,8 @@ def test_changes_the_factors_alone(model: Model, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("naming", ["kohya", "diffusers"])
 def test_diffusers_reads_what_was_trained(
-    naming: str, tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    naming: str, model: Model, tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = load_model(tiny_sd)
     config = training(
         tmp_path, naming=naming, alpha=2.0, text_encoder=True, learning_rate=1e-2, conv=True
     )
