@@ -57,13 +57,13 @@ def read_info(header: Header) -> LoraInfo:
     )
 
 
-def parse_weight(text: object) -> float:
-    """A preferred weight; 1 where none is given (A1111 writes 0 for that) or it is no number."""
+def parse_weight(value: object, *, otherwise: float = 1.0) -> float:
+    """A preferred weight; `otherwise` where it is no number, or 0, as A1111 writes for none."""
     try:
-        weight = float(cast("str", text))
+        weight = float(cast("str", value))
     except (TypeError, ValueError, OverflowError):
-        return 1.0
-    return weight if math.isfinite(weight) and weight != 0 else 1.0
+        return otherwise
+    return weight if math.isfinite(weight) and weight != 0 else otherwise
 
 
 def parse_table(text: str | bytes) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def with_sidecars(info: LoraInfo, path: Path) -> LoraInfo:
         description=text("description") or info.description,
         notes=text("notes"),
         negative=text("negative text") or info.negative,
-        weight=parse_weight(user.get("preferred weight") or info.weight),
+        weight=parse_weight(user.get("preferred weight"), otherwise=info.weight),
         preview=find_preview(path),
     )
 

@@ -23,6 +23,18 @@ ALPHA = 3.0
 ATTENTION = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
 KOHYA = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 
+SMALL = ModuleNames(
+    model="small",
+    shapes={
+        "unet": {
+            "down_blocks.0.resnets.0.conv1": (32, 32, 3, 3),
+            "down_blocks.0.attentions.0.proj_in": (32, 32, 1, 1),
+            ATTENTION.removeprefix("unet."): (32, 32),
+        },
+        "text_encoder": {"encoder.layers.0.self_attn.q_proj": (32, 32)},
+    },
+)
+
 
 def random_sites(
     names: ModuleNames, endings: Iterable[str], *, seed: int = 0

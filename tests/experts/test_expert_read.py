@@ -1,0 +1,253 @@
+"""Every tensor of a file becomes a factor, is reported as unmatched, or refuses the file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from lora_files import ATTENTION, KOHYA, SMALL, kohya_pair, raw_file, save
+
+from composer.errors import ComposerError
+from composer.experts import Expert, ModuleNames, check_fits, read_expert
+
+TEXT = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "lora.safetensors"
+
+
+def read(path: Path, tensors: dict[str, torch.Tensor], **metadata: str) -> Expert:
+    return read_expert(save(path, tensors, **metadata), SMALL)
+
+
+def renamed(old: str, new: str) -> dict[str, torch.Tensor]:
+    return {name.replace(old, new): tensor for name, tensor in kohya_pair().items()}
+
+
+def test_factors_scale_and_hashes(path: Path) -> None:
+    tensors = kohya_pair(rank=4) | {f"{KOHYA}.alpha": torch.tensor(2.0)}
+    expert = read(path, tensors)
+    factors = expert.sites[ATTENTION]
+    assert (expert.name, factors.rank, factors.scale) == ("lora", 4, 0.5)
+    # Four ones times four ones, halved.
+    torch.testing.assert_close(factors.dense(), torch.full((32, 32), 2.0))
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    assert expert.sha256 == hashlib.sha256(content).hexdigest()
+    assert expert.tensor_hash == hashlib.sha256(content[start:]).hexdigest()
+    assert (expert.auto_v2, expert.short_hash) == (expert.sha256[:10], expert.tensor_hash[:12])
+
+
+def test_the_tensor_hash_outlives_an_edit_of_the_metadata(path: Path) -> None:
+    before = read(path, kohya_pair())
+    after = read(path, kohya_pair(), ss_output_name="another")
+    assert before.sha256 != after.sha256
+    assert before.tensor_hash == after.tensor_hash
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_factors_are_float32(path: Path, dtype: torch.dtype) -> None:
+    expert = read(path, {name: tensor.to(dtype) for name, tensor in kohya_pair().items()})
+    factors = expert.sites[ATTENTION]
+    assert factors.down.dtype == factors.up.dtype == torch.float32
+
+
+def test_without_alpha_the_scale_is_one(path: Path) -> None:
+    tensors = kohya_pair()
+    del tensors[f"{KOHYA}.alpha"]
+    assert read(path, tensors).sites[ATTENTION].scale == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        KOHYA,
+        KOHYA.replace("lora_unet_", "lora_unet_unet_"),
+        # The original code's number for the same block.
+        "lora_unet_input_blocks_1_1_transformer_blocks_0_attn2_to_k",
+    ],
+)
+def test_spellings_of_one_module(path: Path, name: str) -> None:
+    expert = read(path, renamed(KOHYA, name))
+    assert set(expert.sites) == {ATTENTION}
+    assert expert.unmatched == ()
+
+
+@pytest.mark.parametrize("prefix", ["", "text_model_"])
+def test_text_encoders_with_and_without_their_prefix(path: Path, prefix: str) -> None:
+    name = f"lora_te_{prefix}encoder_layers_0_self_attn_q_proj"
+    assert set(read(path, renamed(KOHYA, name)).sites) == {
+        "text_encoder.encoder.layers.0.self_attn.q_proj"
+    }
+
+
+def test_model_names_with_the_prefix(path: Path) -> None:
+    names = ModuleNames(
+        model="sdxl",
+        shapes={"text_encoder_2": {"text_model.encoder.layers.0.self_attn.q_proj": (32, 32)}},
+    )
+    save(path, renamed(KOHYA, TEXT.replace("lora_te_", "lora_te2_")))
+    assert set(read_expert(path, names).sites) == {
+        "text_encoder_2.text_model.encoder.layers.0.self_attn.q_proj"
+    }
+
+
+def test_linear_factors_fit_a_pointwise_convolution_and_back(path: Path) -> None:
+    conv = "lora_unet_down_blocks_0_attentions_0_proj_in"
+    assert read(path, renamed(KOHYA, conv)).sites[
+        "unet.down_blocks.0.attentions.0.proj_in"
+    ].dense().shape == (32, 32, 1, 1)
+    pointwise = {n: t[:, :, None, None] if t.ndim else t for n, t in kohya_pair().items()}
+    assert read(path, pointwise).sites[ATTENTION].dense().shape == (32, 32)
+
+
+def test_what_belongs_to_no_module_is_reported(path: Path) -> None:
+    stranger = renamed("attn2_to_k", "attn9_to_k")
+    others = {"some.weight": torch.ones(2), TEXT + ".alpha": torch.tensor(1.0)}
+    expert = read(path, kohya_pair() | stranger | others)
+    assert set(expert.sites) == {ATTENTION}
+    assert set(expert.unmatched) == set(stranger) | set(others)
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        (f"{KOHYA}.hada_w1_a", "LoHa"),
+        (f"{KOHYA}.lokr_w1", "LoKr"),
+        (f"{KOHYA}.dora_scale", "DoRA"),
+        ("unet.mid_block.to_q.lora_magnitude_vector", "DoRA"),
+        (f"{KOHYA}.lora_mid.weight", "Tucker"),
+        (f"{KOHYA}.diff", "full weight differences"),
+        (f"{KOHYA}.w_norm", "norms"),
+        (f"{KOHYA}.oft_blocks", "OFT"),
+        ("unet.mid_block.to_q.lora_B.bias", "biases"),
+        ("<s1>", "textual inversion"),
+        ("bundle_emb.hat.string_to_param.*", "textual inversion"),
+        ("unet:0:up", "lora_diffusion"),
+        ("transformer.single_blocks.0.attn.to_q.lora_A.weight", "transformer model"),
+        ("lora_unet_double_blocks_0_img_attn_proj.lora_down.weight", "transformer model"),
+        ("model.diffusion_model.input_blocks.0.0.weight", "whole model"),
+    ],
+)
+def test_other_kinds_are_refused_by_name(path: Path, key: str, kind: str) -> None:
+    """Also beside keys that could be read: dropping any of them gives a wrong picture."""
+    with pytest.raises(ComposerError, match=kind) as error:
+        read(path, kohya_pair() | {key: torch.ones(2, 2)})
+    assert key in str(error.value)
+
+
+def test_no_lora_at_all(path: Path) -> None:
+    with pytest.raises(ComposerError, match=r"holds no LoRA in a naming.*first tensors: 'some\.w"):
+        read(path, {"some.weight": torch.ones(2)})
+    with pytest.raises(ComposerError, match="first tensors: none"):
+        read_expert(raw_file(path, {}), SMALL)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("slot", ["lora_down.weight", "lora_up.weight", "alpha"])
+def test_nan_is_refused_with_the_tensor_named(path: Path, number: float, slot: str) -> None:
+    tensors = kohya_pair()
+    tensors[f"{KOHYA}.{slot}"].view(-1)[0] = number
+    with pytest.raises(ComposerError, match=rf"NaN or infinite.*{slot}"):
+        read(path, tensors)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lora_up.weight": None}, "has no up factor"),
+        ({"lora_down.weight": None, "lora_up.weight": torch.ones(32, 2)}, "holds no LoRA"),
+        ({"lora_up.weight": torch.ones(32, 3)}, "do not fit each other"),
+        ({"lora_up.weight": torch.ones(32, 2, 3, 3)}, "no known shape"),
+        ({"lora_down.weight": torch.ones(64)}, "no known shape"),
+        ({"lora_down.weight": torch.ones(0, 32)}, "do not fit each other"),
+        ({"lora_down.weight": torch.ones(2, 32, dtype=torch.int8)}, "I8; save it as"),
+        ({"alpha": torch.tensor(0.0)}, "alpha 0 for rank 2"),
+        ({"alpha": torch.tensor(1e9)}, "alpha 1e\\+09 for rank 2"),
+        ({"alpha": torch.ones(2)}, "not one number"),
+    ],
+)
+def test_damaged_factors(path: Path, change: dict[str, torch.Tensor | None], message: str) -> None:
+    tensors = {**kohya_pair(), **{f"{KOHYA}.{slot}": tensor for slot, tensor in change.items()}}
+    with pytest.raises(ComposerError, match=message):
+        read(path, {name: tensor for name, tensor in tensors.items() if tensor is not None})
+
+
+def test_one_module_in_two_spellings(path: Path) -> None:
+    again = renamed(KOHYA, "lora_unet_input_blocks_1_1_transformer_blocks_0_attn2_to_k")
+    with pytest.raises(ComposerError, match=f"changes {ATTENTION} twice"):
+        read(path, kohya_pair() | again)
+
+
+@pytest.mark.parametrize(
+    ("width", "family"),
+    [
+        (768, "Stable Diffusion 1.x"),
+        (1024, "Stable Diffusion 2.x"),
+        (2048, "SDXL"),
+        (128, "text width 128"),
+    ],
+)
+def test_a_lora_for_another_model(path: Path, width: int, family: str) -> None:
+    with pytest.raises(ComposerError) as error:
+        read(path, kohya_pair(ins=width))
+    message = str(error.value)
+    assert f"made for {family}" in message or f"made for a model with {family}" in message
+    assert "'small' (a model with text width 32)" in message
+    assert f"{ATTENTION} is 32×{width} in the LoRA and 32×32 in the model" in message
+
+
+def test_a_lora_of_which_nothing_is_in_the_model(path: Path) -> None:
+    with pytest.raises(ComposerError, match=r"made for SDXL.*none of its modules"):
+        read(path, renamed(KOHYA, "lora_te2_text_model_encoder_layers_31_mlp_fc1"))
+
+
+def test_check_fits(path: Path) -> None:
+    expert = read(path, kohya_pair())
+    check_fits(expert, SMALL)
+    other = replace(SMALL, shapes={"unet": {ATTENTION.removeprefix("unet."): (32, 768)}})
+    with pytest.raises(ComposerError, match="32×32 in the LoRA and 32×768 in the model"):
+        check_fits(expert, other)
+    with pytest.raises(ComposerError, match="not in the model"):
+        check_fits(expert, replace(SMALL, shapes={"unet": {}}))
+
+
+class TestPeftConfig:
+    def tensors(self) -> dict[str, torch.Tensor]:
+        name = f"base_model.model.{ATTENTION.removeprefix('unet.')}"
+        return {
+            f"{name}.lora_A.weight": torch.ones(2, 32),
+            f"{name}.lora_B.weight": torch.ones(32, 2),
+        }
+
+    def scale(self, path: Path, config: object) -> float:
+        path.with_name("adapter_config.json").write_text(json.dumps(config))
+        return read(path, self.tensors()).sites[ATTENTION].scale
+
+    def test_alpha(self, path: Path) -> None:
+        assert self.scale(path, {"peft_type": "LORA", "lora_alpha": 8}) == 4
+        assert self.scale(path, {"lora_alpha": 8, "alpha_pattern": {"attn2.to_k": 1}}) == 0.5
+
+    @pytest.mark.parametrize(
+        ("config", "message"),
+        [
+            ([], "does not lie beside it or cannot be read"),
+            ({"peft_type": "LOHA"}, "PEFT type is LOHA"),
+            ({"peft_type": "LORA", "use_dora": True}, "DoRA"),
+            ({"lora_alpha": "many"}, "'many' is no number"),
+            ({"lora_alpha": 8, "alpha_pattern": {"(a+)+$": 1}}, "is an expression"),
+        ],
+    )
+    def test_refused(self, path: Path, config: object, message: str) -> None:
+        with pytest.raises(ComposerError, match=message):
+            self.scale(path, config)
+
+    def test_missing(self, path: Path) -> None:
+        with pytest.raises(ComposerError, match=r"adapter_config\.json.*does not lie beside"):
+            read(path, self.tensors())
