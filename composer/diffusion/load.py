@@ -60,7 +60,9 @@ def choose_device(device: str | torch.device) -> torch.device:
     try:
         target = torch.device(device)
     except RuntimeError as error:
-        raise ComposerError(f"There is no device {device!r}. Use auto, cpu, cuda or mps.") from error
+        raise ComposerError(
+            f"There is no device {device!r}. Use auto, cpu, cuda or mps."
+        ) from error
     available = {
         "cpu": True,
         "cuda": torch.cuda.is_available(),
@@ -135,7 +137,11 @@ def _check_family(path: Path) -> None:
             f"{path} is an SDXL checkpoint; Composer composes with Stable Diffusion 1.x and 2.x "
             "and cannot load it. Choose another model."
         )
-    for prefix in ("model.diffusion_model.input_blocks.", "first_stage_model.", "cond_stage_model."):
+    for prefix in (
+        "model.diffusion_model.input_blocks.",
+        "first_stage_model.",
+        "cond_stage_model.",
+    ):
         if not any(key.startswith(prefix) for key in keys):
             raise ComposerError(
                 f"{path} is not a Stable Diffusion checkpoint: it has no tensors {prefix}*. "

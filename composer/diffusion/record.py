@@ -1,0 +1,76 @@
+"""Everything needed to make a picture again, as plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from composer import __version__
+from composer.diffusion.request import Request
+from composer.errors import ComposerError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraRecord:
+    """A LoRA as it was used. ``sha256`` is the file's, ``tensor_hash`` that of its tensors alone.
+
+    A hash read from another program's picture is only its first digits; an unknown one is empty.
+    """
+
+    name: str
+    unet: float = 1.0
+    text_encoder: float = 1.0
+    sha256: str = ""
+    tensor_hash: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureRecord:
+    """How a picture was made.
+
+    ``request`` makes this one picture (count 1, its own seed). ``fusion`` is the method's name with
+    its settings. ``model_hash`` is the SHA-256 of the model, or its first digits as other programs
+    write them. ``notes`` say in words what could not be taken over from another program.
+    """
+
+    request: Request
+    loras: tuple[LoraRecord, ...] = ()
+    fusion: Mapping[str, Any] = field(default_factory=lambda: {"name": "weighted"})
+    model_name: str = ""
+    model_hash: str = ""
+    version: str = __version__
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """One line of JSON, read back by :meth:`from_json`."""
+        values = dataclasses.asdict(self)
+        values["fusion"] = dict(self.fusion)
+        return json.dumps({"format": FORMAT, **values})
+
+    @classmethod
+    def from_json(cls, text: str) -> PictureRecord:
+        """The record written by :meth:`to_json`; a damaged or newer one is an error."""
+        try:
+            parsed: object = json.loads(text)
+            if not isinstance(parsed, dict):
+                raise TypeError("it is not an object")
+            values = cast("dict[str, Any]", parsed)
+            written = values.pop("format", None)
+            if written != FORMAT:
+                raise ComposerError(
+                    f"The picture's record has format {written}, this Composer reads {FORMAT}. "
+                    "Update Composer to read it."
+                )
+            values["request"] = Request.from_dict(values["request"])
+            values["loras"] = tuple(LoraRecord(**lora) for lora in values["loras"])
+            values["notes"] = tuple(values["notes"])
+            return cls(**values)
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise ComposerError(
+                f"The picture's record cannot be read ({error}). Use a picture that was not edited."
+            ) from error

@@ -1,0 +1,157 @@
+"""Models load from folders and files, and everything else is refused with a remedy."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from composer.diffusion.load import choose_device, load_model
+from composer.errors import ComposerError
+
+
+@pytest.fixture
+def copy(tiny_sd: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_sd, tmp_path / "copy"))
+
+
+def test_sizes_come_from_the_configs(tiny_sd: Path, tiny_zero_snr_sd: Path) -> None:
+    model = load_model(tiny_sd)
+    assert (model.size, model.multiple, model.latent_channels) == (16, 2, 4)
+    assert (model.token_limit, model.cross_attention_dim) == (32, 32)
+    assert (model.prediction_type, model.scaling_factor) == ("epsilon", 0.18215)
+    assert set(model.models) == {"unet", "text_encoder"}
+    assert model.unet.dtype == model.vae.dtype == torch.float32
+    assert model.name == tiny_sd.name
+    assert load_model(tiny_zero_snr_sd).prediction_type == "v_prediction"
+
+
+def test_half_precision_keeps_the_vae_in_float32_and_trains_nothing(tiny_sd: Path) -> None:
+    model = load_model(str(tiny_sd), dtype=torch.float16)
+    assert model.unet.dtype == model.text_encoder.dtype == torch.float16
+    assert model.vae.dtype == torch.float32
+    assert not any(p.requires_grad for part in model.models.values() for p in part.parameters())
+
+
+def test_the_hash_is_that_of_the_weights(copy: Path) -> None:
+    import hashlib
+
+    unet = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    assert load_model(copy).hash == hashlib.sha256(unet.read_bytes()).hexdigest()
+
+
+def test_a_variant_is_found(copy: Path) -> None:
+    for path in copy.glob("*/*.safetensors"):
+        path.rename(path.with_name(f"{path.stem}.fp16.safetensors"))
+    assert load_model(copy).size == 16
+
+
+def _only_pickles(folder: Path) -> None:
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    path.rename(path.with_suffix(".bin"))
+
+
+def _cut_off(folder: Path) -> None:
+    path = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _another_kind(folder: Path) -> None:
+    index = json.loads((folder / "model_index.json").read_text())
+    index["_class_name"] = "StableDiffusionXLPipeline"
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+
+def _mixed_parts(folder: Path) -> None:
+    path = folder / "text_encoder" / "model.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.endswith("fc1.weight"))
+    save_file({**tensors, name: tensors[name][:, :7].contiguous()}, path, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: shutil.rmtree(f / "vae"), "not complete: vae/config.json missing"),
+        (lambda f: shutil.rmtree(f / "tokenizer"), "tokenizer/tokenizer_config.json, tok"),
+        (lambda f: (f / "model_index.json").unlink(), "model_index.json is missing. Give the f"),
+        (lambda f: (f / "model_index.json").write_text("{"), "model_index.json cannot be read"),
+        (lambda f: (f / "unet/config.json").write_text("[]"), "cannot be loaded|not a JSON"),
+        (
+            lambda f: (f / "unet/diffusion_pytorch_model.safetensors").unlink(),
+            "unet has no weights: diffusion_pytorch_model.safetensors is missing",
+        ),
+        (_only_pickles, "only as diffusion_pytorch_model.bin. Only .safetensors .*save_pretrained"),
+        (_cut_off, "vae/diffusion_pytorch_model.safetensors is not a whole safetensors file"),
+        (_another_kind, "is a StableDiffusionXLPipeline; .* Choose another model"),
+        (_mixed_parts, "cannot be loaded"),
+    ],
+)
+def test_spoilt_folders(copy: Path, spoil: Callable[[Path], object], message: str) -> None:
+    spoil(copy)
+    with pytest.raises(ComposerError, match=message):
+        load_model(copy)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/no/such/folder", "./toybox", "../toybox", "toybox", "a/b/c", "assets\\toybox", "~/no"],
+)
+def test_what_looks_like_a_path_is_never_asked_of_the_hub(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import socket
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    with pytest.raises(ComposerError, match="There is no model folder .* Give a diffusers folder"):
+        load_model(name)
+
+
+def test_a_missing_folder_below_one_that_exists_is_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "assets").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ComposerError, match="There is no model folder assets/toybox"):
+        load_model("assets/toybox")
+
+
+def test_an_unreachable_hub_name_says_so() -> None:
+    with pytest.raises(ComposerError, match="someone/some-model cannot be loaded.*connection"):
+        load_model("someone/some-model")
+
+
+def test_devices() -> None:
+    assert choose_device("cpu").type == "cpu"
+    assert choose_device("auto").type in ("cpu", "cuda", "mps")
+    with pytest.raises(ComposerError, match="no device 'gpu'. Use auto"):
+        choose_device("gpu")
+    with pytest.raises(ComposerError, match="no meta device"):
+        choose_device("meta")
+
+
+def test_checkpoint_files_that_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(ComposerError, match="There is no file .*m.safetensors"):
+        load_model(tmp_path / "m.safetensors")
+    (tmp_path / "m.ckpt").write_bytes(b"\x80\x04")
+    with pytest.raises(ComposerError, match="m.ckpt is not a .safetensors file. Only"):
+        load_model(tmp_path / "m.ckpt")
+    (tmp_path / "m.safetensors").write_bytes(b"<html>")
+    with pytest.raises(ComposerError, match="m.safetensors is not a whole safetensors"):
+        load_model(tmp_path / "m.safetensors")
+    save_file({"lora_unet.down": torch.zeros(1)}, tmp_path / "lora.safetensors")
+    with pytest.raises(
+        ComposerError, match="lora.safetensors is not a Stable Diffusion checkpoint"
+    ):
+        load_model(tmp_path / "lora.safetensors")
+    save_file({"conditioner.embedders.0.x": torch.zeros(1)}, tmp_path / "xl.safetensors")
+    with pytest.raises(ComposerError, match="xl.safetensors is an SDXL checkpoint"):
+        load_model(tmp_path / "xl.safetensors")
