@@ -61,6 +61,7 @@ class Build:
             folder=self.work,
             device=self.device,
             seed=self.seed,
+            checkpoint_minutes=max(4.0, CPU_MINUTES[name] * self.scale / 8),
         )
 
 
