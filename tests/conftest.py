@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: tiny Stable Diffusion folders, made offline from the real classes."""
+"""Fixtures of all tests: tiny Stable Diffusion folders, made offline from the real classes."""
 
 from __future__ import annotations
 

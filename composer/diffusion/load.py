@@ -22,6 +22,11 @@ from composer.diffusion.model import Model
 from composer.errors import ComposerError
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_CHECKPOINT_PARTS = (
+    "model.diffusion_model.input_blocks.",
+    "first_stage_model.",
+    "cond_stage_model.",
+)
 _FILE_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -145,7 +150,7 @@ def _check_family(path: Path) -> None:
         if not any(key.startswith(prefix) for key in keys):
             raise ComposerError(
                 f"{path} is not a Stable Diffusion checkpoint: it has no tensors {prefix}*. "
-                "A LoRA belongs into the LoRA folder; a model must hold U-Net, VAE and text encoder."
+                "A LoRA belongs into the LoRA folder; a model holds U-Net, VAE and text encoder."
             )
 
 

@@ -58,7 +58,7 @@ def to_parameters(record: PictureRecord) -> str:
 
 
 def from_parameters(text: str) -> PictureRecord:
-    """The record in an A1111 text of any program. What we cannot do becomes a note, not an error."""
+    """The record in an A1111 text of any program; what we cannot do becomes a note."""
     lines = text.strip().split("\n")
     pairs = {key: _unquote(value) for key, value in _PAIR.findall(lines[-1])}
     if len(pairs) < _LEAST_PAIRS:

@@ -32,8 +32,8 @@ def write_png(path: str | os.PathLike[str], image: Image.Image, record: PictureR
         passing.replace(target)
     except OSError as error:
         raise ComposerError(
-            f"{target} cannot be written ({error.strerror or error}). Check that the folder exists, "
-            "may be written and has room."
+            f"{target} cannot be written ({error.strerror or error}). Check that the folder "
+            "exists, may be written and has room."
         ) from error
     finally:
         passing.unlink(missing_ok=True)

@@ -63,7 +63,7 @@ def preview(model: Model, latents: torch.Tensor) -> Image.Image:
 
 @torch.no_grad()
 def fit_linear_map(model: Model) -> torch.Tensor:
-    """Least-squares map ``(channels + 1, 3)`` from a latent pixel and 1 to its mean colour in [0, 1].
+    """Least-squares map ``(channels + 1, 3)`` from a latent pixel and 1 to its colour in [0, 1].
 
     Fitted on the decoder's pictures of random latents of several smoothnesses: white noise alone
     lies far from the latents of pictures.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import secrets
 from dataclasses import dataclass
 from typing import Any, cast
@@ -71,10 +70,8 @@ class Request:
         height = size if self.height is None else self.height
         for side, pixels in (("width", width), ("height", height)):
             if pixels % multiple:
-                below, above = (
-                    pixels // multiple * multiple,
-                    math.ceil(pixels / multiple) * multiple,
-                )
+                below = pixels // multiple * multiple
+                above = below + multiple
                 fits = f"{below} or {above}" if below else f"{above}"
                 raise ComposerError(
                     f"The {side} {pixels} does not fit this model, which needs a multiple of "
@@ -101,7 +98,8 @@ class Request:
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ComposerError(
-                f"A request has no {', '.join(map(repr, unknown))}. It has: {', '.join(sorted(known))}."
+                f"A request has no {', '.join(map(repr, unknown))}. "
+                f"It has: {', '.join(sorted(known))}."
             )
         return cls(**values)
 

@@ -1,4 +1,4 @@
-"""Sampling as a generator: the caller drives, so progress, preview and cancel are a ``for`` loop."""
+"""Sampling as a generator: progress, preview and cancel are the caller's ``for`` loop."""
 
 from __future__ import annotations
 

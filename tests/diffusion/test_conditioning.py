@@ -48,7 +48,7 @@ def test_chunks_hold_every_token_once_and_end_between_words(model: Model) -> Non
     special = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
     assert all(len(row) == 32 and row[0] == tokenizer.bos_token_id for row in rows)
     inner = [[i for i in row if i not in special] for row in rows]
-    assert sum(inner, []) == tokenizer(text, add_special_tokens=False).input_ids
+    assert [i for row in inner for i in row] == tokenizer(text, add_special_tokens=False).input_ids
     assert tokenizer.convert_ids_to_tokens(inner[0])[-1].endswith("</w>")
 
 
@@ -65,5 +65,5 @@ def test_clip_skip_counts_as_in_a1111(model: Model) -> None:
     with torch.no_grad():
         hidden = model.text_encoder(ids, output_hidden_states=True).hidden_states
         torch.testing.assert_close(before, model.text_encoder.final_layer_norm(hidden[-2]))
-    with pytest.raises(ComposerError, match="Clip skip 3 is more than the 2 layers"):
+    with pytest.raises(ComposerError, match=r"Clip skip 3 is more than the 2 layers"):
         encode_prompts(model, "a fox", None, clip_skip=3)

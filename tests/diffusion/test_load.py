@@ -111,7 +111,7 @@ def test_what_looks_like_a_path_is_never_asked_of_the_hub(
         raise AssertionError("a connection was tried")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    with pytest.raises(ComposerError, match="There is no model folder .* Give a diffusers folder"):
+    with pytest.raises(ComposerError, match=r"There is no model folder .* Give a diffusers folder"):
         load_model(name)
 
 
@@ -120,38 +120,36 @@ def test_a_missing_folder_below_one_that_exists_is_a_path(
 ) -> None:
     (tmp_path / "assets").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ComposerError, match="There is no model folder assets/toybox"):
+    with pytest.raises(ComposerError, match=r"There is no model folder assets/toybox"):
         load_model("assets/toybox")
 
 
 def test_an_unreachable_hub_name_says_so() -> None:
-    with pytest.raises(ComposerError, match="someone/some-model cannot be loaded.*connection"):
+    with pytest.raises(ComposerError, match=r"someone/some-model cannot be loaded.*connection"):
         load_model("someone/some-model")
 
 
 def test_devices() -> None:
     assert choose_device("cpu").type == "cpu"
     assert choose_device("auto").type in ("cpu", "cuda", "mps")
-    with pytest.raises(ComposerError, match="no device 'gpu'. Use auto"):
+    with pytest.raises(ComposerError, match=r"no device 'gpu'. Use auto"):
         choose_device("gpu")
-    with pytest.raises(ComposerError, match="no meta device"):
+    with pytest.raises(ComposerError, match=r"no meta device"):
         choose_device("meta")
 
 
 def test_checkpoint_files_that_cannot_be_used(tmp_path: Path) -> None:
-    with pytest.raises(ComposerError, match="There is no file .*m.safetensors"):
+    with pytest.raises(ComposerError, match=r"There is no file .*m.safetensors"):
         load_model(tmp_path / "m.safetensors")
     (tmp_path / "m.ckpt").write_bytes(b"\x80\x04")
-    with pytest.raises(ComposerError, match="m.ckpt is not a .safetensors file. Only"):
+    with pytest.raises(ComposerError, match=r"m.ckpt is not a .safetensors file. Only"):
         load_model(tmp_path / "m.ckpt")
     (tmp_path / "m.safetensors").write_bytes(b"<html>")
-    with pytest.raises(ComposerError, match="m.safetensors is not a whole safetensors"):
+    with pytest.raises(ComposerError, match=r"m.safetensors is not a whole safetensors"):
         load_model(tmp_path / "m.safetensors")
     save_file({"lora_unet.down": torch.zeros(1)}, tmp_path / "lora.safetensors")
-    with pytest.raises(
-        ComposerError, match="lora.safetensors is not a Stable Diffusion checkpoint"
-    ):
+    with pytest.raises(ComposerError, match=r"lora.safetensors is not a Stable Diffusion"):
         load_model(tmp_path / "lora.safetensors")
     save_file({"conditioner.embedders.0.x": torch.zeros(1)}, tmp_path / "xl.safetensors")
-    with pytest.raises(ComposerError, match="xl.safetensors is an SDXL checkpoint"):
+    with pytest.raises(ComposerError, match=r"xl.safetensors is an SDXL checkpoint"):
         load_model(tmp_path / "xl.safetensors")

@@ -107,24 +107,24 @@ def test_what_cannot_be_taken_over_is_noted() -> None:
 
 def test_pictures_that_say_nothing_or_are_damaged(tmp_path: Path) -> None:
     IMAGE.save(tmp_path / "mute.png")
-    with pytest.raises(ComposerError, match="mute.png does not say how it was made"):
+    with pytest.raises(ComposerError, match=r"mute.png does not say how it was made"):
         read_png(tmp_path / "mute.png")
     (tmp_path / "text.png").write_text("hello")
-    with pytest.raises(ComposerError, match="text.png cannot be read as a PNG"):
+    with pytest.raises(ComposerError, match=r"text.png cannot be read as a PNG"):
         read_png(tmp_path / "text.png")
-    with pytest.raises(ComposerError, match="missing.png cannot be read"):
+    with pytest.raises(ComposerError, match=r"missing.png cannot be read"):
         read_png(tmp_path / "missing.png")
     for text in ("{", "[]", '{"format": 1}', '{"format": 1, "request": 3, "loras": []}'):
-        with pytest.raises(ComposerError, match="cannot be read"):
+        with pytest.raises(ComposerError, match=r"cannot be read"):
             PictureRecord.from_json(text)
-    with pytest.raises(ComposerError, match="format 2.*Update"):
+    with pytest.raises(ComposerError, match=r"format 2.*Update"):
         PictureRecord.from_json('{"format": 2}')
-    with pytest.raises(ComposerError, match="last line holds no settings"):
+    with pytest.raises(ComposerError, match=r"last line holds no settings"):
         from_parameters("just a prompt")
 
 
 def test_writing_fails_with_a_message_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ComposerError, match="cannot be written.*Check that the folder exists"):
+    with pytest.raises(ComposerError, match=r"cannot be written.*Check that the folder exists"):
         write_png(tmp_path / "nowhere" / "a.png", IMAGE, RECORD)
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(ComposerError, match=r"folder.png cannot be written"):

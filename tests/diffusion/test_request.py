@@ -35,9 +35,9 @@ def test_bad_values_say_what_to_do(values: dict[str, Any], message: str) -> None
 
 
 def test_sizes_that_do_not_fit_name_the_nearest() -> None:
-    with pytest.raises(ComposerError, match="height 65 .* multiple of 8 .* fits: 64 or 72"):
+    with pytest.raises(ComposerError, match=r"height 65 .* multiple of 8 .* fits: 64 or 72"):
         Request(height=65).resolve(size=64, multiple=8)
-    with pytest.raises(ComposerError, match="width 3 .* fits: 8"):
+    with pytest.raises(ComposerError, match=r"width 3 .* fits: 8"):
         Request(width=3).resolve(size=64, multiple=8)
 
 
@@ -52,8 +52,8 @@ def test_resolve_draws_the_seed_and_takes_the_models_size() -> None:
 def test_json_round_trip_and_unknown_names() -> None:
     request = Request(prompt="ein Fuchs, ü", seed=3, cfg_scale=2, width=64)
     assert Request.from_json(request.to_json()) == request
-    with pytest.raises(ComposerError, match="no 'stepz'. It has: cfg_scale, .*steps"):
+    with pytest.raises(ComposerError, match=r"no 'stepz'. It has: cfg_scale, .*steps"):
         Request.from_dict({"stepz": 3})
     for text in ("{", "[]"):
-        with pytest.raises(ComposerError, match="not"):
+        with pytest.raises(ComposerError, match=r"not"):
             Request.from_json(text)

@@ -148,7 +148,7 @@ def test_previews_and_time_left(model: Model) -> None:
 def test_any_size_that_fits_is_made_and_others_are_refused(model: Model) -> None:
     _, (picture,) = run(model, Request(seed=1, steps=1, width=18, height=24))
     assert picture.image.size == (18, 24)
-    with pytest.raises(ComposerError, match="width 17 .* multiple of 2 .* 16 or 18"):
+    with pytest.raises(ComposerError, match=r"width 17 .* multiple of 2 .* 16 or 18"):
         generate(model, Request(width=17))
 
 
@@ -159,5 +159,5 @@ def test_broken_weights_stop_with_a_message(model: Model, monkeypatch: pytest.Mo
         return (forward(*arguments, **named)[0] * float("nan"),)
 
     monkeypatch.setattr(model.unet, "forward", broken)
-    with pytest.raises(ComposerError, match="lost at step 1.*Lower the weights"):
+    with pytest.raises(ComposerError, match=r"lost at step 1.*Lower the weights"):
         run(model, Request(seed=1, steps=3))

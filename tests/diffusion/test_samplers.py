@@ -95,7 +95,7 @@ def test_the_models_own_schedule_is_kept(sampler: str, tiny_zero_snr_sd: Path) -
 
 
 def test_an_unknown_sampler_suggests_close_ones() -> None:
-    with pytest.raises(ComposerError, match="'dpm 2m'.*Did you mean.*'DPM\\+\\+ 2M'"):
+    with pytest.raises(ComposerError, match=r"'dpm 2m'.*Did you mean.*'DPM\+\+ 2M'"):
         find_sampler("dpm 2m")
-    with pytest.raises(ComposerError, match="Choose one of them: DPM"):
+    with pytest.raises(ComposerError, match=r"Choose one of them: DPM"):
         find_sampler("qqqq")
