@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from composer.diffusion.display import enlarge
-from composer.diffusion.png import PictureRecord, read_png, write_png
+from composer.diffusion.png import read_png, write_png
+from composer.diffusion.record import PictureRecord
 from composer.errors import ComposerError
 from composer.studio.requests import ComposeRequest, LoraRow
 
@@ -44,7 +45,9 @@ class SavedPicture:
             )
             for lora in record.loras
         )
-        return ComposeRequest(request=record.request, rows=rows, fusion=record.fusion)
+        return ComposeRequest(
+            request=record.request, rows=rows, fusion=str(record.fusion.get("name", ""))
+        )
 
     def image(self) -> Image.Image:
         """The picture itself."""
@@ -53,11 +56,15 @@ class SavedPicture:
 
     def shown(self, side: int) -> bytes:
         """A PNG for the eye: enlarged to `side` if it is smaller, with the same record inside."""
-        image = self.image()
-        if max(image.size) >= side:
-            return self.path.read_bytes()
-        buffer = io.BytesIO()
-        write_png(buffer, enlarge(image, side), self.record)
+        with Image.open(self.path) as image:
+            if max(image.size) >= side:
+                return self.path.read_bytes()
+            texts = PngImagePlugin.PngInfo()
+            for key, text in image.info.items():
+                if isinstance(text, str):
+                    texts.add_text(str(key), text)
+            buffer = io.BytesIO()
+            enlarge(image.convert("RGB"), side).save(buffer, "PNG", pnginfo=texts)
         return buffer.getvalue()
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from composer.diffusion.png import LoraRecord, PictureRecord
+from composer.diffusion.record import LoraRecord, PictureRecord
 from composer.errors import ComposerError
 from composer.studio.events import Event, Finished, PictureSaved, Progress, Queued, Started
 from composer.studio.history import History, SavedPicture
@@ -212,8 +212,8 @@ class Studio:
             record = PictureRecord(
                 request=piece.request,
                 loras=loras,
-                fusion=fusion.name,
-                model=model.name,
+                fusion={"name": fusion.name},
+                model_name=model.name,
                 model_hash=model.hash,
             )
             finished.append(self.history.save(piece.image, record))
@@ -226,7 +226,12 @@ class Studio:
 def _loras(asked: ComposeRequest, experts: Sequence[Expert]) -> tuple[LoraRecord, ...]:
     by_name = {expert.name: expert for expert in experts}
     return tuple(
-        LoraRecord(name=row.name, hash=by_name[row.name].short_hash, **row.weights)
+        LoraRecord(
+            name=row.name,
+            sha256=by_name[row.name].sha256,
+            tensor_hash=by_name[row.name].tensor_hash,
+            **row.weights,
+        )
         for row in asked.rows
         if row.name in by_name
     )

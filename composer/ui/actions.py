@@ -145,10 +145,12 @@ class Actions:
     def _restored(self, picture: SavedPicture) -> Update:
         page, asked, cards = self._page, picture.asked, self._cards()
         request = asked.request
+        notes = list(picture.record.notes)
         missing = [row.name for row in asked.rows if row.name not in cards]
         if missing:
-            names = ", ".join(missing)
-            gr.Warning(views.escaped(f"Not among your LoRAs: {names}."), title="LoRAs are missing")
+            notes.append(f"Not among your LoRAs: {', '.join(missing)}.")
+        if notes:
+            gr.Warning(views.escaped(" ".join(notes)), title="Not everything is as it was")
         return {
             page.mixer: [views.row_view(row, cards.get(row.name)) for row in asked.rows],
             page.fusion: asked.fusion,
@@ -158,6 +160,7 @@ class Actions:
             page.cfg_scale: request.cfg_scale,
             page.sampler: request.sampler,
             page.count: 1,
+            page.clip_skip: request.clip_skip,
             page.width: request.width,
             page.height: request.height,
             page.seed: request.seed,
@@ -211,7 +214,8 @@ class Actions:
 
     def _report(self, event: Event) -> Update:
         if isinstance(event, PictureSaved):
-            return {**self._show(event.saved), self._page.strip: self._strip(event.saved.id)}
+            shown = self._show(event.saved, phase="working")
+            return {**shown, self._page.strip: self._strip(event.saved.id)}
         if isinstance(event, Finished):
             return self._ended(event)
         return {self._page.stage: views.event_view(event)}
@@ -231,10 +235,10 @@ class Actions:
             self._page.stop: gr.update(interactive=False),
         }
 
-    def _show(self, picture: SavedPicture) -> Update:
+    def _show(self, picture: SavedPicture, phase: str = "done") -> Update:
         page = self._page
         return {
-            page.stage: views.picture_view(picture),
+            page.stage: views.picture_view(picture, phase=phase),
             page.recipe: gr.update(value=views.recipe(picture, self._cards()), visible=True),
             page.actions: gr.update(visible=True),
             page.download: views.download(picture),

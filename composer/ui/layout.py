@@ -34,6 +34,7 @@ class Page:
     count: gr.Number
     width: gr.Number
     height: gr.Number
+    clip_skip: gr.Number
     seed: gr.Number
     new_seed: gr.Checkbox
     stage: gr.HTML
@@ -51,7 +52,7 @@ class Page:
         """The fields that make a request, by name, in the order in which values come."""
         names = (
             "mixer", "fusion", "prompt", "negative", "steps", "cfg_scale", "sampler", "count",
-            "width", "height", "seed", "new_seed",
+            "width", "height", "clip_skip", "seed", "new_seed",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
@@ -153,10 +154,9 @@ def _settings() -> dict[str, Any]:
             width = gr.Number(None, label="Width", precision=0, elem_id="width")
             height = gr.Number(None, label="Height", precision=0, elem_id="height")
             count = gr.Number(1, label="Pictures", precision=0, elem_id="count")
+            clip_skip = gr.Number(1, label="Clip skip", precision=0, elem_id="clip-skip")
             seed = gr.Number(0, label="Seed", precision=0, elem_id="seed")
-            new_seed = gr.Checkbox(
-                True, label="New seed each time", container=False, elem_id="new-seed"
-            )
+            new_seed = gr.Checkbox(True, label="New each time", elem_id="new-seed")
     return {
         "steps": steps,
         "cfg_scale": cfg_scale,
@@ -164,6 +164,7 @@ def _settings() -> dict[str, Any]:
         "width": width,
         "height": height,
         "count": count,
+        "clip_skip": clip_skip,
         "seed": seed,
         "new_seed": new_seed,
     }

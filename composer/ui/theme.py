@@ -36,6 +36,7 @@ def static(name: str) -> str:
 
 def theme() -> gr.themes.Base:
     """Gradio's own parts in the same ink."""
+    # Gradio serves these two itself. Its SemiBold holds Cyrillic letters alone.
     fonts = ("ui-sans-serif", "system-ui", "sans-serif")
     mono = ("ui-monospace", "Consolas", "monospace")
     return gr.themes.Base(
@@ -44,8 +45,8 @@ def theme() -> gr.themes.Base:
         neutral_hue=gr.themes.colors.slate,
         radius_size=gr.themes.sizes.radius_lg,
         text_size=gr.themes.sizes.text_md,
-        font=(gr.themes.LocalFont("IBM Plex Sans"), *fonts),
-        font_mono=(gr.themes.LocalFont("IBM Plex Mono"), *mono),
+        font=(gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700)), *fonts),
+        font_mono=(gr.themes.LocalFont("IBM Plex Mono", weights=(400,)), *mono),
     ).set(
         body_background_fill="var(--paper)",
         body_background_fill_dark="var(--paper)",

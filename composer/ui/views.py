@@ -235,7 +235,7 @@ def recipe(saved: SavedPicture, cards: Mapping[str, Card]) -> str:
         "CFG": f"{request.cfg_scale:g}",
         "Size": f"{request.width} × {request.height}",
         "Fusion": FUSIONS[saved.asked.fusion].title,
-        "Model": saved.record.model,
+        "Model": saved.record.model_name,
     }
     if request.negative_prompt:
         facts["Negative prompt"] = request.negative_prompt

@@ -1,0 +1,126 @@
+"""`composer generate`: what the page does, on the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from composer.errors import ComposerError
+
+if TYPE_CHECKING:
+    from composer.studio import Event, LoraRow, SavedPicture
+
+ROOT = Path(__file__).parents[2]
+_SIZE = re.compile(r"(\d+)\s*[x×]\s*(\d+)")
+
+
+def register(app: typer.Typer) -> None:
+    """Add `composer generate`."""
+    app.command("generate")(generate)
+
+
+def generate(
+    prompt: str = typer.Argument("", help="What to paint; may hold tags, <lora:name:0.8>."),
+    lora: list[str] = typer.Option(
+        [], help="NAME=WEIGHT, or NAME=UNET,TEXT for the text encoder's own; repeatable."
+    ),
+    negative: str = typer.Option("", help="What to keep out."),
+    seed: int = typer.Option(-1, help="-1 draws one; further pictures count up from it."),
+    steps: int = typer.Option(20, help="Denoising steps."),
+    cfg: float = typer.Option(5.0, help="CFG scale: how closely to follow the prompt."),
+    sampler: str = typer.Option("DPM++ 2M", help="A sampler by its A1111 name."),
+    size: str = typer.Option("", help="WIDTHxHEIGHT in pixels; the model's own unless given."),
+    count: int = typer.Option(1, help="How many pictures."),
+    clip_skip: int = typer.Option(1, help="1 takes the text encoder's last layer."),
+    fusion: str = typer.Option("weighted", help="How LoRAs are fused: weighted, nla."),
+    output: Path = typer.Option(Path("outputs"), help="The folder of pictures."),
+    model: str = typer.Option(
+        str(ROOT / "assets" / "toybox"), help="A folder, a checkpoint file or a hub name."
+    ),
+    lora_dir: list[Path] = typer.Option([ROOT / "loras"], help="A folder of LoRAs; repeatable."),
+    device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
+    dtype: str | None = typer.Option(None, help="float32, float16 or bfloat16."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object for each picture."),
+) -> None:
+    """Paint pictures with several LoRAs at once; print the files' paths."""
+    from composer.diffusion.request import Request
+    from composer.studio import ComposeRequest, Studio
+
+    width, height = _read_size(size)
+    request = Request(
+        prompt=prompt,
+        negative_prompt=negative,
+        seed=seed,
+        steps=steps,
+        cfg_scale=cfg,
+        sampler=sampler,
+        width=width,
+        height=height,
+        count=count,
+        clip_skip=clip_skip,
+    )
+    asked = ComposeRequest(request=request, rows=tuple(map(_read_row, lora)), fusion=fusion)
+    studio = Studio(model, lora_dir, output, device=device, dtype=dtype)
+    pictures = _follow(studio.compose(asked))
+    for picture in pictures:
+        typer.echo(json.dumps(_told(picture)) if as_json else str(picture.path))
+
+
+def _follow(events: Iterable[Event]) -> tuple[SavedPicture, ...]:
+    """Show progress on the error stream until the pictures are there."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress as Bar, TextColumn
+
+    from composer.studio import Finished, Progress, Started
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}"))
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("Loading the model", total=None, left="")
+        for event in events:
+            if isinstance(event, Started):
+                bar.update(task, description=" + ".join(event.loras) or "no LoRA")
+                for note in event.notes:
+                    console.print(note, style="yellow", markup=False)
+            elif isinstance(event, Progress):
+                left = f"step {event.step}/{event.steps}, {event.seconds_left:.1f} s left"
+                bar.update(task, completed=event.step, total=event.steps, left=left)
+            elif isinstance(event, Finished):
+                return event.pictures
+    return ()
+
+
+def _told(picture: SavedPicture) -> dict[str, Any]:
+    """What a program wants to know of a picture."""
+    return {"path": str(picture.path), **json.loads(picture.record.to_json())}
+
+
+def _read_row(text: str) -> LoraRow:
+    from composer.studio import LoraRow
+
+    name, equals, weights = text.rpartition("=")
+    if not equals:
+        name, weights = text, "1"
+    try:
+        unet, *words = (float(weight) for weight in weights.split(","))
+        (text_encoder,) = words or (None,)
+    except ValueError as error:
+        raise ComposerError(
+            f"--lora {text!r} is not understood. Write --lora NAME=0.8, or --lora NAME=0.8,0.5 "
+            "with the text encoder's weight after the comma."
+        ) from error
+    return LoraRow(name=name, unet=unet, text_encoder=text_encoder)
+
+
+def _read_size(text: str) -> tuple[int | None, int | None]:
+    if not text:
+        return None, None
+    found = _SIZE.fullmatch(text.strip().lower())
+    if found is None:
+        raise ComposerError(f"--size {text!r} is not understood. Write it as 64x64.")
+    return int(found[1]), int(found[2])
