@@ -1,0 +1,106 @@
+"""Results files: the figures of one benchmark with all it takes to judge and repeat them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from composer.errors import ComposerError
+from composer.evaluation.machine import describe_machine, describe_versions, git_commit
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+Value = str | int | float | bool | None
+Row = Mapping[str, Value]
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """One results file.
+
+    title, notes: what a reader sees above and below the tables; notes hold one paragraph each.
+    rows: flat objects, one for each line of a table. Rows with different columns are shown as
+        separate tables; the column "table" names the one a row belongs to.
+    """
+
+    name: str
+    title: str
+    notes: tuple[str, ...]
+    command: str
+    commit: str
+    date: str
+    machine: Mapping[str, Value]
+    versions: Mapping[str, str]
+    settings: Mapping[str, Value]
+    rows: tuple[Row, ...]
+
+
+def write_results(
+    name: str,
+    rows: Sequence[Row],
+    *,
+    command: str,
+    title: str = "",
+    notes: Sequence[str] = (),
+    settings: Mapping[str, Value] | None = None,
+    folder: Path = FOLDER,
+) -> Path:
+    """Write `folder/name.json` and return its path.
+
+    `command` is what to type to measure again; the commit, machine, versions and date are added.
+    """
+    if not _NAME.fullmatch(name):
+        raise ComposerError(f"{name!r} cannot name results: use lower-case letters, digits and _.")
+    if not rows:
+        raise ComposerError(f"Results {name!r} have no rows: measure something first.")
+    for row in rows:
+        for key, value in row.items():
+            # null would pass JSON, NaN would not be read by others
+            if isinstance(value, float) and value != value:
+                raise ComposerError(f"Results {name!r}: {key!r} is not a number in {dict(row)}.")
+    results = {
+        "name": name,
+        "title": title or name.replace("_", " ").capitalize(),
+        "notes": list(notes),
+        "command": command,
+        "commit": git_commit(Path(__file__).parent),
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "machine": describe_machine(),
+        "versions": describe_versions(),
+        "settings": dict(settings or {}),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    path.write_text(_layout(results, rows), encoding="utf-8")
+    return path
+
+
+def read_results(path: Path) -> Results:
+    """Read what `write_results` wrote; ComposerError when the file is something else."""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        return Results(
+            **{key: said[key] for key in said if key not in ("rows", "notes")},
+            notes=tuple(said["notes"]),
+            rows=tuple(said["rows"]),
+        )
+    except (json.JSONDecodeError, LookupError, TypeError) as error:
+        raise ComposerError(
+            f"{path} is no results file ({error}): run its benchmark again."
+        ) from error
+
+
+def as_dict(results: Results) -> dict[str, object]:
+    """Plain values, as in the file."""
+    return asdict(results)
+
+
+def _layout(results: Mapping[str, object], rows: Sequence[Row]) -> str:
+    """JSON with one row of the table on one line, so that a change is a line in a diff."""
+    head = json.dumps(results, indent=1, ensure_ascii=False).removesuffix("\n}")
+    lines = ",\n".join(f"  {json.dumps(dict(row), ensure_ascii=False)}" for row in rows)
+    return f'{head},\n "rows": [\n{lines}\n ]\n}}\n'
