@@ -12,10 +12,11 @@ import io
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from PIL import Image, UnidentifiedImageError
 
+from composer.errors import ComposerError
 from composer.fusions import FUSIONS
 from composer.studio import (
     Event,
@@ -126,16 +127,21 @@ def row_view(row: LoraRow, card: Card | None) -> Json:
 
 def read_rows(value: object) -> tuple[LoraRow, ...]:
     """The mixer's lines as rows. They come from a browser: their names are only ever looked up."""
-    lines = value if isinstance(value, list) else []
-    return tuple(
-        LoraRow(
-            name=str(line["name"]),
-            on=bool(line["on"]),
-            unet=float(line["unet"]),
-            text_encoder=None if line["text_encoder"] is None else float(line["text_encoder"]),
+    lines = cast("list[Any]", value or [])
+    try:
+        return tuple(
+            LoraRow(
+                name=str(line["name"]),
+                on=bool(line["on"]),
+                unet=float(line["unet"]),
+                text_encoder=None if line["text_encoder"] is None else float(line["text_encoder"]),
+            )
+            for line in lines
         )
-        for line in lines
-    )
+    except (TypeError, KeyError, ValueError) as error:
+        if isinstance(error, ComposerError):
+            raise
+        raise ComposerError("The page sent rows that are not rows. Reload the page.") from error
 
 
 def status_view(status: Status) -> Json:
@@ -169,7 +175,8 @@ def progress_view(progress: Progress) -> Json:
     """The stage while a picture is painted."""
     first, last = progress.pictures.start + 1, progress.pictures.stop
     which = f"{first}" if first == last else f"{first}–{last}"
-    several = f" · picture {which} of {progress.count}" if progress.count > 1 else ""
+    word = "picture" if first == last else "pictures"
+    several = f" · {word} {which} of {progress.count}" if progress.count > 1 else ""
     return {
         "phase": "working",
         "src": preview_url(progress.preview) if progress.preview else None,
