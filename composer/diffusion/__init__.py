@@ -12,19 +12,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from composer.diffusion.load import load_model as load_model
     from composer.diffusion.model import Model as Model
-    from composer.diffusion.png import read_png as read_png
-    from composer.diffusion.png import write_png as write_png
-    from composer.diffusion.prompt import LoraTag as LoraTag
-    from composer.diffusion.prompt import ParsedPrompt as ParsedPrompt
-    from composer.diffusion.prompt import parse_prompt as parse_prompt
-    from composer.diffusion.record import LoraRecord as LoraRecord
-    from composer.diffusion.record import PictureRecord as PictureRecord
+    from composer.diffusion.png import read_png as read_png, write_png as write_png
+    from composer.diffusion.prompt import (
+        LoraTag as LoraTag,
+        ParsedPrompt as ParsedPrompt,
+        parse_prompt as parse_prompt,
+    )
+    from composer.diffusion.record import LoraRecord as LoraRecord, PictureRecord as PictureRecord
     from composer.diffusion.request import Request as Request
-    from composer.diffusion.sample import Picture as Picture
-    from composer.diffusion.sample import Step as Step
-    from composer.diffusion.sample import generate as generate
-    from composer.diffusion.samplers import SAMPLERS as SAMPLERS
-    from composer.diffusion.samplers import Sampler as Sampler
+    from composer.diffusion.sample import Picture as Picture, Step as Step, generate as generate
+    from composer.diffusion.samplers import SAMPLERS as SAMPLERS, Sampler as Sampler
 
 _ROOMS = {
     "load": ("load_model",),

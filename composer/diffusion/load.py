@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +78,19 @@ def choose_device(device: str | torch.device) -> torch.device:
     return target
 
 
-def _load_folder(folder: Path, name: str, device: torch.device, dtype: torch.dtype) -> Model:
+def _pipeline_class() -> Any:
+    """diffusers' pipeline, untyped as its methods are; imported when a model is loaded at last."""
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
         StableDiffusionPipeline,
     )
 
+    return StableDiffusionPipeline
+
+
+def _load_folder(folder: Path, name: str, device: torch.device, dtype: torch.dtype) -> Model:
     files, variant = check_folder(folder)
     with _explained(folder):
-        pipeline: Any = StableDiffusionPipeline.from_pretrained(
+        pipeline: Any = _pipeline_class().from_pretrained(
             folder,
             torch_dtype=dtype,
             variant=variant,
@@ -99,10 +104,6 @@ def _load_folder(folder: Path, name: str, device: torch.device, dtype: torch.dty
 
 
 def _load_file(path: Path, device: torch.device, dtype: torch.dtype) -> Model:
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
-        StableDiffusionPipeline,
-    )
-
     if not path.is_file():
         raise ComposerError(f"There is no file {path}. Check the path.")
     if path.suffix.lower() != ".safetensors":
@@ -120,7 +121,7 @@ def _load_file(path: Path, device: torch.device, dtype: torch.dtype) -> Model:
         "folder of the same kind of model there (its weights are not needed)."
     )
     with _explained(path, remedy):
-        pipeline: Any = StableDiffusionPipeline.from_single_file(
+        pipeline: Any = _pipeline_class().from_single_file(
             str(path),
             torch_dtype=dtype,
             safety_checker=None,
@@ -190,22 +191,16 @@ def _download(name: str, path: Path) -> Path:
             f"There is no model folder {name}. Give a diffusers folder, a .safetensors checkpoint, "
             "or a hub name of the form owner/name."
         )
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
-        StableDiffusionPipeline,
-    )
-
     remedy = (
         f"There is no folder {name} here either. Check the name and the connection, or give the "
         "path of a folder."
     )
     with _explained(name, remedy):
-        return Path(
-            StableDiffusionPipeline.download(name, use_safetensors=True, safety_checker=None)
-        )
+        return Path(_pipeline_class().download(name, use_safetensors=True, safety_checker=None))
 
 
 @contextlib.contextmanager
-def _explained(what: str | Path, remedy: str = "Download the model again.") -> Iterator[None]:
+def _explained(what: str | Path, remedy: str = "Download the model again.") -> Generator[None]:
     """Turn what the libraries raise while loading into our error, quietly."""
     from diffusers.utils import logging
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 from composer import __version__
@@ -21,6 +22,7 @@ from composer.errors import ComposerError
 _NEGATIVE = "Negative prompt:"
 _PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 _SIZE = re.compile(r"(\d+)x(\d+)")
+_TYPES: dict[str, Callable[[str], object]] = {"sampler": str, "cfg_scale": float}
 _LEAST_PAIRS = 3
 _OTHER_NAMES = {"PLMS": "PNDM", "Euler A": "Euler a"}
 
@@ -73,11 +75,10 @@ def from_parameters(text: str) -> PictureRecord:
     loras: tuple[LoraRecord, ...] = ()
     try:
         parsed = parse_prompt(prompt)
-        hashes = dict(
-            (part.strip() for part in pair.split(":", 1))
-            for pair in pairs.get("Lora hashes", "").split(",")
-            if ":" in pair
-        )
+        hashes: dict[str, str] = {}
+        for pair in pairs.get("Lora hashes", "").split(","):
+            name, _, digits = pair.partition(":")
+            hashes[name.strip()] = digits.strip()
         loras = tuple(
             LoraRecord(
                 name=tag.name,
@@ -107,7 +108,7 @@ def from_parameters(text: str) -> PictureRecord:
 
 def _read_settings(pairs: dict[str, str], notes: list[str]) -> dict[str, Any]:
     """Those of the pairs that a request takes, each tried alone."""
-    found: dict[str, Any] = {}
+    found: dict[str, str] = {}
     if sampler := pairs.get("Sampler"):
         found["sampler"] = _sampler(sampler, pairs.get("Schedule type", ""))
     numbers = {"steps": "Steps", "seed": "Seed", "clip_skip": "Clip skip", "cfg_scale": "CFG scale"}
@@ -120,17 +121,14 @@ def _read_settings(pairs: dict[str, str], notes: list[str]) -> dict[str, Any]:
     defaults = {field.name: field.default for field in dataclasses.fields(Request)}
     for name, value in found.items():
         try:
-            if name == "cfg_scale":
-                value = float(value)
-            elif name != "sampler":
-                value = int(value)
-            Request(**{name: value})
+            settings: dict[str, Any] = {name: _TYPES.get(name, int)(value)}
+            Request(**settings)
         except ComposerError as error:
             notes.append(f"{error} {name} {defaults[name]!r} is used instead.")
         except ValueError:
             notes.append(f"{name} {value!r} is not a number; {defaults[name]!r} is used instead.")
         else:
-            taken[name] = value
+            taken.update(settings)
     return taken
 
 

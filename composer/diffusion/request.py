@@ -52,11 +52,10 @@ class Request:
         for side in ("width", "height"):
             if getattr(self, side) is not None:
                 _check_whole(f"The {side}", getattr(self, side), 1, MAX_SIDE, "in pixels")
-        cfg: object = self.cfg_scale
-        if isinstance(cfg, bool) or not isinstance(cfg, int | float) or not 1 <= cfg <= MAX_CFG:
+        if not _is_number(self.cfg_scale) or not 1 <= self.cfg_scale <= MAX_CFG:
             raise ComposerError(
-                f"The CFG scale is {cfg!r}; give a number from 1 (no guidance) to {MAX_CFG:g}; "
-                "3 to 8 is usual."
+                f"The CFG scale is {self.cfg_scale!r}; give a number from 1 (no guidance) to "
+                f"{MAX_CFG:g}; 3 to 8 is usual."
             )
         object.__setattr__(self, "cfg_scale", float(self.cfg_scale))
         find_sampler(self.sampler)
@@ -113,6 +112,10 @@ class Request:
         if not isinstance(values, dict):
             raise ComposerError("The request is not a JSON object with names and values.")
         return cls.from_dict(cast("dict[str, Any]", values))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_whole(what: str, value: object, least: int, most: int, hint: str) -> None:

@@ -10,6 +10,7 @@ import difflib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 from composer.errors import ComposerError
@@ -82,8 +83,7 @@ def build_scheduler(sampler: str, model_config: Mapping[str, Any]) -> Any:
     as well, but not when Karras' spacing spends most steps on sigmas in the thousands. All others
     get the same noise schedule lifted to end at GREATEST_SIGMA, so that no sampler divides by zero.
     """
-    import diffusers
-
+    diffusers: Any = import_module("diffusers")
     chosen = find_sampler(sampler)
     scheduler_class: Any = getattr(diffusers, chosen.scheduler)
     settings = dict(chosen.settings)
