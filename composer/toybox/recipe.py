@@ -6,6 +6,7 @@ a build can be stopped at any moment and started again. Minutes are budgets, not
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -17,7 +18,8 @@ from pathlib import Path
 import torch
 
 from composer.errors import ComposerError
-from composer.toybox.loop import Stage, join_world, load_average
+from composer.evaluation.machine import describe_machine
+from composer.toybox.loop import Stage, counts, join_world, load_average
 
 STAGES: tuple[str, ...] = ("vae", "clip", "unet", "decoder", "oracle", "assemble", "loras")
 """In order; each needs the ones before it."""
@@ -200,7 +202,22 @@ def _assemble(build: Build) -> None:
         clip=load_trained_clip(build.work, tokenizer),
         tokenizer=tokenizer,
     )
+    _write_account(build)
     print(f"model written to {build.out}: {_megabytes(build.out):.1f} MB", flush=True)
+
+
+def _write_account(build: Build) -> None:
+    """`training.json`: how many pictures and minutes each stage took, on what machine."""
+    stages: dict[str, dict[str, float]] = {}
+    for name in CPU_MINUTES:
+        path = build.work / f"{name}.safetensors"
+        if path.exists():
+            steps, pictures, seconds = counts(path)
+            stages[name] = {"steps": steps, "images": pictures, "minutes": round(seconds / 60, 1)}
+    machine = describe_machine()
+    named = f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores"
+    text = json.dumps({"machine": named, "stages": stages}, indent=1)
+    (build.out / "training.json").write_text(text + "\n", encoding="utf-8")
 
 
 def _loras(build: Build) -> None:
