@@ -31,8 +31,8 @@ class Job(Generic[Event]):
     owner: str
     title: str
     work: Callable[[Callable[[], bool]], Iterable[Event]]
+    events: queue.SimpleQueue[Event | Over]
     cancelled: threading.Event = field(default_factory=threading.Event)
-    events: queue.SimpleQueue[Event | Over] = field(default_factory=queue.SimpleQueue)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,9 @@ class JobQueue(Generic[Event]):
         title: str = "",
     ) -> Job[Event]:
         """Put work at the end of the queue."""
-        job = Job(number=next(self._numbers), owner=owner, title=title, work=work)
+        events: queue.SimpleQueue[Event | Over] = queue.SimpleQueue()
+        number = next(self._numbers)
+        job = Job(number=number, owner=owner, title=title, work=work, events=events)
         with self._changed:
             self._waiting.append(job)
             if self._thread is None:

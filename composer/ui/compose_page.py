@@ -26,14 +26,18 @@ def add(blocks: gr.Blocks, studio: Studio) -> None:
         concurrency_limit=None,
         **PRIVATE,
     )
-    page.library.refresh(actions.refresh, outputs=page.library, **QUICK)
+    # What our own components tell has names of ours, which Gradio's types do not know.
+    library: Any = page.library
+    mixer: Any = page.mixer
+    strip: Any = page.strip
+    library.refresh(actions.refresh, outputs=library, **QUICK)
     words = [page.prompt, page.triggers]
-    page.mixer.added(actions.add_trigger, words, page.prompt, **QUICK)
-    page.mixer.removed(actions.remove_trigger, words, page.prompt, **QUICK)
+    mixer.added(actions.add_trigger, words, page.prompt, **QUICK)
+    mixer.removed(actions.remove_trigger, words, page.prompt, **QUICK)
     page.fusion.change(actions.describe_fusion, page.fusion, page.fusion, **QUICK)
     for number, button in enumerate(page.examples):
         button.click(actions.example(number), outputs=[page.mixer, page.prompt], **QUICK)
-    gr.on(
+    gr.on(  # pyright: ignore[reportUnknownMemberType]
         [page.generate.click, page.prompt.submit],
         actions.generate,
         form,
@@ -43,7 +47,7 @@ def add(blocks: gr.Blocks, studio: Studio) -> None:
         **PRIVATE,
     )
     page.stop.click(actions.stop, outputs=page.stop, **QUICK)
-    page.strip.pick(actions.pick, outputs=page.shown, **QUICK)
+    strip.pick(actions.pick, outputs=page.shown, **QUICK)
     page.use.click(actions.use, page.current, form, **QUICK)
     page.same_seed.click(actions.reuse_seed, page.current, [page.seed, page.new_seed], **QUICK)
     page.restore.upload(actions.restore, page.restore, [page.restore, *form], **QUICK)
