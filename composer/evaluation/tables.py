@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from composer.evaluation.results import Results, Row, Value
 
 TABLE = "table"
-_SECONDS, _DECIBELS, _FACTOR = " s", " dB", " ×"
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
@@ -31,20 +30,17 @@ def markdown_table(rows: Sequence[Row]) -> str:
 
 def results_section(results: Results) -> str:
     """One benchmark as a section of Markdown: figures first, then how they came about."""
-    parts = [f"## {results.title}"]
-    for name, rows in _tables(results.rows):
+    parts = [f"## {results.title}", markdown_tables(results.rows), *results.notes]
+    return "\n\n".join([*parts, _origin(results)])
+
+
+def markdown_tables(rows: Sequence[Row]) -> str:
+    """Rows as one table for each name in their column "table", under that name."""
+    parts: list[str] = []
+    for name in dict.fromkeys(str(row.get(TABLE, "")) for row in rows):
         parts += [f"### {name}"] if name else []
-        parts.append(markdown_table(rows))
-    parts += list(results.notes)
-    parts.append(_origin(results))
+        parts.append(markdown_table([row for row in rows if str(row.get(TABLE, "")) == name]))
     return "\n\n".join(parts)
-
-
-def _tables(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
-    """Rows by the table they name, in order of first appearance."""
-    names = dict.fromkeys(str(row.get(TABLE, "")) for row in rows)
-    for name in names:
-        yield name, [row for row in rows if str(row.get(TABLE, "")) == name]
 
 
 def _origin(results: Results) -> str:

@@ -1,0 +1,109 @@
+"""Scenes with the elements to be measured, prompts for them, and which answers belong to what."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Sequence
+
+from composer.toybox.captions import PLACE_WORDS, caption
+from composer.toybox.oracle import judgeable
+from composer.toybox.world import (
+    WEARERS,
+    Element,
+    Figure,
+    Scene,
+    random_background,
+    random_figure,
+    random_scene,
+)
+
+FIGURE_KINDS = ("character", "clothing", "object")
+
+
+def scene_with(elements: Sequence[Element], rng: random.Random, *, two: float = 0.4) -> Scene:
+    """A scene that shows every one of `elements`, and otherwise only the base world.
+
+    Characters, objects and wearers of clothing are figures of their own, in either order; a scene
+    with fewer than two of them gets a second figure in `two` of the cases.
+    """
+    figures: list[Figure] = []
+    for taught in elements:
+        if taught.kind == "clothing":
+            wearer = rng.choice([w for w in WEARERS if w not in {f.name for f in figures}])
+            figures.append(Figure(name=wearer, wears=taught.name))
+        elif taught.kind in FIGURE_KINDS:
+            figures.append(Figure(name=taught.name))
+    wanted = max(len(figures), 2 if rng.random() < two else 1)
+    while len(figures) < wanted:
+        other = random_figure(rng)
+        if other.name not in {f.name for f in figures}:
+            figures.append(other)
+    rng.shuffle(figures)
+    named = {taught.kind: taught.name for taught in elements}
+    return Scene(
+        figures=tuple(figures),
+        background=named.get("background") or random_background(rng),
+        style=named.get("style"),
+    )
+
+
+def without(scene: Scene, taught: Element, rng: random.Random) -> Scene:
+    """The same scene with `taught` replaced by something of the base world, or left out."""
+    if taught.kind == "style":
+        return dataclasses.replace(scene, style=None)
+    if taught.kind == "background":
+        return dataclasses.replace(scene, background=random_background(rng))
+    figures = list(scene.figures)
+    at = _place_of(scene, taught)
+    if taught.kind == "clothing":
+        figures[at] = dataclasses.replace(figures[at], wears=None)
+    else:
+        names = {figure.name for figure in figures}
+        while figures[at].name in names:
+            figures[at] = random_figure(rng)
+    return dataclasses.replace(scene, figures=tuple(figures))
+
+
+def element_heads(scene: Scene, taught: Element) -> frozenset[str]:
+    """The oracle's heads that say whether `taught` is in the picture, where it should be."""
+    if taught.kind in ("style", "background"):
+        return frozenset((taught.kind,))
+    side = ("first", "second")[_place_of(scene, taught)]
+    return frozenset((f"{side}_wears" if taught.kind == "clothing" else side,))
+
+
+def rest_heads(scene: Scene, elements: Sequence[Element]) -> frozenset[str]:
+    """All other heads that can be asked of the scene."""
+    return judgeable(scene).difference(*(element_heads(scene, taught) for taught in elements))
+
+
+def _place_of(scene: Scene, taught: Element) -> int:
+    for index, figure in enumerate(scene.figures):
+        if taught.name in (figure.name, figure.wears):
+            return index
+    raise ValueError(f"the scene shows no {taught.name}")
+
+
+def unseen_prompt(scene: Scene, rng: random.Random) -> str:
+    """A random wording that says the background: what is left unsaid cannot be right or wrong."""
+    while True:
+        words = caption(scene, rng)
+        if says_background(scene, words):
+            return words
+
+
+def says_background(scene: Scene, words: str) -> bool:
+    """Whether the wording names the scene's background."""
+    ground = scene.background.removeprefix("plain ")
+    if ground != scene.background:
+        return f"on {ground}" in words or f"{ground} background" in words
+    tags = [part.strip() for part in words.split(",")]
+    short = (ground, "night sky", "under water") if ground in ("night", "underwater") else (ground,)
+    return any(place in words for place in PLACE_WORDS[ground]) or any(s in tags for s in short)
+
+
+def look(count: int, seed: str, *, two: float) -> list[Scene]:
+    """Scenes of the base world for a benchmark, always the same for the same seed."""
+    rng = random.Random(f"benchmark {seed}")
+    return [random_scene(rng, two=two) for _ in range(count)]
