@@ -13,6 +13,8 @@ from composer.ui.layout import lay_out
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 # Small things do not wait in Gradio's queue behind pictures.
 QUICK: dict[str, Any] = {**PRIVATE, "queue": False}
+# Only what goes through the queue can show a note.
+NOTING: dict[str, Any] = {**PRIVATE, "concurrency_limit": None}
 
 
 def add(blocks: gr.Blocks, studio: Studio) -> None:
@@ -23,8 +25,7 @@ def add(blocks: gr.Blocks, studio: Studio) -> None:
     blocks.load(
         actions.greet,
         outputs=[page.masthead, page.library, page.strip, *form, *page.examples],
-        concurrency_limit=None,
-        **PRIVATE,
+        **NOTING,
     )
     # What our own components tell has names of ours, which Gradio's types do not know.
     library: Any = page.library
@@ -43,11 +44,10 @@ def add(blocks: gr.Blocks, studio: Studio) -> None:
         form,
         [*page.shown, page.strip, page.seed, page.stop],
         # The studio has the queue that people see; here everybody gets in.
-        concurrency_limit=None,
-        **PRIVATE,
+        **NOTING,
     )
     page.stop.click(actions.stop, outputs=page.stop, **QUICK)
     strip.pick(actions.pick, outputs=page.shown, **QUICK)
-    page.use.click(actions.use, page.current, form, **QUICK)
+    page.use.click(actions.use, page.current, form, **NOTING)
     page.same_seed.click(actions.reuse_seed, page.current, [page.seed, page.new_seed], **QUICK)
-    page.restore.upload(actions.restore, page.restore, [page.restore, *form], **QUICK)
+    page.restore.upload(actions.restore, page.restore, [page.restore, *form], **NOTING)

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect
+from running_app import App
+
+from composer.diffusion.png import read_png
+
+pytestmark = pytest.mark.browser
+
+
+def keep(page: Page, name: str, folder: Path) -> None:
+    """A screenshot, into $SCREENSHOTS if that is set, so that people can look at the page."""
+    target = Path(os.environ.get("SCREENSHOTS", folder))
+    target.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=target / f"{name}.png", full_page=True)
+
+
+def field(page: Page, name: str) -> str:
+    return page.input_value(f"#{name} input, #{name} textarea")
+
+
+def generate(page: Page, ends: str = "done") -> str:
+    """Press Generate, wait until the job is over, and return what the page says of it."""
+    page.evaluate("document.querySelector('.stage').dataset.phase = 'before'")
+    page.click("#generate")
+    expect(page.locator(".stage")).to_have_attribute("data-phase", ends)
+    return page.inner_text(".stage .caption")
+
+
+def newest(app: App) -> Path:
+    return max(app.outputs.rglob("*.png"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def clear(page: Page) -> None:
+    while page.locator(".mixer .remove").count():
+        page.locator(".mixer .remove").first.click()
+
+
+def test_whoever_opens_the_page_gets_a_picture_with_two_loras_at_once(page: Page, app: App) -> None:
+    assert page.locator(".mixer .row").count() == 2
+    assert "zibo fox" in field(page, "prompt")
+    generate(page)
+    assert len(read_png(newest(app)).loras) == 2
+
+
+def test_the_main_job_by_mouse(page: Page, app: App, tmp_path: Path) -> None:
+    clear(page)
+    assert "paints alone" in page.inner_text(".mixer .nothing")
+    page.fill("#prompt textarea", "a cat at sunset")
+    page.fill(".library .search", "zibo")
+    assert page.locator(".card:visible").count() == 1
+    page.click(".card:visible")
+    expect(page.locator("#prompt textarea")).to_have_value("a cat at sunset, zibo fox")
+    page.fill(".library .search", "")
+    page.click(".card[data-name=neon]")
+    assert page.locator(".mixer .row").count() == 2
+
+    # a weight by its slider, another as a number, the text encoder's apart
+    slider = page.locator(".row[data-name=zibo] > .fader input[type=range]")
+    box = slider.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] * 0.74, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.62, box["y"] + box["height"] / 2, steps=4)
+    page.mouse.up()
+    moved = float(slider.input_value())
+    assert 0.3 < moved < 0.7
+    page.fill(".row[data-name=neon] > .fader .number", "0.65")
+    page.click(".row[data-name=neon] .more")
+    page.click(".row[data-name=neon] .apart")
+    page.fill(".row[data-name=neon] .fold .number", "0.25")
+
+    page.fill("#count input", "2")
+    generate(page)
+    record = read_png(newest(app))
+    assert record.request.prompt == "a cat at sunset, zibo fox, in neon style"
+    weights = {lora.name: (lora.unet, lora.text_encoder) for lora in record.loras}
+    assert weights == {"zibo": (moved, moved), "neon": (0.65, 0.25)}
+    assert str(record.request.seed) in page.inner_text(".recipe")
+    assert page.locator(".recipe .lora").all_inner_texts() == [
+        f"Zibo {moved:g}",
+        "Neon 0.65 (text 0.25)",
+    ]
+    keep(page, "compose", tmp_path)
+
+    # switched off, it is silent
+    page.click(".row[data-name=neon] .switch")
+    page.fill("#count input", "1")
+    generate(page)
+    assert [lora.name for lora in read_png(newest(app)).loras] == ["zibo"]
+    first = read_png(newest(app))
+
+    # an earlier picture: its settings come back, and with them the picture
+    page.locator(".strip .film button").nth(1).click()
+    expect(page.locator(".recipe")).to_contain_text(str(record.request.seed))
+    page.click("#use")
+    expect(page.locator(".row[data-name=neon] > .fader .number")).to_have_value("0.65")
+    expect(page.locator("#seed input")).to_have_value(str(record.request.seed))
+    assert first.request.seed != record.request.seed
+    with page.expect_download() as download:
+        page.click(".download")
+    assert read_png(download.value.path()) == record
+    generate(page)
+    assert read_png(newest(app)).request == record.request
+
+    # removing a LoRA takes its trigger words along
+    page.click(".row[data-name=neon] .remove")
+    expect(page.locator("#prompt textarea")).to_have_value("a cat at sunset, zibo fox")
+    expect(page.locator(".card[data-name=neon]")).to_have_attribute("aria-pressed", "false")
+
+
+def test_stop_ends_at_once_and_the_next_picture_comes(page: Page, app: App) -> None:
+    page.fill("#steps input", "400")
+    page.click("#generate")
+    expect(page.locator(".stage")).to_have_attribute("data-phase", "working")
+    expect(page.locator(".stage .caption")).to_contain_text("of 400")
+    page.click("#stop")
+    expect(page.locator(".stage")).to_have_attribute("data-phase", "stopped")
+    page.fill("#steps input", "4")
+    generate(page)
+
+
+def test_bad_input_is_told_and_the_page_stays_alive(page: Page, app: App, tmp_path: Path) -> None:
+    page.fill("#steps input", "0")
+    assert "The number of steps is 0" in generate(page, "failed")
+    keep(page, "mistake", tmp_path)
+    page.fill("#steps input", "10000")
+    assert "from 1 to 500" in generate(page, "failed")
+    page.fill("#steps input", "")
+    assert "number of steps" in generate(page, "failed")
+    page.fill("#steps input", "3")
+    page.fill("#width input", "17")
+    assert "16 or 18" in generate(page, "failed")
+    page.fill("#width input", "16")
+    page.fill("#prompt textarea", "a fox <lora:nean:1>")
+    assert "'neon'" in generate(page, "failed")
+    page.fill("#prompt textarea", "")
+    generate(page)
+    assert read_png(newest(app)).request.prompt == ""
+
+
+def test_a_dropped_picture_brings_its_settings(page: Page, app: App, tmp_path: Path) -> None:
+    page.fill("#prompt textarea", "a whale in the desert")
+    page.fill("#steps input", "3")
+    generate(page)
+    made = newest(app)
+    page.reload()
+    page.wait_for_selector(".state.ready")
+    page.set_input_files("#restore input[type=file]", made)
+    expect(page.locator("#prompt textarea")).to_have_value("a whale in the desert")
+    expect(page.locator("#steps input")).to_have_value("3")
+    Image.new("RGB", (8, 8)).save(tmp_path / "mute.png")
+    page.set_input_files("#restore input[type=file]", tmp_path / "mute.png")
+    expect(page.locator(".toast-body")).to_contain_text(["does not say how it was made"])
+    expect(page.locator("#prompt textarea")).to_have_value("a whale in the desert")
+
+
+def test_what_strangers_wrote_is_only_text(page: Page, app: App) -> None:
+    page.click(".card[data-name=evil]")
+    generate(page)
+    assert "onerror" in page.inner_text(".recipe")
+    assert page.evaluate("window.hacked") is None
+    assert "pickle" in page.locator(".problems").text_content()
+
+
+def test_a_narrow_page_in_the_dark_shows_everything(page: Page, tmp_path: Path) -> None:
+    page.click(".masthead .light")
+    assert page.evaluate("document.body.classList.contains('dark')")
+    page.set_viewport_size({"width": 390, "height": 844})
+    generate(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    keep(page, "narrow", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "pyproject.toml", "../pyproject.toml", "loras/zibo.safetensors"]
+)
+def test_no_file_of_the_machine_is_served(app: App, path: str) -> None:
+    for name in (path, str(app.loras / "zibo.safetensors"), str(app.outputs)):
+        with pytest.raises(urllib.error.HTTPError, match=r"40[034]"):
+            urllib.request.urlopen(f"{app.address}gradio_api/file={name}", timeout=30)
