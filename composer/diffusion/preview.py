@@ -77,8 +77,8 @@ def fit_linear_map(model: Model) -> torch.Tensor:
     images = functional.avg_pool2d(model.to_images(latents), model.multiple)  # (10, 3, 16, 16)
     pixels = latents.movedim(1, -1).flatten(0, 2)
     pixels = torch.cat([pixels, torch.ones(len(pixels), 1)], dim=1)
-    least_squares: Any = torch.linalg.lstsq
-    return least_squares(pixels, images.movedim(1, -1).flatten(0, 2)).solution
+    colours = images.movedim(1, -1).flatten(0, 2)
+    return torch.linalg.lstsq(pixels, colours).solution  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
 def to_image(image: torch.Tensor) -> Image.Image:
