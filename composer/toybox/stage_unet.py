@@ -95,6 +95,17 @@ def encode_words(words: list[str], tokenizer: CLIPTokenizer, text_encoder: CLIPT
     return text_encoder(tokens.to(text_encoder.device)).last_hidden_state
 
 
+def draw_timesteps(count: int) -> Tensor:
+    """Timesteps for one batch, four in five of them below 650, evenly spread in both parts.
+
+    Above, at signal-to-noise ratios under 0.15, there is only colour and place to be learnt, and
+    that is learnt soon; shapes are made below.
+    """
+    spread = (torch.rand(1) + torch.arange(count) / count).remainder(1)
+    wide = torch.arange(count) % 5 == 0
+    return torch.where(wide, spread * 1000, spread * 650).long()
+
+
 def train_unet(
     stage: Stage,
     vae: AutoencoderKL,
@@ -126,9 +137,7 @@ def train_unet(
         words = ["" if rng.random() < 0.1 else caption(scene, rng) for scene in scenes]
         with torch.no_grad(), precision(stage.device):
             context = encode_words(words, tokenizer, text_encoder)
-        # evenly spread over the schedule, so that every batch sees all noise levels
-        t = (torch.rand(1) + torch.arange(batch) / batch).remainder(1).mul(1000).long()
-        t = t.to(stage.device)
+        t = draw_timesteps(batch).to(stage.device)
         a = signal[t][:, None, None, None]
         noise = torch.randn_like(x)
         noisy = a.sqrt() * x + (1 - a).sqrt() * noise
