@@ -12,7 +12,8 @@ from running_app import App
 
 from composer.diffusion.png import read_png
 
-pytestmark = pytest.mark.browser
+# Starting the app and its model takes its time on a busy machine, and is no part of a test.
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300, func_only=True)]
 
 
 def keep(page: Page, name: str, folder: Path) -> None:
