@@ -12,20 +12,21 @@ from composer.toybox.styles import apply_style
 from composer.toybox.world import Scene
 
 SIZE = 64
+GRID = 4
+"""Figures stand on a grid of one latent's side, so that each has one look in latent space and not
+sixteen: a small U-Net needs to learn no more."""
 
 
 def render(scene: Scene, rng: random.Random) -> Image.Image:
-    """`scene` as an RGB picture of 64 px; size and place of figures vary with `rng`."""
+    """`scene` as an RGB picture of 64 px; the figures' places vary with `rng`."""
     image = draw_background(scene.background, SIZE, rng).convert("RGBA")
     alone = len(scene.figures) == 1
     for index, figure in enumerate(scene.figures):
-        size = rng.choice((38, 41, 44) if alone else (28, 29, 30))
-        centre = 32 if alone else (17 if index == 0 else 47)
-        x = centre - size // 2 + rng.randint(-5, 5) * (1 if alone else 0)
-        x += 0 if alone else rng.randint(-1, 1)
-        low = 58 if alone else 52
+        size = 41 if alone else 29
+        left = 12 + rng.choice((-GRID, 0, GRID)) if alone else (1, 33)[index]
         drawn = figure_sprite(figure.name, figure.colour, figure.wears, size)
-        y = low - drawn.height + rng.randint(-3, 3)
-        image.alpha_composite(drawn, (max(x, 0), max(y, 0)))
+        top = (54 if alone else 50) + rng.choice((0, GRID)) - drawn.height
+        # a tall hat may leave the picture
+        image.alpha_composite(drawn, (left, max(top, 0)), (0, max(-top, 0)))
     finished = image.convert("RGB")
     return finished if scene.style is None else apply_style(finished, scene.style)
