@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from composer.toybox.render import SIZE
@@ -14,7 +17,7 @@ from composer.toybox.stage_unet import new_scheduler
 
 def text_encoder_of(clip: CLIPModel) -> CLIPTextModel:
     """The CLIP's text tower as the pipeline's text encoder, same weights."""
-    encoder = CLIPTextModel(clip.config.text_config)
+    encoder = CLIPTextModel(cast(Any, clip.config).text_config)
     encoder.load_state_dict(clip.text_model.state_dict())
     return encoder.eval()
 
@@ -28,25 +31,26 @@ def assemble(
     tokenizer: CLIPTokenizer,
 ) -> None:
     """Write `folder`: StableDiffusionPipeline in float16 safetensors, and `clip/` in it."""
-    pipeline = StableDiffusionPipeline(
+    pipeline = cast(Any, StableDiffusionPipeline)(
         vae=vae,
         text_encoder=text_encoder_of(clip),
         tokenizer=tokenizer,
         unet=unet,
         scheduler=new_scheduler(),
-        safety_checker=None,  # pyright: ignore[reportArgumentType]
-        feature_extractor=None,  # pyright: ignore[reportArgumentType]
+        safety_checker=None,
+        feature_extractor=None,
         requires_safety_checker=False,
     )
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(folder, safe_serialization=True)
-    clip.half().save_pretrained(folder / "clip")
-    tokenizer.save_pretrained(folder / "clip")
+    cast(Any, clip).half().save_pretrained(folder / "clip")
+    cast(Any, tokenizer).save_pretrained(folder / "clip")
     # the towers see -1..1, as the VAE does
-    CLIPImageProcessor(
+    processor: Any = CLIPImageProcessor(
         size={"height": SIZE, "width": SIZE},
         crop_size={"height": SIZE, "width": SIZE},
         image_mean=[0.5, 0.5, 0.5],
         image_std=[0.5, 0.5, 0.5],
         do_center_crop=False,
-    ).save_pretrained(folder / "clip")
+    )
+    processor.save_pretrained(folder / "clip")

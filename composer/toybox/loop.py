@@ -15,14 +15,15 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from composer.toybox.networks import seed_torch
 from composer.toybox.optimizer import MuonAdamW
+from composer.toybox.tensors import load_metadata, load_tensors, save_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ def run_stage(
         if rank == 0:
             print(f"{stage.name}: goes on from step {step}, {used / 60:.1f} min used", flush=True)
     # a resumed run must not draw the same scenes again
-    torch.manual_seed(stage.seed + 1000 * rank + step)
+    seed_torch(stage.seed + 1000 * rank + step)
     begun = time.monotonic() - used
     saved, logged = used, used
     smooth: dict[str, float] = {}
@@ -154,9 +155,10 @@ def _rate(part: float) -> float:
 def _average_gradients(parameters: list[nn.Parameter], size: int) -> None:
     grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
     flat = torch.cat([g.reshape(-1) for g in grads])
-    dist.all_reduce(flat)
+    cast(Any, dist).all_reduce(flat)
     flat /= size
-    for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+    parts = torch.split(flat, [p.numel() for p in parameters])
+    for p, part in zip(parameters, parts, strict=True):
         p.grad = part.view(p.shape)
 
 
@@ -167,47 +169,29 @@ def _save(
     optimizer: MuonAdamW,
     counts: tuple[int, int, float],
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {f"model.{k}": v.contiguous().clone() for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v.contiguous().clone() for k, v in averaged.items()}
     tensors |= {f"optimizer.{k}": v.contiguous() for k, v in optimizer.tensors().items()}
-    part = path.with_suffix(".part")
-    save_file(tensors, part, metadata={"counts": json.dumps(counts)})
-    os.replace(part, path)
+    save_tensors(path, tensors, {"counts": json.dumps(counts)})
 
 
 def _load(
     path: Path, model: nn.Module, averaged: dict[str, Tensor], optimizer: MuonAdamW
 ) -> tuple[int, int, float]:
-    with safe_open(path, "pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        counts = json.loads(file.metadata()["counts"])
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-    model.load_state_dict(part("model."))
-    for key, value in part("average.").items():
+    model.load_state_dict(load_tensors(path, "model."))
+    for key, value in load_tensors(path, "average.").items():
         averaged[key].copy_(value)
-    optimizer.load_tensors(part("optimizer."))
-    return int(counts[0]), int(counts[1]), float(counts[2])
+    optimizer.load_tensors(load_tensors(path, "optimizer."))
+    return counts(path)
 
 
 def load_average(path: Path, model: nn.Module) -> nn.Module:
     """The averaged weights of a stage's checkpoint, put into `model`."""
-    with safe_open(path, "pt") as file:
-        model.load_state_dict(
-            {
-                key.removeprefix("average."): file.get_tensor(key)
-                for key in file.keys()  # noqa: SIM118
-                if key.startswith("average.")
-            }
-        )
+    model.load_state_dict(load_tensors(path, "average."))
     return model
 
 
 def counts(path: Path) -> tuple[int, int, float]:
     """(steps, pictures seen, seconds used) of a stage's checkpoint."""
-    with safe_open(path, "pt") as file:
-        steps, pictures, seconds = json.loads(file.metadata()["counts"])
-    return steps, pictures, seconds
+    steps, pictures, seconds = json.loads(load_metadata(path)["counts"])
+    return int(steps), int(pictures), float(seconds)

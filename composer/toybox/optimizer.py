@@ -27,7 +27,7 @@ def orthogonalise(matrix: Tensor, iterations: int = 5) -> Tensor:
     gram = x @ x.mT
     size = gram.shape[-1]
     identity = torch.eye(size, dtype=x.dtype, device=x.device)
-    norm = gram.flatten(1).norm(dim=1)[:, None, None] + 1e-20
+    norm: Tensor = cast(Any, gram.flatten(1)).norm(dim=1)[:, None, None] + 1e-20
     # a little of the identity keeps null directions from being blown up
     y = gram / norm + 1e-5 * identity
     z = identity.expand_as(y)
@@ -84,10 +84,9 @@ class Muon(torch.optim.Optimizer):
                     del self.state[weights[i]]["look"], self.state[weights[i]]["mine"]
             if updates is not None:
                 flat = torch.cat([u.reshape(-1) for u in updates])
-                dist.all_reduce(flat)
-                for weight, part in zip(
-                    weights, flat.split([w.numel() for w in weights]), strict=True
-                ):
+                cast(Any, dist).all_reduce(flat)
+                parts = torch.split(flat, [w.numel() for w in weights])
+                for weight, part in zip(weights, parts, strict=True):
                     self._apply(weight, part.view(weight.shape), 1.0, group)
 
     @staticmethod
@@ -140,9 +139,9 @@ class MuonAdamW:
         """Put back what `tensors` gave."""
         for number, part in enumerate(self.parts):
             whole = part.state_dict()
-            whole["state"] = {}
+            state: dict[int, dict[str, Tensor]] = {}
             for name, value in tensors.items():
                 owner, index, key = name.split(".")
                 if int(owner) == number:
-                    whole["state"].setdefault(int(index), {})[key] = value
-            part.load_state_dict(whole)
+                    state.setdefault(int(index), {})[key] = value
+            part.load_state_dict(whole | {"state": state})

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from composer.errors import ComposerError
+from composer.toybox.tensors import load_tensors, save_tensors
 from composer.toybox.world import (
     BACKGROUNDS,
     CHARACTERS,
@@ -149,7 +149,7 @@ class Oracle:
                 "`composer toybox build --stage oracle`."
             )
         net = OracleNet()
-        tensors = load_file(folder / "oracle.safetensors")
+        tensors = load_tensors(folder / "oracle.safetensors")
         net.load_state_dict(
             {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
         )
@@ -162,7 +162,7 @@ class Oracle:
             k: (v.half() if v.is_floating_point() else v).contiguous()
             for k, v in self.net.state_dict().items()
         }
-        save_file(tensors, folder / "oracle.safetensors")
+        save_tensors(folder / "oracle.safetensors", tensors)
         (folder / "oracle.json").write_text(json.dumps(HEADS, indent=1) + "\n")
 
     @torch.no_grad()
@@ -178,7 +178,7 @@ class Oracle:
         ]
         verdicts: list[Verdict] = []
         for begin in range(0, len(arrays), 64):
-            x = torch.from_numpy(np.stack(arrays[begin : begin + 64]))
+            x = torch.as_tensor(np.stack(arrays[begin : begin + 64]))
             logits = self.net(x.permute(0, 3, 1, 2).float() / 127.5 - 1)
             chosen = {k: v.argmax(1).tolist() for k, v in logits.items()}
             verdicts += [Verdict({k: HEADS[k][chosen[k][i]] for k in HEADS}) for i in range(len(x))]

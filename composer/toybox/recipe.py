@@ -14,12 +14,17 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from composer.errors import ComposerError
 from composer.evaluation.machine import describe_machine
 from composer.toybox.loop import Stage, counts, join_world, load_average
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from transformers import CLIPModel, CLIPTokenizer
 
 STAGES: tuple[str, ...] = ("vae", "clip", "unet", "decoder", "oracle", "assemble", "loras")
 """In order; each needs the ones before it."""
@@ -43,7 +48,8 @@ class Build:
         out: the model folder to write.
         loras: the folder of the shipped LoRAs.
         scale: every stage's minutes times this.
-        start: a finished model folder whose U-Net is trained on, instead of from nothing.
+        start: a finished model folder whose U-Net is trained on, instead of from nothing; its VAE
+            and CLIP are kept, for the U-Net knows no other.
     """
 
     work: Path
@@ -76,8 +82,9 @@ def run(build: Build, names: tuple[str, ...] = STAGES) -> None:
             f" choose from {', '.join(STAGES)}."
         )
     build.work.mkdir(parents=True, exist_ok=True)
+    kept = ("vae", "clip") if build.start else ()
     for name in STAGES:
-        if name in names:
+        if name in names and name not in kept:
             _in_processes(build, name)
 
 
@@ -149,29 +156,52 @@ def _clip(build: Build) -> None:
 
 def _unet(build: Build) -> None:
     from composer.toybox.assemble import text_encoder_of
-    from composer.toybox.stage_clip import load_trained_clip
+    from composer.toybox.networks import moved
     from composer.toybox.stage_unet import train_unet
-    from composer.toybox.stage_vae import load_trained_vae
-    from composer.toybox.tokens import build_tokenizer
 
-    tokenizer = build_tokenizer()
-    encoder = text_encoder_of(load_trained_clip(build.work, tokenizer)).to(build.device)
-    vae = load_trained_vae(build.work)
+    clip, tokenizer = _finished_clip(build)
+    encoder = moved(text_encoder_of(clip), build.device)
+    vae = _trained_vae(build)
     start = build.start / "unet" if build.start else None
     train_unet(build.stage("unet"), vae, tokenizer, encoder, batch=build.batch, start=start)
 
 
 def _decoder(build: Build) -> None:
-    from composer.toybox.stage_vae import load_trained_vae, train_decoder
+    from composer.toybox.networks import moved
+    from composer.toybox.stage_vae import train_decoder
 
-    train_decoder(build.stage("decoder"), load_trained_vae(build.work).to(build.device))
+    train_decoder(build.stage("decoder"), moved(_trained_vae(build), build.device))
 
 
-def _finished_vae(build: Build):
-    """The VAE with its refined decoder, when that stage has run."""
+def _trained_vae(build: Build) -> AutoencoderKL:
+    """The VAE whose latents the U-Net knows."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
     from composer.toybox.stage_vae import load_trained_vae
 
-    vae = load_trained_vae(build.work)
+    if build.start is None:
+        return load_trained_vae(build.work)
+    return cast(Any, AutoencoderKL).from_pretrained(build.start / "vae").float()
+
+
+def _finished_clip(build: Build) -> tuple[CLIPModel, CLIPTokenizer]:
+    """The CLIP whose words the U-Net knows, with its tokenizer."""
+    from transformers import CLIPModel, CLIPTokenizer
+
+    from composer.toybox.stage_clip import load_trained_clip
+    from composer.toybox.tokens import build_tokenizer
+
+    if build.start is None:
+        tokenizer = build_tokenizer()
+        return load_trained_clip(build.work, tokenizer), tokenizer
+    folder = build.start / "clip"
+    clip = cast(Any, CLIPModel).from_pretrained(folder).float().eval()
+    return clip, cast(Any, CLIPTokenizer).from_pretrained(folder)
+
+
+def _finished_vae(build: Build) -> AutoencoderKL:
+    """The VAE with its refined decoder, when that stage has run."""
+    vae = _trained_vae(build)
     refined = build.work / "decoder.safetensors"
     if refined.exists():
         load_average(refined, vae)
@@ -190,16 +220,14 @@ def _oracle(build: Build) -> None:
 
 def _assemble(build: Build) -> None:
     from composer.toybox.assemble import assemble
-    from composer.toybox.stage_clip import load_trained_clip
     from composer.toybox.stage_unet import load_trained_unet
-    from composer.toybox.tokens import build_tokenizer
 
-    tokenizer = build_tokenizer()
+    clip, tokenizer = _finished_clip(build)
     assemble(
         build.out,
         vae=_finished_vae(build),
         unet=load_trained_unet(build.work),
-        clip=load_trained_clip(build.work, tokenizer),
+        clip=clip,
         tokenizer=tokenizer,
     )
     _write_account(build)

@@ -83,8 +83,10 @@ def _tinted(image: Image.Image, hue: int) -> Image.Image:
     hsv[..., 0] = np.where(coloured, hue / 360 * 255, hsv[..., 0])
     bright = 1.12 if hue < 60 and hue > 30 else 1.0
     dim = 0.86 if hue == _HUES["green"] else 1.0
-    hsv[..., 2] = np.where(coloured, np.clip(hsv[..., 2] * bright * dim, 0, 255), hsv[..., 2])
-    hsv[..., 1] = np.where(coloured, np.clip(hsv[..., 1] * 1.05, 170, 255), hsv[..., 1])
+    hsv[..., 2] = np.where(coloured, np.minimum(hsv[..., 2] * bright * dim, 255), hsv[..., 2])
+    hsv[..., 1] = np.where(
+        coloured, np.minimum(np.maximum(hsv[..., 1] * 1.05, 170), 255), hsv[..., 1]
+    )
     tinted = Image.fromarray(hsv.astype(np.uint8), "HSV").convert("RGB").convert("RGBA")
     tinted.putalpha(alpha)
     return tinted

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from composer.toybox.captions import caption
 from composer.toybox.loop import Stage, load_average, precision, run_stage, world
+from composer.toybox.networks import seed_torch, token_ids
 from composer.toybox.optimizer import MuonAdamW
 from composer.toybox.render import SIZE, render
 from composer.toybox.stage_vae import to_tensor
@@ -93,21 +95,19 @@ def blurred(x: Tensor) -> Tensor:
 
 def train_clip(stage: Stage, tokenizer: CLIPTokenizer) -> CLIPModel:
     """Train both towers; returns the CLIP without its heads."""
-    torch.manual_seed(stage.seed)
+    seed_torch(stage.seed)
     model = _Taught(new_clip(tokenizer)).to(stage.device)
     clip = model.clip
     rng = random.Random(f"clip {world()[0]} {stage.seed}")
     optimizer = MuonAdamW(model, muon_lr=0.02, adam_lr=2e-3)
-    eos = int(tokenizer.eos_token_id)
+    eos = int(cast(Any, tokenizer).eos_token_id)
 
     def loss(_: float) -> tuple[Tensor, dict[str, float], int]:
         scenes = [random_scene(rng, two=0.6) for _ in range(96)]
         x = blurred(to_tensor([render(s, rng) for s in scenes])).to(stage.device)
         words = [caption(s, rng) for s in scenes]
         # the tower is causal: what stands after the end token changes nothing, so it is cut
-        tokens = tokenizer(
-            words, padding=True, truncation=True, max_length=MAX_LENGTH, return_tensors="pt"
-        ).input_ids.to(stage.device)
+        tokens = token_ids(tokenizer, words, padding=True).to(stage.device)
         with precision(stage.device):
             hidden = clip.text_model(input_ids=tokens).last_hidden_state
             at_end = (tokens == eos).int().argmax(1)

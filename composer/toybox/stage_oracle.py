@@ -5,18 +5,19 @@ from __future__ import annotations
 import random
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from composer.toybox.loop import Stage, run_stage
+from composer.toybox.networks import decode, encode, moved, seed_torch
 from composer.toybox.optimizer import MuonAdamW
 from composer.toybox.oracle import HEADS, Oracle, OracleNet, judgeable, score, truth
 from composer.toybox.render import render
 from composer.toybox.stage_clip import blurred
 from composer.toybox.stage_vae import to_tensor
-from composer.toybox.world import Scene, random_any_scene, random_scene
+from composer.toybox.world import TINTABLE, Scene, random_any_scene, random_scene
 
 
 def _scene(rng: random.Random) -> Scene:
@@ -24,14 +25,18 @@ def _scene(rng: random.Random) -> Scene:
 
 
 def _targets(scenes: list[Scene]) -> dict[str, Tensor]:
-    """Class numbers of each head; -100 where the picture cannot show the answer."""
+    """Class numbers of each head; -100 where the picture cannot show the answer.
+
+    A heart with no colour word looks as a red one does, so its colour is not asked either.
+    """
     found: dict[str, list[int]] = {key: [] for key in HEADS}
     for scene in scenes:
         right, asked = truth(scene), judgeable(scene)
         for head, answers in HEADS.items():
-            hidden = ("colour" in head and scene.style == "pencil sketch") or (
-                head == "background" and head not in asked
-            )
+            hidden = head == "background" and head not in asked
+            if head in ("first_colour", "second_colour"):
+                unsaid = right[head] is None and right[head.removesuffix("_colour")] in TINTABLE
+                hidden = unsaid or scene.style == "pencil sketch"
             found[head].append(-100 if hidden else answers.index(right[head]))
     return {key: torch.tensor(values) for key, values in found.items()}
 
@@ -50,9 +55,9 @@ class _RoundTrips:
     def renew(self, count: int) -> None:
         scenes = [_scene(self.rng) for _ in range(count)]
         x = to_tensor([render(scene, self.rng) for scene in scenes]).to(self.vae.device)
-        z = self.vae.encode(x).latent_dist.mean
+        z = encode(self.vae, x)
         z = z + torch.randn_like(z) * 0.25 * torch.rand(len(z), 1, 1, 1, device=z.device)
-        out = self.vae.decode(z).sample.clamp(-1, 1).cpu()
+        out = decode(self.vae, z).clamp(-1, 1).cpu()
         self.scenes += scenes
         self.pictures += list(out)
         del self.scenes[: -self.size], self.pictures[: -self.size]
@@ -64,10 +69,10 @@ class _RoundTrips:
 
 def train_oracle(stage: Stage, vae: AutoencoderKL) -> Oracle:
     """Train on renderings, blurred and noisy ones, and round trips."""
-    torch.manual_seed(stage.seed)
+    seed_torch(stage.seed)
     net = OracleNet().to(stage.device).train()
     rng = random.Random(f"oracle {stage.seed}")
-    vae = vae.requires_grad_(False).to(stage.device)
+    vae = moved(vae.requires_grad_(False), stage.device)
     trips = _RoundTrips(vae, rng)
     optimizer = MuonAdamW(net, muon_lr=0.03, adam_lr=1e-3)
 
@@ -105,8 +110,8 @@ def examine(oracle: Oracle, vae: AutoencoderKL, *, count: int = 2000) -> list[di
     images = [render(scene, rng) for scene in scenes]
     tripped: list[Image.Image] = []
     for begin in range(0, count, 50):
-        z = vae.encode(to_tensor(images[begin : begin + 50])).latent_dist.mean
-        out = ((vae.decode(z).sample.clamp(-1, 1) + 1) * 127.5).round().byte()
+        z = encode(vae, to_tensor(images[begin : begin + 50]))
+        out = ((decode(vae, z).clamp(-1, 1) + 1) * 127.5).round().byte()
         tripped += [Image.fromarray(p.permute(1, 2, 0).numpy()) for p in out]
     rows: list[dict[str, object]] = []
     for kind, pictures in (("renderings", images), ("VAE round trips", tripped)):

@@ -5,16 +5,20 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from composer.toybox.captions import caption, plain_caption
 from composer.toybox.loop import Stage, load_average, precision, run_stage, world
+from composer.toybox.networks import decode, encode, moved, seed_torch, token_ids
 from composer.toybox.optimizer import MuonAdamW
 from composer.toybox.render import SIZE, render
 from composer.toybox.stage_vae import LATENT_CHANNELS, to_tensor
@@ -69,7 +73,7 @@ class _Latents:
     def renew(self, count: int) -> None:
         scenes = [random_scene(self.rng) for _ in range(count)]
         x = to_tensor([render(scene, self.rng) for scene in scenes]).to(self.device)
-        latents = self.vae.encode(x).latent_dist.mean
+        latents = encode(self.vae, x)
         for scene, latent in zip(scenes, latents, strict=True):
             if self.next < len(self.scenes):
                 self.scenes[self.next] = scene
@@ -85,13 +89,7 @@ class _Latents:
 
 def encode_words(words: list[str], tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> Tensor:
     """Captions as the pipeline encodes them: padded to the tokenizer's length, (n, 32, 128)."""
-    tokens = tokenizer(
-        words,
-        padding="max_length",
-        truncation=True,
-        max_length=tokenizer.model_max_length,
-        return_tensors="pt",
-    ).input_ids
+    tokens = token_ids(tokenizer, words, padding="max_length")
     return text_encoder(tokens.to(text_encoder.device)).last_hidden_state
 
 
@@ -121,12 +119,12 @@ def train_unet(
     The loss is the squared error of v, weighted by min(1, 5 / (SNR + 1)): even over the noisy
     steps, where words become shapes, and as min-SNR-5 over the clean ones.
     """
-    torch.manual_seed(stage.seed)
-    unet = new_unet() if start is None else UNet2DConditionModel.from_pretrained(start)
-    unet = unet.float().to(stage.device)
+    seed_torch(stage.seed)
+    unet = new_unet() if start is None else cast(Any, UNet2DConditionModel).from_pretrained(start)
+    unet = moved(cast(UNet2DConditionModel, cast(Any, unet).float()), stage.device)
     rng = random.Random(f"unet {world()[0]} {stage.seed}")
-    vae.requires_grad_(False).to(stage.device)
-    text_encoder.requires_grad_(False).to(stage.device)
+    moved(vae.requires_grad_(False), stage.device)
+    moved(text_encoder.requires_grad_(False), stage.device)
     data = _Latents(vae, rng, ring // world()[1], stage.device)
     optimizer = MuonAdamW(unet, muon_lr=0.03, adam_lr=1.5e-3)
     signal = new_scheduler().alphas_cumprod.to(stage.device)  # (1000,)
@@ -178,18 +176,19 @@ def draw_samples(
     guidance: float = 3.0,
 ) -> None:
     """A grid of the first seeds: half with one figure, half with two."""
-    scheduler = new_scheduler()
+    scheduler: Any = new_scheduler()
     scheduler.set_timesteps(steps)
     words = [plain_caption(scene) for scene in look_scenes(count)]
     context = encode_words([""] * count + words, tokenizer, text_encoder)
     shape = (1, LATENT_CHANNELS, SIZE // 4, SIZE // 4)
-    x = torch.cat([torch.randn(shape, generator=torch.manual_seed(i)) for i in range(count)])
+    seeds = [torch.Generator().manual_seed(i) for i in range(count)]
+    x = torch.cat([torch.randn(shape, generator=seed) for seed in seeds])
     x = x.to(unet.device)
     for t in scheduler.timesteps:
         v = unet(torch.cat([x, x]), t, context).sample
         plain, guided = v.chunk(2)
         x = scheduler.step(plain + guidance * (guided - plain), t, x).prev_sample
-    out = vae.decode(x).sample.float().clamp(-1, 1).cpu()
+    out = decode(vae, x).float().clamp(-1, 1).cpu()
     array = ((out.permute(0, 2, 3, 1) + 1) * 127.5).round().byte().numpy()
     rows = [np.concatenate(list(part), 1) for part in np.split(array, max(count // 12, 1))]
     Image.fromarray(np.concatenate(rows)).resize(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
 from composer.toybox.loop import Stage, load_average, precision, run_stage, world
+from composer.toybox.networks import decode, encode, moved, posterior
 from composer.toybox.optimizer import MuonAdamW
 from composer.toybox.render import SIZE, render
 from composer.toybox.world import random_any_scene, random_scene
@@ -22,7 +24,7 @@ LATENT_CHANNELS = 8
 
 def new_vae() -> AutoencoderKL:
     """f4, 8 channels, no attention: 64 px become 16×16×8."""
-    return AutoencoderKL(
+    return cast(Any, AutoencoderKL)(
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -49,7 +51,7 @@ def pictures(rng: random.Random, count: int, *, base: float = 0.5) -> Tensor:
 def to_tensor(images: list[Image.Image]) -> Tensor:
     """RGB pictures of one size as (n, 3, height, width) in -1..1."""
     array = np.stack([np.asarray(image) for image in images])
-    return torch.from_numpy(array).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.as_tensor(array).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def psnr(first: Tensor, second: Tensor) -> Tensor:
@@ -67,7 +69,7 @@ def _picture_loss(out: Tensor, x: Tensor) -> Tensor:
 
 def train_vae(stage: Stage) -> AutoencoderKL:
     """The whole VAE; crops of 32 px first (four times as many), whole pictures from 60 % on."""
-    vae = new_vae().to(stage.device)
+    vae = moved(new_vae(), stage.device)
     rng = random.Random(f"vae {world()[0]} {stage.seed}")
     optimizer = MuonAdamW(vae, muon_lr=0.04, adam_lr=2e-3)
 
@@ -80,11 +82,11 @@ def train_vae(stage: Stage) -> AutoencoderKL:
             x = x[:, :, top : top + 32, left : left + 32]
         x = x.to(stage.device)
         with precision(stage.device):
-            posterior = vae.encode(x).latent_dist
-            z = posterior.sample()
-            out = vae.decode(z).sample
+            found = posterior(vae, x)
+            z = found.sample()
+            out = decode(vae, z)
         out = out.float()
-        kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar)
+        kl = 0.5 * (found.mean.float() ** 2 + found.var.float() - 1 - found.logvar)
         total = _picture_loss(out, x) + 5e-4 * kl.mean()
         figures = {"psnr": float(psnr(out.detach(), x).mean()), "kl": float(kl.detach().mean())}
         return total, figures, len(x)
@@ -100,17 +102,17 @@ def train_decoder(stage: Stage, vae: AutoencoderKL) -> AutoencoderKL:
     """
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)
-    vae.post_quant_conv.requires_grad_(True)
+    cast(nn.Module, vae.post_quant_conv).requires_grad_(True)
     rng = random.Random(f"decoder {world()[0]} {stage.seed}")
     optimizer = MuonAdamW(vae, muon_lr=0.006, adam_lr=1e-3)
 
     def loss(_: float) -> tuple[Tensor, dict[str, float], int]:
         x = pictures(rng, 12).to(stage.device)
         with torch.no_grad():
-            z = vae.encode(x).latent_dist.mean
+            z = encode(vae, x)
             z = z + torch.randn_like(z) * torch.rand(len(z), 1, 1, 1, device=z.device) * 0.12
         with precision(stage.device):
-            out = vae.decode(z).sample
+            out = decode(vae, z)
         out = out.float()
         total = _picture_loss(out, x)
         return total, {"psnr": float(psnr(out.detach(), x).mean())}, len(x)
@@ -129,10 +131,11 @@ def normalise_latents(vae: AutoencoderKL, count: int = 512) -> None:
     """
     rng = random.Random("normalise")
     x = pictures(rng, count, base=1.0)
-    z = torch.cat([vae.encode(part).latent_dist.mean for part in x.split(32)])
+    z = torch.cat([encode(vae, part) for part in torch.split(x, 32)])
     mean, deviation = z.mean((0, 2, 3)), z.std((0, 2, 3))
     channels = LATENT_CHANNELS
-    quant, post = vae.quant_conv, vae.post_quant_conv
+    # bare convolutions, though diffusers' annotations say they may be absent
+    quant, post = cast(Any, vae).quant_conv, cast(Any, vae).post_quant_conv
     quant.weight[:channels] /= deviation[:, None, None, None]
     quant.bias[:channels] = (quant.bias[:channels] - mean) / deviation
     # the second half are log-variances of the same channels
@@ -147,7 +150,7 @@ def _draw(model: nn.Module, path: Path) -> None:
     vae = model if isinstance(model, AutoencoderKL) else None
     assert vae is not None
     x = pictures(random.Random("look"), 16)
-    out = vae.decode(vae.encode(x.to(vae.device)).latent_dist.mean).sample.clamp(-1, 1).cpu()
+    out = decode(vae, encode(vae, x.to(vae.device))).clamp(-1, 1).cpu()
     print(f"vae round trip {float(psnr(out, x).mean()):.2f} dB", flush=True)
     grid = torch.cat([torch.cat(list(x), 2), torch.cat(list(out), 2)], 1)
     array = ((grid.permute(1, 2, 0).float() + 1) * 127.5).round().clamp(0, 255).byte().numpy()

@@ -7,6 +7,7 @@ prompt tokenises.
 from __future__ import annotations
 
 import json
+from typing import Any, cast
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
@@ -21,6 +22,8 @@ _CLIP_WORDS = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
 def build_tokenizer() -> CLIPTokenizer:
     """A CLIPTokenizer trained until each word of the grammar is one token."""
     words = sorted({word.strip(",").lower() for word in vocabulary()})
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    letters = [*letters, *(letter + "</w>" for letter in letters)]
     trained = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=END))
     trained.normalizer = normalizers.Lowercase()
     trained.pre_tokenizer = pre_tokenizers.Sequence(
@@ -34,18 +37,18 @@ def build_tokenizer() -> CLIPTokenizer:
         trainers.BpeTrainer(
             vocab_size=10_000,
             min_frequency=1,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            # named in order: else last letters are numbered as a hash map lists the words, and
+            # ties between merges ("do" with "g" or "w") fall differently at each build
+            special_tokens=letters,
             end_of_word_suffix="</w>",
             show_progress=False,
         ),
     )
     merges = [(a, b) for a, b in json.loads(trained.to_str())["model"]["merges"]]
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = dict.fromkeys([*letters, *(letter + "</w>" for letter in letters)])
-    tokens |= dict.fromkeys(a + b for a, b in merges)
+    tokens = dict.fromkeys(letters) | dict.fromkeys(a + b for a, b in merges)
     return CLIPTokenizer(
         vocab={token: index for index, token in enumerate([*tokens, START, END])},
-        merges=merges,
+        merges=cast(Any, merges),  # pairs, though its annotation says lines
         unk_token=END,
         bos_token=START,
         eos_token=END,
