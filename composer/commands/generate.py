@@ -40,9 +40,13 @@ def generate(
     fusion: str = typer.Option("weighted", help="How LoRAs are fused: weighted, nla."),
     output: Path = typer.Option(Path("outputs"), help="The folder of pictures."),
     model: str = typer.Option(
-        str(ROOT / "assets" / "toybox"), help="A folder, a checkpoint file or a hub name."
+        str(ROOT / "assets" / "toybox"),
+        help="A folder, a checkpoint file or a hub name.",
+        show_default="the toybox",
     ),
-    lora_dir: list[Path] = typer.Option([ROOT / "loras"], help="A folder of LoRAs; repeatable."),
+    lora_dir: list[Path] = typer.Option(
+        [ROOT / "loras"], help="A folder of LoRAs; repeatable.", show_default="the toybox's"
+    ),
     device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
     dtype: str | None = typer.Option(None, help="float32, float16 or bfloat16."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object for each picture."),

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from typer.testing import CliRunner, Result
+
+from composer.cli import app
+from composer.diffusion.png import read_png
+
+
+def generate(tiny_sd: Path, lora_folder: Path, output: Path, *arguments: str) -> Result:
+    folders = ["--model", tiny_sd, "--lora-dir", lora_folder, "--output", output]
+    fixed = [*map(str, folders), "--device", "cpu", "--steps", "2", "--seed", "3"]
+    return CliRunner().invoke(app, ["generate", *arguments, *fixed])
+
+
+def test_it_paints_and_prints_the_files(tiny_sd: Path, lora_folder: Path, tmp_path: Path) -> None:
+    arguments = ("a fox <lora:neon:0.5>", "--lora", "zibo=0.8,0.2", "--size", "16x24")
+    done = generate(tiny_sd, lora_folder, tmp_path, *arguments, "--count", "2")
+    assert done.exit_code == 0, done.output
+    paths = [Path(line) for line in done.stdout.split()]
+    assert [path.name for path in paths] == ["0001-3.png", "0002-4.png"]
+    record = read_png(paths[0])
+    assert (record.request.width, record.request.height) == (16, 24)
+    weights = {lora.name: (lora.unet, lora.text_encoder) for lora in record.loras}
+    assert weights == {"zibo": (0.8, 0.2), "neon": (0.5, 0.5)}
+
+
+def test_json_says_all_of_each_picture(tiny_sd: Path, lora_folder: Path, tmp_path: Path) -> None:
+    done = generate(tiny_sd, lora_folder, tmp_path, "a fox", "--json", "--fusion", "nla")
+    told = json.loads(done.stdout)
+    assert Path(told["path"]).is_file()
+    assert told["request"]["seed"] == 3 and told["fusion"] == {"name": "nla"}
+
+
+def test_mistakes_are_told_in_one_line(tiny_sd: Path, lora_folder: Path, tmp_path: Path) -> None:
+    for arguments, told in {
+        ("a fox", "--lora", "zibbo"): "zibo",
+        ("a fox", "--lora", "zibo=much"): "--lora NAME=0.8",
+        ("a fox", "--size", "big"): "64x64",
+        ("a fox", "--fusion", "magic"): "weighted",
+    }.items():
+        done = generate(tiny_sd, lora_folder, tmp_path, *arguments)
+        assert done.exit_code == 2 and told in done.output, done.output
+        assert "Traceback" not in done.output
