@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,6 +44,11 @@ def assemble(
     )
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(folder, safe_serialization=True)
+    # unless told otherwise diffusers reads its networks as float32, but transformers as the
+    # config says: without this the two would not fit together
+    config = folder / "text_encoder" / "config.json"
+    settings = json.loads(config.read_text(encoding="utf-8")) | {"dtype": "float32"}
+    config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     cast(Any, clip).half().save_pretrained(folder / "clip")
     cast(Any, tokenizer).save_pretrained(folder / "clip")
     # the towers see -1..1, as the VAE does
