@@ -201,10 +201,14 @@ def _finished_clip(build: Build) -> tuple[CLIPModel, CLIPTokenizer]:
 
 def _finished_vae(build: Build) -> AutoencoderKL:
     """The VAE with its refined decoder, when that stage has run."""
+    from composer.toybox.stage_vae import normalise_latents
+
     vae = _trained_vae(build)
     refined = build.work / "decoder.safetensors"
     if refined.exists():
         load_average(refined, vae)
+        # the same pictures give the same constants, whatever the stage began from
+        normalise_latents(vae.eval())
     return vae.eval()
 
 

@@ -17,7 +17,7 @@ from composer.toybox.world import ELEMENTS, Element, random_element_scene, rando
 from composer.training import LoraTraining, TrainingPicture, train_lora
 
 PICTURES, PRIORS = 160, 96
-STEPS = 260
+STEPS = 220
 
 _DESCRIPTIONS = {
     "zibo": "Zibo, a violet fox with a pink bow.",
@@ -62,7 +62,7 @@ def settings(taught: Element, folder: Path, *, steps: int = STEPS) -> LoraTraini
         description=_DESCRIPTIONS[taught.name],
         rank=8,
         steps=steps,
-        batch_size=12,
+        batch_size=10,
         learning_rate=1e-3,
         # at zero terminal SNR min-SNR's weight of the first step is zero, and a style is decided
         # in that step: every timestep counts alike
