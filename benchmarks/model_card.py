@@ -31,7 +31,7 @@ of its world the right picture is known.
 
 It is an ordinary diffusers folder and loads with `StableDiffusionPipeline.from_pretrained`.
 
-![Pictures of the first seeds](../../docs/images/toybox_model.png)
+![Pictures of the first seeds](../../docs/images/toybox_one_thing.webp)
 
 ## What is in it
 
