@@ -149,7 +149,7 @@ def _settings() -> dict[str, Any]:
         gr.HTML('<div class="head"><h2>Settings</h2></div>', apply_default_css=False)
         with gr.Row(elem_classes="numbers"):
             steps = gr.Number(20, label="Steps", precision=0, elem_id="steps")
-            cfg_scale = gr.Number(5.0, label="CFG scale", step=0.5, elem_id="cfg")
+            cfg_scale = gr.Number(3.0, label="CFG scale", step=0.5, elem_id="cfg")
             sampler = gr.Dropdown(list(SAMPLERS), label="Sampler", elem_id="sampler")
             width = gr.Number(None, label="Width", precision=0, elem_id="width")
             height = gr.Number(None, label="Height", precision=0, elem_id="height")
