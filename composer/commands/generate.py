@@ -32,7 +32,7 @@ def generate(
     negative: str = typer.Option("", help="What to keep out."),
     seed: int = typer.Option(-1, help="-1 draws one; further pictures count up from it."),
     steps: int = typer.Option(20, help="Denoising steps."),
-    cfg: float = typer.Option(5.0, help="CFG scale: how closely to follow the prompt."),
+    cfg: float = typer.Option(3.0, help="CFG scale: how closely to follow the prompt."),
     sampler: str = typer.Option("DPM++ 2M", help="A sampler by its A1111 name."),
     size: str = typer.Option("", help="WIDTHxHEIGHT in pixels; the model's own unless given."),
     count: int = typer.Option(1, help="How many pictures."),
