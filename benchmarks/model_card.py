@@ -65,8 +65,8 @@ their budgets are in `docs/toybox.md`. {training}
 
 It draws its own small world and nothing else: no people, no writing, no words it was not taught.
 Pictures are small; the page shows them enlarged. Figures below say how often it is right; where a
-bar that the project set itself is not reached, the table says so. What the shipped LoRAs do is in `docs/results.md`; most of them are
-still learnt poorly.
+bar that the project set itself is not reached, the table says so. What the shipped LoRAs do is in
+`docs/results.md`; most of them are still learnt poorly.
 
 ## Licence
 
