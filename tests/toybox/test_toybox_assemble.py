@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from composer.toybox.networks import token_ids
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from composer.diffusion import load_model
 from composer.toybox.assemble import assemble, text_encoder_of
+from composer.toybox.networks import token_ids
 from composer.toybox.stage_clip import new_clip
 from composer.toybox.stage_unet import new_unet
 from composer.toybox.stage_vae import new_vae
