@@ -96,6 +96,8 @@ def _load_folder(folder: Path, name: str, device: torch.device, dtype: torch.dty
             variant=variant,
             use_safetensors=True,
             local_files_only=True,
+            # else every module made meanwhile, in any thread, is made without memory
+            low_cpu_mem_usage=False,
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
