@@ -1,29 +1,42 @@
-"""A LoRA file becomes an expert: header checks, formats, hashes, metadata, folders of LoRAs."""
+"""A LoRA file becomes an expert: header checks, formats, hashes, metadata, folders of LoRAs.
+
+The names below are imported when first used: a library of folders needs no torch, and a page that
+only shows it starts without.
+"""
 
 from __future__ import annotations
 
-from .card import Card
-from .expert import Expert
-from .fit import check_fits
-from .header import Header, read_header
-from .info import ROLES, LoraInfo
-from .library import Library
-from .low_rank import LowRank
-from .module_names import ModuleNames
-from .read import read_expert
-from .write import write_lora
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "ROLES",
-    "Card",
-    "Expert",
-    "Header",
-    "Library",
-    "LoraInfo",
-    "LowRank",
-    "ModuleNames",
-    "check_fits",
-    "read_expert",
-    "read_header",
-    "write_lora",
-]
+if TYPE_CHECKING:
+    from .card import Card as Card
+    from .expert import Expert as Expert
+    from .fit import check_fits as check_fits
+    from .header import Header as Header, read_header as read_header
+    from .info import ROLES as ROLES, LoraInfo as LoraInfo
+    from .library import Library as Library
+    from .low_rank import LowRank as LowRank
+    from .module_names import ModuleNames as ModuleNames
+    from .read import read_expert as read_expert
+    from .write import write_lora as write_lora
+
+_ROOMS = {
+    "card": ("Card",),
+    "expert": ("Expert",),
+    "fit": ("check_fits",),
+    "header": ("Header", "read_header"),
+    "info": ("ROLES", "LoraInfo"),
+    "library": ("Library",),
+    "low_rank": ("LowRank",),
+    "module_names": ("ModuleNames",),
+    "read": ("read_expert",),
+    "write": ("write_lora",),
+}
+_HOMES = {name: room for room, names in _ROOMS.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

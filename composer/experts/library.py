@@ -15,13 +15,14 @@ from pathlib import Path
 
 from ..errors import ComposerError
 from .card import Card
+from .hashes import tensor_hash_of
 from .header import read_header
 from .info import LoraInfo
 from .magic import REFUSED_SUFFIXES
 from .metadata import read_info
 from .names import expert_name
-from .read import check_supported
 from .sidecar import with_sidecars
+from .supported import check_supported
 
 _SUFFIXES = (".safetensors", *REFUSED_SUFFIXES)
 
@@ -54,6 +55,7 @@ class Library:
         self._named: dict[str, list[Card]] = {}
         # Path → (modified, size) when it was read, and what was read.
         self._headers: dict[Path, tuple[tuple[int, int], LoraInfo, str | None]] = {}
+        self._hashes: dict[Path, tuple[tuple[int, int], str]] = {}
 
     def scan(self) -> tuple[Card, ...]:
         """Look at the folders anew; cards sorted by name.
@@ -99,6 +101,28 @@ class Library:
             choices = ", ".join(repr(card.name) for card in found)
             raise ComposerError(f"LoRA {name!r}: several files have this name. Say {choices}.")
         raise ComposerError(f"LoRA {name!r}: there is no such LoRA. {self._suggest(name)}")
+
+    def tensor_hash(self, card: Card) -> str:
+        """The hash of a file's tensors, read once while the file does not change; empty if it is
+        gone. What the metadata claims is not asked: trainers have written the same for all files.
+        """
+        try:
+            status = card.path.stat()
+            version = (status.st_mtime_ns, status.st_size)
+            known = self._hashes.get(card.path)
+            if known is None or known[0] != version:
+                known = self._hashes[card.path] = (version, tensor_hash_of(card.path))
+        except OSError:
+            return ""
+        return known[1]
+
+    def with_hash(self, digits: str) -> tuple[Card, ...]:
+        """The usable LoRAs of the last scan whose tensors' hash begins so, however called."""
+        return tuple(
+            card
+            for card in self._cards or ()
+            if card.error is None and self.tensor_hash(card).startswith(digits)
+        )
 
     def _called(self, name: str, cards: Iterable[Card]) -> list[Card]:
         wanted = _plain(name.strip().removesuffix(".safetensors"))

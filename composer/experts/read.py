@@ -16,7 +16,7 @@ from ..errors import ComposerError
 from . import peft_config
 from .expert import Expert
 from .fit import misfit
-from .formats import Key, Slot, find_unsupported, parse_key
+from .formats import Key, Slot, parse_key
 from .hashes import file_hash, tensor_hash
 from .header import Header, parse_header, read_header
 from .low_rank import LowRank
@@ -25,6 +25,7 @@ from .module_names import ModuleNames, Shape
 from .names import expert_name
 from .peft_config import PeftConfig
 from .sidecar import with_sidecars
+from .supported import check_supported
 
 MAX_RANK = 1024
 MAX_SCALE = 1000.0
@@ -80,23 +81,6 @@ def read_expert(path: Path, modules: ModuleNames, *, name: str | None = None) ->
         sha256=file_hash(data),
         tensor_hash=tensor_hash(data),
     )
-
-
-def check_supported(header: Header) -> None:
-    """Refuse by name a file of a kind that Composer does not read, judged by its tensors' names."""
-    unsupported = find_unsupported(header.tensors)
-    if unsupported:
-        names = " and ".join(unsupported)
-        key, remedy = next(iter(unsupported.values()))
-        raise ComposerError(
-            f"{header.path}: holds {names} (tensor {key!r}), which Composer does not read. {remedy}"
-        )
-    if not any(key and key.slot == "down" for key in map(parse_key, header.tensors)):
-        some = ", ".join(map(repr, list(header.tensors)[:3])) or "none"
-        raise ComposerError(
-            f"{header.path}: holds no LoRA in a naming that Composer knows (kohya, diffusers, "
-            f"PEFT); its first tensors: {some}. Use a LoRA for Stable Diffusion."
-        )
 
 
 def _group(header: Header, modules: ModuleNames) -> tuple[dict[str, _Group], tuple[str, ...]]:

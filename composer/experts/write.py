@@ -10,8 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from composer.files import write_atomically
+
 from ..errors import ComposerError
-from .atomic import write_atomically
 from .hashes import tensor_hash
 from .info import LoraInfo
 from .low_rank import LowRank

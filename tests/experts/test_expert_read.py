@@ -12,7 +12,8 @@ import torch
 from lora_files import ATTENTION, KOHYA, SMALL, kohya_pair, raw_file, save
 
 from composer.errors import ComposerError
-from composer.experts import Expert, ModuleNames, check_fits, read_expert
+from composer.experts import Expert, ModuleNames, check_fits, read_expert, read_header
+from composer.experts.metadata import read_info
 
 TEXT = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
 
@@ -79,6 +80,30 @@ def test_spellings_of_one_module(path: Path, name: str) -> None:
     assert expert.unmatched == ()
 
 
+@pytest.mark.parametrize(("down", "up"), [("lora_down", "lora_up"), ("lora_A", "lora_B")])
+def test_names_of_comfyui(path: Path, down: str, up: str) -> None:
+    name = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k"
+    words = "text_encoders.clip_l.transformer.text_model.encoder.layers.0.self_attn.q_proj"
+    tensors = renamed(KOHYA, name) | renamed(KOHYA, words)
+    tensors = {
+        key.replace("lora_down", down).replace("lora_up", up): tensor
+        for key, tensor in tensors.items()
+    }
+    tensors[f"{words}.alpha"] = torch.tensor(1.0)
+    expert = read(path, tensors)
+    assert (expert.unmatched, expert.info.format) == ((), "ComfyUI")
+    scales = {site: factors.scale for site, factors in expert.sites.items()}
+    assert scales == {ATTENTION: 1.0, "text_encoder.encoder.layers.0.self_attn.q_proj": 0.5}
+    with pytest.raises(ComposerError, match=r"made for SDXL.*none of its modules"):
+        read(path, renamed(KOHYA, words.replace("clip_l", "clip_g")))
+
+
+def test_comfyuis_names_tell_the_base(path: Path) -> None:
+    name = "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k"
+    tensors = {key.replace(KOHYA, name): tensor for key, tensor in kohya_pair(ins=768).items()}
+    assert read_info(read_header(save(path, tensors))).base == "Stable Diffusion 1.x"
+
+
 @pytest.mark.parametrize("prefix", ["", "text_model_"])
 def test_text_encoders_with_and_without_their_prefix(path: Path, prefix: str) -> None:
     name = f"lora_te_{prefix}encoder_layers_0_self_attn_q_proj"
@@ -132,6 +157,7 @@ def test_what_belongs_to_no_module_is_reported(path: Path) -> None:
         ("unet:0:up", "lora_diffusion"),
         ("transformer.single_blocks.0.attn.to_q.lora_A.weight", "transformer model"),
         ("lora_unet_double_blocks_0_img_attn_proj.lora_down.weight", "transformer model"),
+        ("diffusion_model.layers.0.attention.qkv.lora_A.weight", "transformer model"),
         ("model.diffusion_model.input_blocks.0.0.weight", "whole model"),
     ],
 )

@@ -105,7 +105,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        with pytest.raises(ComposerError, match="could not be written"):
+        with pytest.raises(ComposerError, match="cannot be written"):
             write_lora(path, sites(rank=8), INFO)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

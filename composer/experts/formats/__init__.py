@@ -6,13 +6,13 @@ them, as old trainers did for the two text encoders.
 
 from __future__ import annotations
 
-from . import diffusers, kohya, peft, processors
+from . import comfyui, diffusers, kohya, peft, processors
 from .key import Key, Slot
 from .unsupported import find_unsupported
 
 __all__ = ["FORMATS", "Key", "Slot", "find_unsupported", "parse_key"]
 
-FORMATS = (kohya.parse, peft.parse, processors.parse, diffusers.parse)
+FORMATS = (kohya.parse, comfyui.parse, peft.parse, processors.parse, diffusers.parse)
 """Tried in this order; diffusers comes last, since its keys may have no prefix at all."""
 
 

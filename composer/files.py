@@ -6,7 +6,7 @@ import os
 import secrets
 from pathlib import Path
 
-from ..errors import ComposerError
+from composer.errors import ComposerError
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -24,7 +24,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.replace(path)
     except OSError as error:
         raise ComposerError(
-            f"{path}: could not be written ({error.strerror}). Check that the folder exists, may "
+            f"{path} cannot be written ({error.strerror}). Check that the folder exists, may "
             "be written to and has room."
         ) from error
     finally:

@@ -1,0 +1,24 @@
+"""Which files Composer reads, judged by their headers alone."""
+
+from __future__ import annotations
+
+from ..errors import ComposerError
+from .formats import find_unsupported, parse_key
+from .header import Header
+
+
+def check_supported(header: Header) -> None:
+    """Refuse by name a file of a kind that Composer does not read, judged by its tensors' names."""
+    unsupported = find_unsupported(header.tensors)
+    if unsupported:
+        names = " and ".join(unsupported)
+        key, remedy = next(iter(unsupported.values()))
+        raise ComposerError(
+            f"{header.path}: holds {names} (tensor {key!r}), which Composer does not read. {remedy}"
+        )
+    if not any(key and key.slot == "down" for key in map(parse_key, header.tensors)):
+        some = ", ".join(map(repr, list(header.tensors)[:3])) or "none"
+        raise ComposerError(
+            f"{header.path}: holds no LoRA in a naming that Composer knows (kohya, diffusers, "
+            f"PEFT, ComfyUI); its first tensors: {some}. Use a LoRA for Stable Diffusion."
+        )
