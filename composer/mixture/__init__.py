@@ -2,18 +2,30 @@
 
 from composer.mixture.attach import attach
 from composer.mixture.gates import ConstantGate, Gate
+from composer.mixture.learned import GateSettings, LearnedGate
 from composer.mixture.mixture import Mixture
 from composer.mixture.routing import Routing
+from composer.mixture.seen import Seen
 from composer.mixture.sites import ExpertConv2d, ExpertLinear, LowRankLike, Site
+from composer.mixture.switches import Switch
+from composer.mixture.unit import Unit
+from composer.mixture.units import GRANULARITIES, Granularity
 
 __all__ = [
+    "GRANULARITIES",
     "ConstantGate",
     "ExpertConv2d",
     "ExpertLinear",
     "Gate",
+    "GateSettings",
+    "Granularity",
+    "LearnedGate",
     "LowRankLike",
     "Mixture",
     "Routing",
+    "Seen",
     "Site",
+    "Switch",
+    "Unit",
     "attach",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import cast
 
 from torch import nn
@@ -10,22 +10,35 @@ from torch import nn
 from composer.errors import ComposerError
 from composer.mixture.guards import check_factors, check_host, find_site
 from composer.mixture.mixture import Mixture
-from composer.mixture.replacement import replace
+from composer.mixture.replacement import replace, undo
 from composer.mixture.routing import Routing
 from composer.mixture.sites import ExpertConv2d, ExpertLinear, LowRankLike, Site
+from composer.mixture.stand_in import Timekeeper, UnitModule, Watch
+from composer.mixture.unit import Unit
+from composer.mixture.units import GRANULARITIES, Granularity, plan_units
+
+TIME = "time_embedding"
 
 
 def attach(
-    models: Mapping[str, nn.Module], experts: Mapping[str, Mapping[str, LowRankLike]]
+    models: Mapping[str, nn.Module],
+    experts: Mapping[str, Mapping[str, LowRankLike]],
+    *,
+    granularity: Granularity = "network",
 ) -> Mixture:
     """Attach experts to models. Everything is checked and built before any module is replaced.
 
     models: by part, for instance {"unet": unet, "text_encoder": text_encoder}.
     experts: by name, each expert's factors by site: "<part>.<path of the module in that part>".
+    granularity: what one gate governs: a matrix, a layer, a block or a whole network.
 
     Raises:
         ComposerError: a model, an expert or a site cannot be used; the models are as before.
     """
+    if granularity not in GRANULARITIES:
+        raise ComposerError(
+            f"There is no granularity {granularity!r}: choose one of {', '.join(GRANULARITIES)}."
+        )
     # torch.compile(model) wraps the module whose children are meant.
     models = {
         part: cast(nn.Module, getattr(model, "_orig_mod", model)) for part, model in models.items()
@@ -33,14 +46,51 @@ def attach(
     for part, model in models.items():
         check_host(part, model)
     names = tuple(experts)
-    routings = {part: Routing(len(names)) for part in models}
+    bases = _bases(models, experts)
+    watches = {part: Watch() for part in models}
+    units: dict[str, Unit] = {}
     sites: dict[str, Site] = {}
-    for name, base in _bases(models, experts).items():
-        routing = routings[name.partition(".")[0]].to(base.weight.device)
-        kind = ExpertLinear if isinstance(base, nn.Linear) else ExpertConv2d
-        sites[name] = kind(base, [experts[expert].get(name) for expert in names], routing)
-    replacements = replace(models, sites)
-    return Mixture(names, models, sites, routings, replacements)
+    for plan in plan_units(models, bases, granularity):
+        routing = Routing(len(names)).to(bases[plan.sites[0]].weight.device)
+        for name in plan.sites:
+            base = bases[name]
+            kind = ExpertLinear if isinstance(base, nn.Linear) else ExpertConv2d
+            sites[name] = kind(base, [experts[expert].get(name) for expert in names], routing)
+        present = [any(name in experts[expert] for name in plan.sites) for expert in names]
+        units[plan.name] = Unit(plan=plan, routing=routing, present=tuple(present))
+    done = replace(models, {site.base: site for site in sites.values()})
+    try:
+        # After the sites, for a unit may be one of them.
+        done += replace(models, dict(_stand_ins(models, units, watches)))
+        # After the units, for a time embedding may be one of them.
+        done += replace(models, dict(_clocks(models, units, watches)))
+    except BaseException:
+        undo(done)
+        raise
+    return Mixture(names, models, sites, units, watches, done)
+
+
+def _stand_ins(
+    models: Mapping[str, nn.Module], units: Mapping[str, Unit], watches: Mapping[str, Watch]
+) -> Iterator[tuple[nn.Module, nn.Module]]:
+    for unit in units.values():
+        plan = unit.plan
+        if plan.path is not None:
+            base = models[plan.part].get_submodule(plan.path)
+            watch = watches[plan.part]
+            unit.module = UnitModule(plan.name, base, unit.routing, watch, entry=plan.whole)
+            clock = getattr(models[plan.part], TIME, None)
+            unit.timed = isinstance(clock, nn.Module) and plan.path.partition(".")[0] != TIME
+            yield base, unit.module
+
+
+def _clocks(
+    models: Mapping[str, nn.Module], units: Mapping[str, Unit], watches: Mapping[str, Watch]
+) -> Iterator[tuple[nn.Module, nn.Module]]:
+    for part in {unit.plan.part for unit in units.values()}:
+        clock = getattr(models[part], TIME, None)
+        if isinstance(clock, nn.Module):
+            yield clock, Timekeeper(clock, watches[part])
 
 
 def _bases(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Generator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 
 import torch
@@ -11,21 +12,26 @@ from torch import nn
 
 from composer.errors import ComposerError
 from composer.mixture.gates import ConstantGate
-from composer.mixture.replacement import Replacement
+from composer.mixture.learned import LearnedGate
+from composer.mixture.replacement import Replacement, undo
 from composer.mixture.routing import Routing
 from composer.mixture.sites import Site
+from composer.mixture.stand_in import Watch, Weights
+from composer.mixture.switches import Switch
+from composer.mixture.unit import Unit
 
 
 class Mixture:
-    """Experts attached to models, with a constant gate for each model ("part").
+    """Experts attached to models, with a gate for each unit.
 
-    After `attach` every expert speaks with weight 1. The handle is also a context manager that
-    detaches at its end. `copy.deepcopy(mixture)` is a mixture over copies of its models.
+    After `attach` every expert speaks everywhere with weight 1. The handle is also a context
+    manager that detaches at its end. `copy.deepcopy(mixture)` is a mixture over copies of its
+    models.
 
     names: the experts, in the order of the last axis of all gate weights.
     models: the parts.
     sites: the stand-ins, by site name.
-    routings: the cell that each part's sites read.
+    units: what the gates govern, by name, in the order the models run them.
     """
 
     def __init__(
@@ -33,32 +39,45 @@ class Mixture:
         names: tuple[str, ...],
         models: Mapping[str, nn.Module],
         sites: Mapping[str, Site],
-        routings: Mapping[str, Routing],
+        units: Mapping[str, Unit],
+        watches: Mapping[str, Watch],
         replacements: list[Replacement],
     ) -> None:
         self.names = names
         self.models = models
         self.sites = sites
-        self.routings = routings
+        self.units = units
+        self._watches = watches
         self._replacements = replacements
+        self._weights = {name: dict.fromkeys(models, 1.0) for name in names}
         self._on = dict.fromkeys(names, True)
-        self._gates = {part: ConstantGate([1.0] * len(names)) for part in models}
+        self._limited: list[Switch] = []
+        self._time: float | None = None
 
     @property
     def weights(self) -> dict[str, dict[str, float]]:
-        """Each expert's weight for each part, as it was set, whether it is switched on or not."""
-        return {
-            name: {part: gate.weights[index] for part, gate in self._gates.items()}
-            for index, name in enumerate(self.names)
-        }
+        """Each expert's constant weight for each part, as it was set, whether it is on or not."""
+        return {name: dict(by_part) for name, by_part in self._weights.items()}
 
     @property
     def switches(self) -> dict[str, bool]:
-        """Which experts are switched on."""
+        """Which experts are switched on, where no narrower switch says otherwise."""
         return dict(self._on)
 
+    @property
+    def routings(self) -> dict[str, Routing]:
+        """The cell that each unit's sites read."""
+        return {name: unit.routing for name, unit in self.units.items()}
+
+    @property
+    def gates(self) -> dict[str, LearnedGate]:
+        """The learned gates, by unit."""
+        return {name: u.learned for name, u in self.units.items() if u.learned is not None}
+
     def set_weights(self, weights: Mapping[str, float | Mapping[str, float]]) -> None:
-        """Set the weight of every expert; one that is not named gets 0.
+        """Set the weight of every expert, in all units; one that is not named gets 0.
+
+        Learned gates are taken off.
 
         weights: by expert, one number for all parts or a number for each part:
             {"ada": 0.8, "ink": {"unet": 0.6, "text_encoder": 0.0}}.
@@ -68,25 +87,100 @@ class Mixture:
                 The weights stay as they were.
         """
         self._check_names(weights)
-        given = {name: self._by_part(name, weights.get(name, 0.0)) for name in self.names}
-        for part in self._gates:
-            self._gates[part] = ConstantGate([given[name][part] for name in self.names])
+        self._weights = {name: self._by_part(name, weights.get(name, 0.0)) for name in self.names}
+        for unit in self.units.values():
+            unit.learned = None
+            unit.constant = ConstantGate([self._weights[n][unit.plan.part] for n in self.names])
         self._tell()
 
-    def toggle(self, name: str, on: bool) -> None:
-        """Switch an expert on or off; its weight is kept.
+    def set_gates(self, gates: Mapping[str, LearnedGate]) -> None:
+        """Let learned gates speak in their units, in place of the constant weights there.
 
         Raises:
-            ComposerError: an unknown expert.
+            ComposerError: an unknown unit, a gate for another number of experts or one that sees
+                what is not there. Nothing is changed then.
+        """
+        for name, gate in gates.items():
+            self._unit(name).check(gate)
+        for name, gate in gates.items():
+            unit = self.units[name]
+            unit.learned = gate.to(unit.routing.weights.device)
+        self._tell()
+
+    def pin(self, unit: str, weights: Mapping[str, float] | None) -> None:
+        """Fix the weights of one unit by hand, or (None) give it back to its gate.
+
+        Raises:
+            ComposerError: an unknown unit or expert, a weight that is not finite.
+        """
+        found = self._unit(unit)
+        if weights is None:
+            found.pinned = None
+        else:
+            self._check_names(weights)
+            numbers = [_finite(name, weights.get(name, 0.0), unit) for name in self.names]
+            found.pinned = ConstantGate(numbers)
+        self._tell()
+
+    def toggle(
+        self,
+        name: str,
+        on: bool,
+        *,
+        units: Collection[str] | None = None,
+        depth: tuple[float, float] | None = None,
+        steps: tuple[float, float] | None = None,
+    ) -> None:
+        """Switch an expert on or off, everywhere or in a part; its weight is kept.
+
+        Learned gates give its share to the others. A switch without limits also takes back the
+        limited ones of this expert. See `Switch` for what the limits mean.
+
+        Raises:
+            ComposerError: an unknown expert or unit, limits that are none.
         """
         self._check_names((name,))
-        self._on[name] = on
+        for unit in units or ():
+            self._unit(unit)
+        switch = Switch(expert=name, on=on, units=units, depth=depth, steps=steps)
+        if switch.everywhere:
+            self._on[name] = on
+            self._limited = [other for other in self._limited if other.expert != name]
+        else:
+            self._limited.append(switch)
         self._tell()
+
+    def at_step(self, index: int, total: int) -> None:
+        """Say which step of a sampling comes next: switches limited to steps follow it."""
+        self._time = (index + 0.5) / total
+        if any(switch.steps is not None for switch in self._limited):
+            self._tell()
+
+    @contextmanager
+    def listen(self) -> Generator[Weights, None, None]:
+        """Write down what learned gates say meanwhile: (unit, weights) at each time one is asked.
+
+        Stop listening before the backward pass: under gradient checkpointing the forward pass runs
+        again there, and each gate would be heard twice.
+        """
+        tape: Weights = []
+        for watch in self._watches.values():
+            watch.tape = tape
+        try:
+            yield tape
+        finally:
+            for watch in self._watches.values():
+                watch.tape = None
+
+    def depth_of(self, unit: str) -> float:
+        """Where a unit lies among those of its part, in the order they run: 0 to 1."""
+        part = self._unit(unit).plan.part
+        names = [name for name, other in self.units.items() if other.plan.part == part]
+        return (names.index(unit) + 0.5) / len(names)
 
     def detach(self) -> None:
         """Put the original modules back. The mixture is of no more use; again is harmless."""
-        while self._replacements:
-            self._replacements.pop().undo()
+        undo(self._replacements)
 
     def __enter__(self) -> Mixture:
         return self
@@ -100,12 +194,23 @@ class Mixture:
         self.detach()
 
     def _tell(self) -> None:
-        mask = torch.tensor([self._on[name] for name in self.names], dtype=torch.bool)
-        for part, routing in self.routings.items():
-            weights = self._gates[part](None, mask)
-            routing.keep(weights)
-            # At a constant weight of zero an expert is as good as off.
-            routing.allow(weights != 0)
+        everywhere = torch.tensor([self._on[name] for name in self.names], dtype=torch.bool)
+        for name, unit in self.units.items():
+            mask = everywhere
+            for switch in self._limited:
+                if switch.meant(name, self.depth_of(name), self._time):
+                    mask = mask.clone()
+                    mask[self.names.index(switch.expert)] = switch.on
+            unit.tell(mask)
+
+    def _unit(self, name: str) -> Unit:
+        if name not in self.units:
+            known = ", ".join(list(self.units)[:4])
+            raise ComposerError(
+                f'There is no unit "{name}" in this mixture. Its {len(self.units)} units are '
+                f"{known} …: use one of mixture.units."
+            )
+        return self.units[name]
 
     def _check_names(self, names: Mapping[str, object] | tuple[str, ...]) -> None:
         for name in names:
@@ -125,9 +230,12 @@ class Mixture:
                 f'The weights of "{name}" are for {", ".join(weight) or "no part"}: give one '
                 f"number for all, or one for each of {parts}."
             )
-        for part, number in weight.items():
-            if not math.isfinite(number):
-                raise ComposerError(
-                    f'The weight of "{name}" for {part} is {number}: give a finite number.'
-                )
-        return {part: float(weight[part]) for part in self.models}
+        return {part: _finite(name, weight[part], part) for part in self.models}
+
+
+def _finite(name: str, weight: float, where: str) -> float:
+    if not math.isfinite(weight):
+        raise ComposerError(
+            f'The weight of "{name}" for {where} is {weight}: give a finite number.'
+        )
+    return float(weight)

@@ -1,4 +1,4 @@
-"""Put sites in the place of modules, and the modules back."""
+"""Put stand-ins in the place of modules, and the modules back."""
 
 from __future__ import annotations
 
@@ -7,34 +7,36 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from composer.mixture.sites import Site
-
 
 @dataclass(frozen=True)
 class Replacement:
-    """A child of `parent` called `name`: `base` stood there, `site` stands there now."""
+    """A child of `parent` called `name`: `base` stood there, `stand_in` stands there now."""
 
     parent: nn.Module
     name: str
     base: nn.Module
-    site: Site
+    stand_in: nn.Module
 
     def do(self) -> None:
-        setattr(self.parent, self.name, self.site)
+        setattr(self.parent, self.name, self.stand_in)
 
     def undo(self) -> None:
         setattr(self.parent, self.name, self.base)
 
 
-def replace(models: Mapping[str, nn.Module], sites: Mapping[str, Site]) -> list[Replacement]:
-    """Put the sites in the place of their bases, under every name that a base goes by."""
-    by_base: dict[nn.Module, Site] = {site.base: site for site in sites.values()}
+def replace(
+    models: Mapping[str, nn.Module], stand_ins: Mapping[nn.Module, nn.Module]
+) -> list[Replacement]:
+    """Put stand-ins in the place of their bases, under every name that a base goes by.
+
+    stand_ins: by the module that stands there now.
+    """
     replacements = [
-        Replacement(parent, name, child, by_base[child])
+        Replacement(parent, name, child, stand_ins[child])
         for model in models.values()
         for parent in model.modules()
         for name, child in parent._modules.items()  # pyright: ignore[reportPrivateUsage]
-        if child in by_base
+        if child is not None and child in stand_ins
     ]
     done: list[Replacement] = []
     try:
@@ -42,7 +44,12 @@ def replace(models: Mapping[str, nn.Module], sites: Mapping[str, Site]) -> list[
             done.append(replacement)
             replacement.do()
     except BaseException:
-        for replacement in reversed(done):
-            replacement.undo()
+        undo(done)
         raise
     return replacements
+
+
+def undo(replacements: list[Replacement]) -> None:
+    """Put the bases back, the last replaced first; the list is empty afterwards."""
+    while replacements:
+        replacements.pop().undo()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ class Routing(nn.Module):
         A constant gate sets it with `keep`. A learned gate assigns `routing.weights = ...` at each
         forward of its unit, before the sites run, and its gradient flows through.
     mask: bool, (experts,): who may speak at all. Gates leave the others at zero.
+    grid: (height, width) of the tokens of `weights`, None if they are no picture.
     """
 
     weights: Tensor
@@ -26,6 +28,7 @@ class Routing(nn.Module):
         super().__init__()
         self.register_buffer("weights", torch.ones(experts), persistent=False)
         self.register_buffer("mask", torch.ones(experts, dtype=torch.bool), persistent=False)
+        self.grid: tuple[int, int] | None = None
         self._nobody = False
 
     def keep(self, weights: Tensor) -> None:
@@ -59,6 +62,15 @@ class Routing(nn.Module):
         if torch.compiler.is_compiling():
             return torch.where(self.mask.any(), total, output)
         return total
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Routing:
+        """Without the gradient of the weights that a learned gate wrote: it cannot be copied."""
+        twin = memo[id(self)] = Routing(self.mask.shape[0])
+        twin.weights = self.weights.detach().clone()
+        twin.mask = self.mask.clone()
+        twin.grid, twin.training = self.grid, self.training
+        twin._nobody = self._nobody
+        return twin
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Routing:
         """Follow `.to(device)` but not `.half()`: weights stay float32."""

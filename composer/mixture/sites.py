@@ -107,19 +107,31 @@ class Site(nn.Module, ABC):
 
 
 class ExpertLinear(Site):
-    """A Linear with experts. Tokens are the second axis of the input, if it has three."""
+    """A Linear with experts. Tokens are the second axis of the input, if it has three.
+
+    Where a unit's gate speaks to each of its tokens and this site sees others (the words, in
+    cross-attention), it hears their mean.
+    """
 
     def delta(self, hidden: Tensor) -> Tensor:
         low = functional.linear(hidden, self.down)  # (batch, ..., ranks)
         gate = self.gate()
-        if gate.ndim == 2 and low.ndim > 2:
+        tokens = low.shape[1:-1]
+        if gate.ndim == 3 and (not tokens or gate.shape[1] != tokens.numel()):
+            gate = gate.mean(dim=1)
+        if gate.ndim == 3:
+            gate = gate.reshape(low.shape)
+        elif gate.ndim == 2:
             batch, ranks = gate.shape
-            gate = gate.reshape(batch, *(1 for _ in low.shape[1:-1]), ranks)  # (batch, 1, ranks)
+            gate = gate.reshape(batch, *(1 for _ in tokens), ranks)  # (batch, 1, ranks)
         return functional.linear((low * gate).to(low.dtype), self.up)
 
 
 class ExpertConv2d(Site):
-    """A Conv2d with experts. Tokens are the positions of its output, row by row."""
+    """A Conv2d with experts. Tokens are the positions of its output, row by row.
+
+    Where the output is larger or smaller than what the unit's gate saw, the weights are resized.
+    """
 
     def delta(self, hidden: Tensor) -> Tensor:
         # The base's own stride, padding (and its mode) and dilation.
@@ -127,8 +139,19 @@ class ExpertConv2d(Site):
         low = conv._conv_forward(hidden, self.down, None)  # pyright: ignore[reportPrivateUsage]
         gate = self.gate()
         if gate.ndim == 3:
-            batch, _, ranks = gate.shape
-            gate = gate.transpose(1, 2).reshape(batch, ranks, *low.shape[2:])
+            gate = _as_map(gate, self.routing.grid, (low.shape[2], low.shape[3]))
         else:
             gate = gate[..., None, None]  # ([batch,] ranks, 1, 1)
         return functional.conv2d((low * gate).to(low.dtype), self.up)
+
+
+def _as_map(gate: Tensor, grid: tuple[int, int] | None, size: tuple[int, int]) -> Tensor:
+    """(batch, tokens, ranks) -> (batch, ranks, height, width), at the size of an output.
+
+    grid: of the tokens; None if they are those of the output.
+    """
+    batch, _, ranks = gate.shape
+    seen = gate.transpose(1, 2).reshape(batch, ranks, *(grid or size))
+    if grid is None or grid == size:
+        return seen
+    return functional.interpolate(seen, size=size, mode="bilinear", align_corners=False)

@@ -1,0 +1,251 @@
+"""Learned gates: MoLE's, and better ones by the same code.
+
+v = normalise(reduce(z))        z: the unit's input, or its experts' outputs (equation 9)
+eps = e v + b + T(time)         (equation 10; b and T are not in the paper)
+g = activate(eps / tau)         (equation 11)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from composer.errors import ComposerError
+from composer.mixture.seen import Seen
+
+GateInput = Literal["hidden", "experts"]
+Reduce = Literal["mean", "grid", "flatten", "tokens"]
+Normalise = Literal["l2", "layer"]
+Activation = Literal["softmax", "scaled", "sigmoid", "free"]
+
+_CHOICES = {
+    "input": get_args(GateInput),
+    "reduce": get_args(Reduce),
+    "normalise": get_args(Normalise),
+    "activation": get_args(Activation),
+}
+TAU = (1.0, 3.0)  # the temperature's least and greatest, as released
+_ROW_NORM = 0.01  # of e at the start, as released: the first weights are as good as even
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateSettings:
+    """How a learned gate looks and speaks. The defaults are the paper's gate, made affordable.
+
+    input: what it looks at: the unit's input ("hidden", as the authors' code does) or the experts'
+        outputs ("experts", equations 7 to 10; at a block this costs one pass of it for each).
+    reduce: how tokens become one vector: their mean; the means of a `cells` × `cells` grid; all of
+        them ("flatten", the paper's; bound to one size of picture); or not at all ("tokens": each
+        token is given weights of its own).
+    normalise: "l2", unit length as released, or "layer", mean 0 and variance 1.
+    activation: "softmax", weights that sum to 1; "scaled", softmax times a learned total;
+        "sigmoid", from 0 to 2 each; "free", any number.
+    time: whether the gate knows the timestep.
+    bias: whether there are weights that hold whatever the gate sees: what a start can be set in.
+    """
+
+    input: GateInput = "hidden"
+    reduce: Reduce = "mean"
+    cells: int = 4
+    normalise: Normalise = "l2"
+    activation: Activation = "softmax"
+    time: bool = False
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ComposerError(
+                    f"The gate's {name} is {getattr(self, name)!r}: choose one of "
+                    f"{', '.join(choices)}."
+                )
+        if not 1 <= self.cells <= 64:
+            raise ComposerError(f"The gate's cells are {self.cells}: give 1 to 64.")
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, for a file's metadata."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> GateSettings:
+        """What `to_json` gave; ComposerError for a setting that is not known."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ComposerError(
+                f"Unknown gate settings {', '.join(unknown)}: update Composer, or train again."
+            )
+        return cls(**values)
+
+
+class LearnedGate(nn.Module):
+    """One unit's gate; always float32, whatever the model is.
+
+    width: of the unit's input, or of its output if the gate looks at the experts' outputs.
+    present: which experts have anything to say in this unit; the others' weights are zero.
+    time_width: of the model's embedding of the timestep.
+    tokens: of the unit, for `reduce="flatten"` alone, which is bound to it.
+    """
+
+    present: Tensor
+
+    def __init__(
+        self,
+        settings: GateSettings,
+        width: int,
+        present: Sequence[bool],
+        *,
+        time_width: int | None = None,
+        tokens: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.settings, self.width, self.tokens = settings, width, tokens
+        self.experts = len(present)
+        features = width * (self.experts if settings.input == "experts" else 1)
+        if settings.reduce == "grid":
+            features *= settings.cells**2
+        elif settings.reduce == "flatten":
+            if tokens is None:
+                raise ComposerError(
+                    "A gate that flattens its input must be told how many tokens there are: train "
+                    "it at one size of picture, or choose the mean."
+                )
+            features *= tokens
+        self.register_buffer("present", torch.tensor(list(present), dtype=torch.bool))
+        rows = torch.randn(self.experts, features)
+        self.e = nn.Parameter(_ROW_NORM * functional.normalize(rows, dim=1))
+        self.tau = nn.Parameter(torch.ones(()))
+        self.b = nn.Parameter(torch.zeros(self.experts)) if settings.bias else None
+        self.total = nn.Parameter(torch.zeros(())) if settings.activation == "scaled" else None
+        self.clock: nn.Parameter | None = None
+        if settings.time:
+            if time_width is None:
+                raise ComposerError(
+                    "This part of the model knows no timestep: choose a gate without time for it."
+                )
+            self.clock = nn.Parameter(torch.zeros(self.experts, time_width))
+        if settings.activation == "free":
+            self.start_at([1.0 / max(sum(present), 1)] * self.experts)
+
+    def start_at(self, weights: Sequence[float]) -> None:
+        """Set the bias so that these are the weights before anything is learnt.
+
+        A softmax can only take their proportions, and no activation but "free" negative ones: they
+        are raised to 0.01.
+        """
+        if self.b is None:
+            raise ComposerError("A gate without a bias starts even: choose a gate with bias.")
+        wanted = torch.tensor(list(weights), dtype=torch.float32, device=self.b.device)
+        kind = self.settings.activation
+        with torch.no_grad():
+            if kind == "free":
+                self.b.copy_(wanted)
+                return
+            wanted = wanted.clamp_min(0.01)
+            if kind == "sigmoid":
+                self.b.copy_(torch.logit((wanted / 2).clamp(0.005, 0.995)))
+                return
+            here = wanted * self.present
+            total = here.sum().clamp_min(0.01)
+            # An absent expert's number is never read, but log 0 would make tau's gradient NaN.
+            self.b.copy_((here / total).log().masked_fill(~self.present, 0.0))
+            if self.total is not None:
+                self.total.copy_(total.log())
+
+    def forward(self, seen: Seen | None, mask: Tensor) -> Tensor:
+        """Weights, float32: (batch, experts), or (batch, tokens, experts) if `reduce` is "tokens".
+
+        mask: bool, (experts,): those switched off get exactly zero, and the others their share.
+        """
+        assert seen is not None  # a learned gate is asked when its unit runs
+        with torch.autocast(mask.device.type, enabled=False):
+            logits = functional.linear(self._features(seen), self.e, self.b)
+            if self.clock is not None:
+                assert seen.time is not None
+                time = functional.layer_norm(seen.time.float(), seen.time.shape[-1:])
+                said = functional.linear(time / math.sqrt(time.shape[-1]), self.clock)
+                logits = logits + (said[:, None] if logits.ndim == 3 else said)
+            return self._activate(logits / self.tau.clamp(*TAU), mask & self.present)
+
+    def _features(self, seen: Seen) -> Tensor:
+        """(batch, features), or (batch, tokens, features)."""
+        if self.settings.input == "experts":
+            assert seen.outputs is not None
+            experts, batch, tokens, width = seen.outputs.shape
+            z = seen.outputs.permute(1, 2, 0, 3).reshape(batch, tokens, experts * width)
+        else:
+            z = seen.hidden
+        z = _REDUCTIONS[self.settings.reduce](self, z.float(), seen.grid)
+        if self.settings.normalise == "l2":
+            return functional.normalize(z, dim=-1)
+        return functional.layer_norm(z, z.shape[-1:])
+
+    def _mean(self, z: Tensor, grid: tuple[int, int] | None) -> Tensor:
+        return z.mean(dim=1)
+
+    def _grid(self, z: Tensor, grid: tuple[int, int] | None) -> Tensor:
+        cells = self.settings.cells
+        flat = z.transpose(1, 2)  # (batch, width, tokens)
+        if grid is None:  # a line of tokens
+            return functional.adaptive_avg_pool1d(flat, cells**2).flatten(1)
+        picture = flat.reshape(*flat.shape[:2], *grid)  # (batch, channels, height, width)
+        return functional.adaptive_avg_pool2d(picture, cells).flatten(1)
+
+    def _flatten(self, z: Tensor, grid: tuple[int, int] | None) -> Tensor:
+        if z.shape[1] != self.tokens:
+            raise ComposerError(
+                f"These gates were trained where this unit has {self.tokens} positions, and here "
+                f"it has {z.shape[1]}: they flatten their input, which binds them to one size. "
+                "Make pictures of the size they were trained at, or train gates that take the mean."
+            )
+        return z.flatten(1)
+
+    def _each_token(self, z: Tensor, grid: tuple[int, int] | None) -> Tensor:
+        return z
+
+    def _activate(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Weights of those in `mask`, (experts,); the others exactly zero."""
+        kind = self.settings.activation
+        if kind in ("softmax", "scaled"):
+            # not -inf: where nobody may speak the gradient must stay a number
+            lowest = torch.finfo(logits.dtype).min
+            weights = logits.masked_fill(~mask, lowest).softmax(dim=-1)
+            if self.total is not None:
+                weights = weights * self._alone(self.total.exp(), mask)
+        else:
+            weights = 2 * logits.sigmoid() if kind == "sigmoid" else logits
+            weights = self._alone(weights, mask)
+        return weights.masked_fill(~mask, 0.0)
+
+    def _alone(self, strength: Tensor, mask: Tensor) -> Tensor:
+        """A strength learnt for all experts together, when only some of them speak.
+
+        An expert with nobody beside it speaks as it would alone, with weight 1; between that and
+        all of them it is a straight line. (Where weights sum to 1 the softmax itself sees to it.)
+        """
+        others = (self.present.sum() - 1).clamp_min(1)
+        missing = (self.present.sum() - mask.sum()) / others
+        return strength + (1.0 - strength) * missing
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LearnedGate:
+        """Follow `.to(device)` but not `.half()`: gates stay float32."""
+        device = fn(torch.empty(0, device=self.e.device)).device
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device)
+
+        super()._apply(move, recurse)  # pyright: ignore[reportUnknownMemberType]
+        return self
+
+
+_REDUCTIONS: dict[str, Callable[[LearnedGate, Tensor, tuple[int, int] | None], Tensor]] = {
+    "mean": LearnedGate._mean,  # pyright: ignore[reportPrivateUsage]
+    "grid": LearnedGate._grid,  # pyright: ignore[reportPrivateUsage]
+    "flatten": LearnedGate._flatten,  # pyright: ignore[reportPrivateUsage]
+    "tokens": LearnedGate._each_token,  # pyright: ignore[reportPrivateUsage]
+}

@@ -1,0 +1,144 @@
+"""Modules that stand in for others so that gates are asked: no hook, no patched forward."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from composer.mixture.learned import LearnedGate
+from composer.mixture.routing import Routing
+from composer.mixture.seen import Seen, as_tokens
+from composer.mixture.sites import Site
+
+Weights = list[tuple[str, Tensor]]
+"""What gates said: a unit's name and its weights, one entry for each time it was asked."""
+
+
+class Watch:
+    """What the stand-ins of one part share while it runs.
+
+    time: the embedding of the timestep of the pass going on, (batch, width).
+    tape: gates write down here what they say, while someone listens.
+    """
+
+    def __init__(self) -> None:
+        self.time: Tensor | None = None
+        self.tape: Weights | None = None
+        self.probing = False
+
+
+class StandIn(nn.Module):
+    """Looks like its `base` to whoever reads its attributes."""
+
+    base: nn.Module
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+        # not self.train(...): that would set the modules inside the base as well
+        self.training = base.training
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base"), name)
+
+
+class Timekeeper(StandIn):
+    """Stands in for a U-Net's `time_embedding`: tells the gates what time it is."""
+
+    def __init__(self, base: nn.Module, watch: Watch) -> None:
+        super().__init__(base)
+        self.watch = watch
+
+    def forward(self, *inputs: Any, **settings: Any) -> Tensor:
+        self.watch.time = None  # not yet known to a gate that stands in here
+        embedding = cast(Tensor, self.base(*inputs, **settings))
+        self.watch.time = embedding.detach()
+        return embedding
+
+
+class UnitModule(StandIn):
+    """Stands in for a unit's module: asks the unit's gate, tells its sites, runs the module.
+
+    gate: learned; None while the unit's weights are constant, and then nothing is done here.
+    entry: the unit is the whole network, and the base the first module of it: the gate sees what
+        this gives, not what it takes.
+
+    Under gradient checkpointing a unit's layers run again in the backward pass, and read there what
+    the gate said last: go backward before the model runs again.
+    """
+
+    gate: LearnedGate | None
+
+    def __init__(
+        self, name: str, base: nn.Module, routing: Routing, watch: Watch, *, entry: bool
+    ) -> None:
+        super().__init__(base)
+        self.name, self.routing, self.watch, self.entry = name, routing, watch, entry
+        self.gate = None
+
+    def forward(self, *inputs: Any, **settings: Any) -> Any:
+        """As the base's, with the experts of this unit weighed for this input."""
+        if self.gate is None or self.routing.silent:
+            return self.base(*inputs, **settings)
+        if self.entry:
+            # without the experts that may stand there themselves: they wait for the gate
+            bare = self.base.base if isinstance(self.base, Site) else self.base
+            output = bare(*inputs, **settings)
+            self._ask(self.gate, cast(Tensor, output))
+            return output if bare is self.base else self.base(*inputs, **settings)
+        hidden = inputs[0] if inputs else settings["hidden_states"]
+        if self.gate.settings.input == "experts":
+            self._ask(self.gate, cast(Tensor, hidden), *self._outputs(self.gate, inputs, settings))
+        else:
+            self._ask(self.gate, cast(Tensor, hidden))
+        return self.base(*inputs, **settings)
+
+    def _ask(
+        self,
+        gate: LearnedGate,
+        hidden: Tensor,
+        outputs: Tensor | None = None,
+        outputs_grid: tuple[int, int] | None = None,
+    ) -> None:
+        tokens, grid = as_tokens(hidden)
+        if outputs is not None:
+            grid = outputs_grid  # a sampler's output has another size than its input
+        time = self.watch.time
+        if time is not None and time.shape[0] != tokens.shape[0]:
+            time = time.expand(tokens.shape[0], -1)  # one timestep for the whole batch
+        weights = gate(
+            Seen(hidden=tokens, outputs=outputs, time=time, grid=grid), self.routing.mask
+        )
+        self.routing.weights, self.routing.grid = weights, grid
+        if self.watch.tape is not None and not self.watch.probing:
+            self.watch.tape.append((self.name, weights))
+
+    @torch.no_grad()
+    def _outputs(
+        self, gate: LearnedGate, inputs: tuple[Any, ...], settings: dict[str, Any]
+    ) -> tuple[Tensor, tuple[int, int] | None]:
+        """E_i, (experts, batch, tokens, width), and their grid: the module once for each expert
+        alone, less the module without any."""
+        mine = self.watch.probing
+        self.watch.probing = True
+        try:
+            alone: list[Tensor] = []
+            grid = None
+            nobody = torch.zeros(gate.experts, device=self.routing.mask.device)
+            for chosen in (None, *range(gate.experts)):
+                self.routing.weights = nobody.clone()
+                if chosen is not None:
+                    self.routing.weights[chosen] = 1.0
+                result = self.base(*inputs, **settings)
+                if isinstance(result, tuple):
+                    result = cast(tuple[Any, ...], result)[0]
+                tokens, grid = as_tokens(cast(Tensor, getattr(result, "sample", result)))
+                alone.append(tokens.float())
+        finally:
+            self.watch.probing = mine
+        return torch.stack(alone[1:]) - alone[0], grid
