@@ -1,0 +1,96 @@
+"""Gates taken away: one ordinary LoRA that any other program loads, or a string of block weights.
+
+A gate that looks cannot be merged exactly, for it answers each picture anew. What is exported is
+its mean, unit by unit; how much is lost must be measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from composer.errors import ComposerError
+from composer.experts import Expert
+from composer.experts.low_rank import LowRank
+from composer.mixture import Mixture
+
+LBW_SD1: tuple[tuple[str, ...], ...] = (
+    ("text_encoder",),
+    ("unet.down_blocks.0.attentions.0", "unet.down_blocks.0.resnets.0"),
+    ("unet.down_blocks.0.attentions.1", "unet.down_blocks.0.resnets.1"),
+    ("unet.down_blocks.1.attentions.0", "unet.down_blocks.1.resnets.0"),
+    ("unet.down_blocks.1.attentions.1", "unet.down_blocks.1.resnets.1"),
+    ("unet.down_blocks.2.attentions.0", "unet.down_blocks.2.resnets.0"),
+    ("unet.down_blocks.2.attentions.1", "unet.down_blocks.2.resnets.1"),
+    ("unet.mid_block",),
+    *(
+        (f"unet.up_blocks.{block}.attentions.{place}", f"unet.up_blocks.{block}.resnets.{place}")
+        for block in (1, 2, 3)
+        for place in (0, 1, 2)
+    ),
+)
+"""The 17 numbers of a LoRA block weight string for SD 1.x and 2.x, as the units each stands for:
+BASE, IN01, IN02, IN04, IN05, IN07, IN08, MID, OUT03 to OUT11."""
+
+
+def merged(
+    mixture: Mixture, experts: Sequence[Expert], weights: Mapping[str, Sequence[float]]
+) -> dict[str, LowRank]:
+    """One LoRA's factors: at each site the experts' ranks side by side, weighted by their unit.
+
+    W + sum_i g_i s_i U_i A_i = W + [g_1 s_1 U_1, ...] [A_1; ...]: exact for constant weights.
+
+    weights: by unit, for each expert of the mixture in its order; a unit left out gets the
+        mixture's constant weights there.
+
+    Raises:
+        ComposerError: the experts are not those of the mixture.
+    """
+    by_name = {expert.name: expert for expert in experts}
+    if set(by_name) != set(mixture.names):
+        raise ComposerError(
+            f"The LoRAs given are {', '.join(by_name)}, and the gates are for "
+            f"{', '.join(mixture.names)}."
+        )
+    found: dict[str, LowRank] = {}
+    for name, unit in mixture.units.items():
+        given = weights.get(name, unit.constant.weights)
+        for site in unit.plan.sites:
+            downs: list[torch.Tensor] = []
+            ups: list[torch.Tensor] = []
+            for expert, weight in zip(mixture.names, given, strict=True):
+                factors = by_name[expert].sites.get(site)
+                if factors is not None:
+                    downs.append(factors.down.float())
+                    ups.append(factors.up.float() * (factors.scale * weight))
+            found[site] = LowRank(down=torch.cat(downs, dim=0), up=torch.cat(ups, dim=1), scale=1.0)
+    return found
+
+
+def block_weights(
+    mixture: Mixture, expert: str, weights: Mapping[str, Sequence[float]]
+) -> tuple[float, ...]:
+    """The 17 numbers of one LoRA for the block weight extensions, for SD 1.x and 2.x.
+
+    Each is the mean over the units of its block; 0 where the expert changes nothing there.
+    """
+    index = mixture.names.index(expert)
+    numbers: list[float] = []
+    for places in LBW_SD1:
+        here = [
+            weights.get(name, unit.constant.weights)[index]
+            for name, unit in mixture.units.items()
+            if unit.present[index] and any(_inside(name, place) for place in places)
+        ]
+        numbers.append(sum(here) / len(here) if here else 0.0)
+    return tuple(numbers)
+
+
+def lbw_string(name: str, numbers: Sequence[float]) -> str:
+    """As prompts write it: <lora:name:1:lbw=1,0.5,...>."""
+    return f"<lora:{name}:1:lbw={','.join(f'{number:.3g}' for number in numbers)}>"
+
+
+def _inside(unit: str, place: str) -> bool:
+    return unit == place or unit.startswith(f"{place}.")

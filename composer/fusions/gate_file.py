@@ -1,0 +1,258 @@
+"""One gate file: a safetensors that says which experts and which model its gates are for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor
+
+from composer.errors import ComposerError
+from composer.experts.header import read_header
+from composer.files import write_atomically
+from composer.mixture import GateSettings, Granularity, LearnedGate, Mixture
+
+FORMAT = "composer.gates"
+VERSION = 1
+_PREFIX = "mole."
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatedExpert:
+    """One expert of a gate file, known by its name and by the hash of its tensors."""
+
+    name: str
+    tensor_hash: str
+    trigger: str = ""
+    role: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GateFile:
+    """Trained gates with all that is needed to use them rightly.
+
+    model, model_hash: the Stable Diffusion they were trained on.
+    experts: in the order of the gates' rows.
+    settings: of the gates, by part ("unet", "text_encoder").
+    tensors: the gates' parameters, by unit and then by name.
+    sizes: of each unit's input, by unit: its width, and its tokens if the gate is bound to them.
+    training: the objective, its settings and what it reached, as plain values.
+    """
+
+    model: str
+    model_hash: str
+    experts: tuple[GatedExpert, ...]
+    granularity: Granularity
+    settings: Mapping[str, GateSettings]
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    sizes: Mapping[str, tuple[int, int | None]]
+    training: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def write(self, path: Path) -> None:
+        """Write the file, whole or not at all.
+
+        Raises:
+            ComposerError: its name does not end in .safetensors, or it cannot be written.
+        """
+        from safetensors.torch import save
+
+        if path.suffix != ".safetensors":
+            raise ComposerError(f"{path}: a gate file's name must end in .safetensors.")
+        told = {
+            "version": VERSION,
+            "model": self.model,
+            "model_hash": self.model_hash,
+            "experts": [asdict(expert) for expert in self.experts],
+            "granularity": self.granularity,
+            "settings": {part: given.to_json() for part, given in self.settings.items()},
+            "sizes": {unit: list(size) for unit, size in self.sizes.items()},
+            "training": dict(self.training),
+        }
+        tensors = {
+            f"{_PREFIX}{unit}.{name}": tensor.detach().float().cpu().contiguous()
+            for unit, named in self.tensors.items()
+            for name, tensor in named.items()
+        }
+        text = json.dumps(told, ensure_ascii=False)
+        write_atomically(path, save(tensors, {"format": "pt", FORMAT: text}))
+
+    def check_experts(self, tensor_hashes: Mapping[str, str]) -> None:
+        """Refuse other experts than those the gates were trained with.
+
+        tensor_hashes: by the name of each expert at hand.
+
+        Raises:
+            ComposerError: which one is missing, or is another file than it was.
+        """
+        for expert in self.experts:
+            if expert.name not in tensor_hashes:
+                raise ComposerError(
+                    f"These gates were trained with the LoRA {expert.name!r}, which is not here. "
+                    "Put it into a LoRA folder, or choose other gates."
+                )
+            if tensor_hashes[expert.name] != expert.tensor_hash:
+                raise ComposerError(
+                    f"The LoRA {expert.name!r} is another file than the one these gates were "
+                    "trained with. Put that one back, or train gates for this one."
+                )
+
+    def check_model(self, name: str, model_hash: str) -> None:
+        """Refuse another model than the one the gates were trained on.
+
+        Raises:
+            ComposerError: which two they are.
+        """
+        if model_hash != self.model_hash:
+            raise ComposerError(
+                f"These gates were trained on {self.model} ({self.model_hash[:10]}), and the model "
+                f"here is {name} ({model_hash[:10]}). Load that model, or train gates for this one."
+            )
+
+    def gates(self, names: Sequence[str], units: Mapping[str, Any]) -> dict[str, LearnedGate]:
+        """The gates by unit, with their rows in the order of `names`.
+
+        names: of the experts of a mixture: those of this file, in any order.
+        units: of that mixture.
+
+        Raises:
+            ComposerError: a unit of the file is not in the mixture, or one is missing in the file.
+        """
+        order = self._order(names)
+        if missing := [unit for unit in self.tensors if unit not in units]:
+            raise ComposerError(
+                f"These gates govern {missing[0]}, which none of the LoRAs changes here. They were "
+                "trained with other LoRAs: train them again."
+            )
+        made: dict[str, LearnedGate] = {}
+        for unit, named in self.tensors.items():
+            part = unit.partition(".")[0]
+            if part not in self.settings:
+                raise ComposerError(f"This gate file says nothing of {part}: train it again.")
+            made[unit] = _build(unit, self.settings[part], named, self.sizes[unit], order)
+        return made
+
+    def fit(self, mixture: Mixture) -> None:
+        """Put the gates into a mixture of these experts, whatever their order there."""
+        mixture.set_gates(self.gates(mixture.names, mixture.units))
+
+    def _order(self, names: Sequence[str]) -> list[int]:
+        """For each expert of a mixture, its row in this file."""
+        known = [expert.name for expert in self.experts]
+        if sorted(known) != sorted(names):
+            raise ComposerError(
+                f"These gates are for {', '.join(known)}, and the LoRAs here are "
+                f"{', '.join(names)}. Choose exactly those: a LoRA that is not wanted can be "
+                "switched off."
+            )
+        return [known.index(name) for name in names]
+
+
+def gate_sizes(mixture: Mixture) -> dict[str, tuple[int, int | None]]:
+    """What `GateFile.sizes` holds."""
+    return {unit: (gate.width, gate.tokens) for unit, gate in mixture.gates.items()}
+
+
+def gate_tensors(mixture: Mixture) -> dict[str, dict[str, Tensor]]:
+    """The parameters of a mixture's learned gates, by unit: what `GateFile.tensors` holds."""
+    return {
+        unit: {name: tensor.detach().clone() for name, tensor in gate.state_dict().items()}
+        for unit, gate in mixture.gates.items()
+    }
+
+
+def read_gates(path: Path) -> GateFile:
+    """Read a gate file; its header is checked before any tensor is read.
+
+    Raises:
+        ComposerError: it is missing, damaged, no gate file, or of a later version.
+    """
+    from safetensors.torch import load
+
+    header = read_header(path)
+    told = _told(path, header.metadata)
+    # A hostile header has been refused above; this reads the tensors alone.
+    tensors = load(path.read_bytes())
+    by_unit: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        unit, _, name = key.removeprefix(_PREFIX).rpartition(".")
+        if not key.startswith(_PREFIX) or not unit or not bool(tensor.isfinite().all()):
+            raise _damaged(path, f"its tensor {key!r} is no part of a gate")
+        by_unit.setdefault(unit, {})[name] = tensor
+    try:
+        return GateFile(
+            model=str(told["model"]),
+            model_hash=str(told["model_hash"]),
+            experts=tuple(GatedExpert(**expert) for expert in told["experts"]),
+            granularity=told["granularity"],
+            settings={p: GateSettings.from_json(s) for p, s in told["settings"].items()},
+            tensors=by_unit,
+            sizes={unit: (size[0], size[1]) for unit, size in told["sizes"].items()},
+            training=told["training"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, f"what it says of itself lacks {error}") from None
+
+
+def _told(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    if FORMAT not in metadata:
+        raise ComposerError(
+            f"{path}: holds no gates of Composer. Choose a file that Train gates has written."
+        )
+    try:
+        told = cast(object, json.loads(metadata[FORMAT]))
+    except json.JSONDecodeError:
+        raise _damaged(path, "what it says of itself is no JSON") from None
+    if not isinstance(told, dict):
+        raise _damaged(path, "what it says of itself is no JSON object")
+    values = cast(dict[str, Any], told)
+    if values.get("version") != VERSION:
+        raise ComposerError(
+            f"{path}: is a gate file of version {values.get('version')}, and this Composer reads "
+            f"version {VERSION}. Update Composer, or train the gates again."
+        )
+    return values
+
+
+def _build(
+    unit: str,
+    settings: GateSettings,
+    named: Mapping[str, Tensor],
+    size: tuple[int, int | None],
+    order: list[int],
+) -> LearnedGate:
+    width, tokens = size
+    try:
+        present = named["present"].bool()[order]
+        here = [bool(value) for value in present]
+        clock = named["clock"].shape[1] if "clock" in named else None
+        gate = LearnedGate(settings, width, here, time_width=clock, tokens=tokens)
+        state = dict(named) | {"present": present}
+        for name in ("e", "b", "clock"):  # a row for each expert
+            if name in state:
+                state[name] = state[name][order]
+        if settings.input == "experts":
+            state["e"] = _regrouped(state["e"], settings, order, width)
+        gate.load_state_dict(state)
+    except (KeyError, IndexError, RuntimeError) as error:
+        raise ComposerError(
+            f"The gate of {unit} in this file does not fit its own settings "
+            f"({str(error).splitlines()[-1].strip()}): train again."
+        ) from None
+    return gate
+
+
+def _regrouped(e: Tensor, settings: GateSettings, order: list[int], width: int) -> Tensor:
+    """Columns of a gate that sees the experts' outputs, in the experts' new order."""
+    rows = e.shape[0]
+    if settings.reduce == "grid":  # (experts * width) channels, each with its cells
+        whole = e.reshape(rows, rows, width, -1)
+        return whole[:, order].reshape(rows, -1)
+    whole = e.reshape(rows, -1, rows, width)  # tokens (or one), experts, width
+    return whole[:, :, order].reshape(rows, -1)
+
+
+def _damaged(path: Path, reason: str) -> ComposerError:
+    return ComposerError(f"{path}: is damaged: {reason}. Train the gates again.")

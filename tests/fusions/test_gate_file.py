@@ -1,0 +1,156 @@
+"""One gate file: what is written comes back, and nothing wrong is taken for right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from composer.errors import ComposerError
+from composer.fusions.gate_file import FORMAT, GatedExpert, GateFile, read_gates
+from composer.mixture import GateSettings, LearnedGate, Seen
+
+UNIT = "unet.mid_block.attentions.0"
+NAMES = ("ada", "ink", "sea")
+
+
+def gate(settings: GateSettings, *, tokens: int | None = None) -> LearnedGate:
+    torch.manual_seed(0)
+    made = LearnedGate(settings, 6, [True, True, False], time_width=5, tokens=tokens)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    return made
+
+
+def file_of(made: LearnedGate) -> GateFile:
+    return GateFile(
+        model="toy",
+        model_hash="a" * 64,
+        experts=tuple(GatedExpert(name=n, tensor_hash=n * 3, trigger=n) for n in NAMES),
+        granularity="block",
+        settings={"unet": made.settings},
+        tensors={UNIT: dict(made.state_dict())},
+        sizes={UNIT: (made.width, made.tokens)},
+        training={"steps": 3},
+    )
+
+
+SETTINGS = [
+    GateSettings(),
+    GateSettings(reduce="grid", cells=2, time=True, bias=True, activation="free"),
+    GateSettings(reduce="flatten", activation="scaled"),
+    GateSettings(reduce="tokens", normalise="layer", activation="sigmoid", bias=True),
+    GateSettings(input="experts"),
+    GateSettings(input="experts", reduce="grid", cells=2),
+    GateSettings(input="experts", reduce="flatten"),
+    GateSettings(input="experts", reduce="tokens"),
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 0, 2)])
+def test_a_file_comes_back_in_any_order_of_experts(
+    tmp_path: Path, settings: GateSettings, order: tuple[int, int, int]
+) -> None:
+    """Rows, and the columns of gates that see the experts' outputs, move with the names."""
+    made = gate(settings, tokens=4 if settings.reduce == "flatten" else None)
+    path = tmp_path / "gates.safetensors"
+    file_of(made).write(path)
+    read = read_gates(path)
+    assert read.experts == file_of(made).experts
+    assert read.training == {"steps": 3} and read.settings == {"unet": settings}
+    again = read.gates([NAMES[i] for i in order], {UNIT: None})[UNIT]
+    generator = torch.Generator().manual_seed(1)
+    outputs = torch.randn(3, 2, 4, 6, generator=generator)
+    seen: dict[str, Any] = {
+        "hidden": torch.randn(2, 4, 6, generator=generator),
+        "time": torch.randn(2, 5, generator=generator),
+        "grid": (2, 2),
+    }
+    mask = torch.ones(3, dtype=torch.bool)
+    with torch.no_grad():
+        wanted = made(Seen(outputs=outputs, **seen), mask)
+        got = again(Seen(outputs=outputs[list(order)], **seen), mask)
+    torch.testing.assert_close(got, wanted[..., list(order)])
+    assert bool((wanted[..., 2] == 0).all())  # the expert that is not in the unit
+
+
+def test_other_experts_or_another_model_are_refused(tmp_path: Path) -> None:
+    file = file_of(gate(GateSettings()))
+    with pytest.raises(ComposerError, match=r"gates are for ada, ink, sea.*are ada, ink"):
+        file.gates(["ada", "ink"], {UNIT: None})
+    with pytest.raises(ComposerError, match="'sea', which is not here"):
+        file.check_experts({"ada": "adaadaada", "ink": "inkinkink"})
+    with pytest.raises(ComposerError, match="'ink' is another file"):
+        file.check_experts({"ada": "adaadaada", "ink": "other", "sea": "seaseasea"})
+    file.check_experts({"ada": "adaadaada", "ink": "inkinkink", "sea": "seaseasea", "more": "x"})
+    with pytest.raises(ComposerError, match=r"toy \(aaaaaaaaaa\).*other \(bbbbbbbbbb\)"):
+        file.check_model("other", "b" * 64)
+    with pytest.raises(ComposerError, match=f"govern {UNIT}"):
+        file.gates(NAMES, {})
+
+
+def damage(path: Path, **changes: Any) -> None:
+    """Write the file again with other metadata."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as opened:
+        told = json.loads(opened.metadata()[FORMAT])
+    for key, value in changes.items():
+        if value is None:
+            told.pop(key)
+        else:
+            told[key] = value
+    save_file(load_file(path), path, {FORMAT: json.dumps(told)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": 9}, "version 9"),
+        ({"experts": None}, "lacks 'experts'"),
+        ({"experts": [{"nome": "x"}]}, "is damaged"),
+        ({"settings": {"unet": {"colour": "red"}}}, "Unknown gate settings colour"),
+        ({"settings": {"unet": {"input": "stars"}}}, "input is 'stars'"),
+        ({"sizes": 3}, "is damaged"),
+    ],
+)
+def test_wrong_words_are_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    path = tmp_path / "gates.safetensors"
+    file_of(gate(GateSettings())).write(path)
+    damage(path, **changes)
+    with pytest.raises(ComposerError, match=message):
+        read_gates(path)
+
+
+def test_a_gate_that_does_not_fit_its_settings(tmp_path: Path) -> None:
+    path = tmp_path / "gates.safetensors"
+    file_of(gate(GateSettings())).write(path)
+    damage(path, sizes={UNIT: [7, None]})
+    with pytest.raises(ComposerError, match=f"{UNIT} in this file does not fit"):
+        read_gates(path).gates(NAMES, {UNIT: None})
+
+
+def test_nan_cut_and_foreign_files(tmp_path: Path) -> None:
+    path = tmp_path / "gates.safetensors"
+    made = gate(GateSettings())
+    with torch.no_grad():
+        made.e[0, 0] = float("nan")
+    file_of(made).write(path)
+    with pytest.raises(ComposerError, match="no part of a gate"):
+        read_gates(path)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ComposerError, match="damaged or cut off"):
+        read_gates(path)
+    save_file({"x": torch.zeros(2)}, path)
+    with pytest.raises(ComposerError, match="holds no gates"):
+        read_gates(path)
+    with pytest.raises(ComposerError, match="no such file"):
+        read_gates(tmp_path / "none.safetensors")
+    with pytest.raises(ComposerError, match="must end in"):
+        file_of(gate(GateSettings())).write(tmp_path / "gates.bin")
