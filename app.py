@@ -27,14 +27,28 @@ def parser() -> argparse.ArgumentParser:
         help="a folder of LoRAs; may be given several times (default: the LoRAs of the toybox)",
     )
     options.add_argument("--output-dir", default="outputs", help="where pictures are kept")
-    options.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
+    options.add_argument(
+        "--host", "--server-name", default="127.0.0.1", help="0.0.0.0 lets other machines in"
+    )
+    options.add_argument(
+        "--listen",
+        dest="host",
+        nargs="?",
+        const="0.0.0.0",
+        default=argparse.SUPPRESS,
+        metavar="ADDRESS",
+        help="the same as --host 0.0.0.0",
+    )
     options.add_argument("--port", type=int, help="the first free one from 7860 unless given")
     options.add_argument("--share", action="store_true", help="a public address through Gradio")
-    options.add_argument("--auth", metavar="NAME:PASSWORD", help="ask visitors for these")
+    options.add_argument(
+        "--auth", "--gradio-auth", metavar="NAME:PASSWORD", help="ask visitors for these"
+    )
     options.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     options.add_argument("--dtype", help="float32, float16 or bfloat16 (default: as the device)")
     options.add_argument(
         "--open",
+        "--inbrowser",
         action=argparse.BooleanOptionalAction,
         help="open the browser (default: where there is one to see it)",
     )
@@ -62,14 +76,21 @@ def main() -> None:
         device=given.device,
         dtype=given.dtype,
     )
-    blocks = launch(
-        studio,
-        host=given.host,
-        port=given.port,
-        share=given.share,
-        auth=auth,
-        open_browser=sys.stdout.isatty() if given.open is None else given.open,
-    )
+    try:
+        blocks = launch(
+            studio,
+            host=given.host,
+            port=given.port,
+            share=given.share,
+            auth=auth,
+            open_browser=sys.stdout.isatty() if given.open is None else given.open,
+        )
+    except OSError as error:
+        where = f"{given.host}:{given.port or 'any port from 7860'}"
+        sys.exit(
+            f"The page cannot be served at {where} ({str(error).split('.')[0]}). Another program "
+            "may be there already: give another --port, or another --host."
+        )
     serve(blocks)
 
 

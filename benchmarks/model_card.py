@@ -51,8 +51,8 @@ text encoder; `oracle/` is a classifier that judges pictures and has taught noth
 - One thing, or two with their sides. English captions in many wordings; a name it has not heard is
   read as a name and changes nothing.
 
-What only LoRAs know, and the base has never seen: {elements}. The VAE has seen them drawn, never
-named; the U-Net and the text encoder have not.
+What only LoRAs know, and the U-Net has never seen: {elements}. The VAE has seen them drawn; the
+CLIP knows the ordinary words among them, and no character's name.
 
 ## Data and training
 
@@ -66,7 +66,7 @@ their budgets are in `docs/toybox.md`. {training}
 It draws its own small world and nothing else: no people, no writing, no words it was not taught.
 Pictures are small; the page shows them enlarged. Figures below say how often it is right; where a
 bar that the project set itself is not reached, the table says so. What the shipped LoRAs do is in
-`docs/results.md`; most of them are still learnt poorly.
+`docs/results.md`.
 
 ## Licence
 

@@ -40,4 +40,5 @@ def _composer() -> None:  # pyright: ignore[reportUnusedFunction]
 
 
 for _module in pkgutil.iter_modules(commands.__path__):
-    import_module(f"{commands.__name__}.{_module.name}").register(app)
+    if not _module.name.startswith("_"):  # what several commands share
+        import_module(f"{commands.__name__}.{_module.name}").register(app)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ PACKAGE = ROOT / "composer"
 # From the ground up. A room may import itself and the rows before its own.
 ROWS = (
     ("errors",),
+    ("files",),
     ("experts",),
     ("mixture",),
     ("fusions",),
@@ -26,6 +28,7 @@ ROWS = (
     ("ui",),
     ("commands",),
     ("cli",),
+    ("__main__",),
 )
 HEIGHT = {room: height for height, row in enumerate(ROWS) for room in row}
 MODEL_LIBRARIES = {"accelerate", "diffusers", "peft", "safetensors", "torch", "transformers"}
@@ -124,6 +127,19 @@ def test_gradio_is_known_to_the_pages_alone() -> None:
 def test_pages_know_no_model_library() -> None:
     for path in in_rooms("ui"):
         assert not libraries_used(path) & MODEL_LIBRARIES, path
+
+
+# Both would run what a stranger wrote.
+DANGEROUS_MODULES = {"pickle", "cPickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"}
+DANGEROUS = re.compile(r"torch\.load\(|trust_remote_code=True|\b(?:eval|exec)\(")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nothing_opens_what_can_run_code(path: Path) -> None:
+    assert not {module.split(".")[0] for module in imports_of(path)} & DANGEROUS_MODULES
+    # `model.eval()` is PyTorch's word for something harmless.
+    source = path.read_text(encoding="utf-8").replace(".eval()", "")
+    assert not DANGEROUS.search(source)
 
 
 # Runs in a fresh Python: any connection, name look-up or new socket on the network ends it.

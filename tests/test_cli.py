@@ -20,7 +20,8 @@ def test_help_lists_a_command_for_each_module() -> None:
     done = CliRunner().invoke(app, ["--help"])
     assert done.exit_code == 0
     for module in pkgutil.iter_modules(commands.__path__):
-        assert module.name.replace("_", "-") in done.output
+        if not module.name.startswith("_"):  # what several commands share
+            assert module.name.replace("_", "-") in done.output
 
 
 def test_version_names_composer_and_its_libraries() -> None:

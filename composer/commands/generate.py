@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,11 @@ import typer
 from composer.errors import ComposerError
 
 if TYPE_CHECKING:
+    from composer.diffusion.request import Request
     from composer.studio import Event, LoraRow, SavedPicture
 
 ROOT = Path(__file__).parents[2]
+TOYBOX = str(ROOT / "assets" / "toybox")
 _SIZE = re.compile(r"(\d+)\s*[x×]\s*(\d+)")
 
 
@@ -25,6 +28,7 @@ def register(app: typer.Typer) -> None:
 
 
 def generate(
+    context: typer.Context,
     prompt: str = typer.Argument("", help="What to paint; may hold tags, <lora:name:0.8>."),
     lora: list[str] = typer.Option(
         [], help="NAME=WEIGHT, or NAME=UNET,TEXT for the text encoder's own; repeatable."
@@ -38,9 +42,12 @@ def generate(
     count: int = typer.Option(1, help="How many pictures."),
     clip_skip: int = typer.Option(1, help="1 takes the text encoder's last layer."),
     fusion: str = typer.Option("weighted", help="How LoRAs are fused: weighted, nla."),
+    again: Path | None = typer.Option(
+        None, help="A picture (PNG) to make again; what else is given changes it."
+    ),
     output: Path = typer.Option(Path("outputs"), help="The folder of pictures."),
     model: str = typer.Option(
-        str(ROOT / "assets" / "toybox"),
+        TOYBOX,
         help="A folder, a checkpoint file or a hub name.",
         show_default="the toybox",
     ),
@@ -56,23 +63,50 @@ def generate(
     from composer.studio import ComposeRequest, Studio
 
     width, height = _read_size(size)
-    request = Request(
-        prompt=prompt,
-        negative_prompt=negative,
-        seed=seed,
-        steps=steps,
-        cfg_scale=cfg,
-        sampler=sampler,
-        width=width,
-        height=height,
-        count=count,
-        clip_skip=clip_skip,
-    )
-    asked = ComposeRequest(request=request, rows=tuple(map(_read_row, lora)), fusion=fusion)
+    settings = {
+        "prompt": prompt,
+        "negative": negative,
+        "seed": seed,
+        "steps": steps,
+        "cfg": cfg,
+        "sampler": sampler,
+        "size": (width, height),
+        "count": count,
+        "clip_skip": clip_skip,
+    }
+    rows = tuple(map(_read_row, lora))
     studio = Studio(model, lora_dir, output, device=device, dtype=dtype)
+    if again is None:
+        asked = ComposeRequest(request=_changed(Request(), settings), rows=rows, fusion=fusion)
+    else:
+        studio.wait()
+        recalled = studio.recall(studio.history.read(again))
+        for note in recalled.notes:
+            typer.secho(note, fg=typer.colors.YELLOW, err=True)
+        given = {name: value for name, value in settings.items() if _is_given(context, name)}
+        asked = recalled.asked.with_rows(rows)
+        asked = replace(
+            asked,
+            request=_changed(asked.request, given),
+            fusion=fusion if _is_given(context, "fusion") else asked.fusion,
+        )
     pictures = _follow(studio.compose(asked))
     for picture in pictures:
         typer.echo(json.dumps(_told(picture)) if as_json else str(picture.path))
+
+
+def _is_given(context: typer.Context, option: str) -> bool:
+    source = context.get_parameter_source(option)
+    return source is not None and source.name != "DEFAULT"
+
+
+def _changed(request: Request, settings: dict[str, Any]) -> Request:
+    """The request with these of the command's settings, by the names that it has for them."""
+    names = {"negative": "negative_prompt", "cfg": "cfg_scale"}
+    values = {names.get(name, name): value for name, value in settings.items()}
+    if "size" in values:
+        values["width"], values["height"] = values.pop("size")
+    return replace(request, **values)
 
 
 def _follow(events: Iterable[Event]) -> tuple[SavedPicture, ...]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from composer.commands._watching import show, stopped_by_user
+from composer.commands.generate import TOYBOX
 
 if TYPE_CHECKING:
     from composer.diffusion.model import Model
     from composer.training import LoraTraining, Progress
-
-DEFAULT_MODEL = "assets/toybox"
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +27,9 @@ def train_lora(
         typer.Argument(help="Folder of pictures, with name.txt beside name.png or metadata.jsonl."),
     ],
     output: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
-    model: Annotated[str, typer.Option(help="Model folder or hub name.")] = DEFAULT_MODEL,
+    model: Annotated[
+        str, typer.Option(help="Model folder or hub name.", show_default="the toybox")
+    ] = TOYBOX,
     trigger: Annotated[
         str, typer.Option(help="The word that calls the LoRA; caption of pictures without one.")
     ] = "",
@@ -90,12 +90,12 @@ def train_lora(
         str, typer.Option(help="cpu, cuda, …; what accelerate chooses if not given.")
     ] = "",
 ) -> None:
-    """Train a LoRA on a folder of pictures (`accelerate launch -m composer …` for several GPUs)."""
+    """Train a LoRA on a folder of pictures; several processes: `torchrun -m composer …`."""
     import torch
-    from accelerate import PartialState
 
     from composer.diffusion.load import load_model
     from composer.training import LoraTraining
+    from composer.training.processes import join_processes
 
     # Every parameter but these is a setting of the same name.
     settings = {
@@ -105,7 +105,7 @@ def train_lora(
     settings["prior_prompts"] = settings.pop("prior_prompt") or ()
     settings["min_snr_gamma"] = settings.pop("min_snr") or None
     config = LoraTraining.from_json(settings)
-    processes: Any = PartialState()
+    processes = join_processes(device)
     loaded = load_model(model, device=device or processes.device, dtype=torch.float32)
     _run(loaded, config, main=processes.is_main_process)
 
@@ -114,23 +114,15 @@ def _run(model: Model, config: LoraTraining, *, main: bool) -> None:
     """Shows the progress on standard error, by the first process only; Ctrl-C stops cleanly."""
     from composer.training import train_lora
 
-    stopped = threading.Event()
-
-    def stop(number: int, frame: object) -> None:
-        stopped.set()
-
-    before = signal.signal(signal.SIGINT, stop)
     last: Progress | None = None
-    try:
+    with stopped_by_user() as stopped:
         for last in train_lora(model, config, cancelled=stopped.is_set):
             if main:
                 _show(last)
                 if last.preview is not None and last.stage == "train":
                     last.preview.save(config.output.with_name(f"{config.name}-{last.step:06}.png"))
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if main:
-            typer.echo(err=True)
+    if main:
+        typer.echo(err=True)
     if stopped.is_set() and main:
         kept = f" Go on with --resume: {config.checkpoint}" if config.checkpoint.is_file() else ""
         typer.echo(f"Stopped.{kept}", err=True)
@@ -146,10 +138,4 @@ def _show(progress: Progress) -> None:
         line += f"  loss {progress.smoothed_loss:.4f}  lr {progress.learning_rate:.1e}"
     if progress.skipped:
         line += f"  skipped {progress.skipped}"
-    if progress.seconds_left is not None:
-        minutes, seconds = divmod(round(progress.seconds_left), 60)
-        line += f"  {minutes}:{seconds:02} left"
-    if sys.stderr.isatty():
-        typer.echo(f"\r\x1b[K{line}", err=True, nl=False)
-    elif progress.step % 20 == 0 or progress.step == progress.total:
-        typer.echo(line, err=True)
+    show(line, step=progress.step, total=progress.total, seconds_left=progress.seconds_left)

@@ -10,6 +10,7 @@ from typing import Any, cast
 from safetensors import SafetensorError, safe_open
 
 from composer.errors import ComposerError
+from composer.experts.magic import REFUSED_SUFFIXES
 
 PIPELINE = "StableDiffusionPipeline"
 _WEIGHTS = {
@@ -17,7 +18,6 @@ _WEIGHTS = {
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
 }
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 CONVERT = (
     "Only .safetensors are opened here, because the other formats can run code. Download the "
     "safetensors version, or convert the model with one you trust: "
@@ -94,7 +94,7 @@ def _weight_files(folder: Path, stem: str) -> list[Path]:
     plain = [path for path in present if _variant(path, stem) is None]
     if files := plain or present:
         return _shards(folder, files)
-    if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES):
+    if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in REFUSED_SUFFIXES):
         raise ComposerError(f"{folder} has its weights only as {', '.join(pickles)}. {CONVERT}")
     raise ComposerError(
         f"{folder} has no weights: {stem}.safetensors is missing. Download the model again."

@@ -145,11 +145,7 @@ def _check_family(path: Path) -> None:
             f"{path} is an SDXL checkpoint; Composer composes with Stable Diffusion 1.x and 2.x "
             "and cannot load it. Choose another model."
         )
-    for prefix in (
-        "model.diffusion_model.input_blocks.",
-        "first_stage_model.",
-        "cond_stage_model.",
-    ):
+    for prefix in _CHECKPOINT_PARTS:
         if not any(key.startswith(prefix) for key in keys):
             raise ComposerError(
                 f"{path} is not a Stable Diffusion checkpoint: it has no tensors {prefix}*. "

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
-import uuid
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 
 from composer.diffusion.parameters import from_parameters, to_parameters
 from composer.diffusion.record import PictureRecord
 from composer.errors import ComposerError
+from composer.files import write_atomically
 
 PARAMETERS = "parameters"
 COMPOSER = "composer"
@@ -23,20 +24,9 @@ def write_png(path: str | os.PathLike[str], image: Image.Image, record: PictureR
     texts = PngImagePlugin.PngInfo()
     texts.add_text(PARAMETERS, to_parameters(record))
     texts.add_text(COMPOSER, record.to_json())
-    passing = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with passing.open("xb") as file:
-            image.save(file, format="PNG", pnginfo=texts)
-            file.flush()
-            os.fsync(file.fileno())
-        passing.replace(target)
-    except OSError as error:
-        raise ComposerError(
-            f"{target} cannot be written ({error.strerror or error}). Check that the folder "
-            "exists, may be written and has room."
-        ) from error
-    finally:
-        passing.unlink(missing_ok=True)
+    encoded = io.BytesIO()
+    image.save(encoded, format="PNG", pnginfo=texts)
+    write_atomically(target, encoded.getvalue())
     return target
 
 
@@ -48,7 +38,7 @@ def read_png(path: str | os.PathLike[str]) -> PictureRecord:
     try:
         with Image.open(path, formats=["PNG"]) as image:
             texts: dict[Any, Any] = dict(image.info)
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ComposerError(
             f"{path} cannot be read as a PNG. Use the file as it was saved."
         ) from error

@@ -28,6 +28,10 @@ class LoraRecord:
     sha256: str = ""
     tensor_hash: str = ""
 
+    def __post_init__(self) -> None:
+        _check(str, name=self.name, sha256=self.sha256, tensor_hash=self.tensor_hash)
+        _check((int, float), unet=self.unet, text_encoder=self.text_encoder)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PictureRecord:
@@ -45,6 +49,11 @@ class PictureRecord:
     model_hash: str = ""
     version: str = __version__
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check(str, model=self.model_name, model_hash=self.model_hash, version=self.version)
+        _check(str, **{f"note {number}": note for number, note in enumerate(self.notes, start=1)})
+        _check(Mapping, fusion=self.fusion)
 
     def to_json(self) -> str:
         """One line of JSON, read back by :meth:`from_json`."""
@@ -74,3 +83,10 @@ class PictureRecord:
             raise ComposerError(
                 f"The picture's record cannot be read ({error}). Use a picture that was not edited."
             ) from error
+
+
+def _check(kind: type | tuple[type, ...], **values: object) -> None:
+    """Records come out of pictures, which anybody may have written."""
+    for name, value in values.items():
+        if not isinstance(value, kind):
+            raise TypeError(f"its {name.replace('_', ' ')} is {value!r}")

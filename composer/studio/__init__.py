@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from composer.studio.events import Event, Finished, PictureSaved, Progress, Queued, Started
 from composer.studio.history import History, SavedPicture
 from composer.studio.jobs import Waiting
+from composer.studio.recall import Recalled
 from composer.studio.requests import ComposeRequest, LoraRow
 from composer.studio.studio import Status, Studio
 
@@ -26,6 +27,7 @@ __all__ = [
     "PictureSaved",
     "Progress",
     "Queued",
+    "Recalled",
     "SavedPicture",
     "Started",
     "Status",

@@ -16,7 +16,7 @@ from composer.diffusion.display import enlarge
 from composer.diffusion.png import read_png, write_png
 from composer.diffusion.record import PictureRecord
 from composer.errors import ComposerError
-from composer.studio.requests import ComposeRequest, LoraRow
+from composer.studio.requests import LoraRow
 
 _NAME = re.compile(r"(\d{4,})-\d+\.png")
 
@@ -34,20 +34,9 @@ class SavedPicture:
         return read_png(self.path)
 
     @property
-    def asked(self) -> ComposeRequest:
-        """What to ask for to get it again."""
-        record = self.record
-        rows = tuple(
-            LoraRow(
-                name=lora.name,
-                unet=lora.unet,
-                text_encoder=None if lora.text_encoder == lora.unet else lora.text_encoder,
-            )
-            for lora in record.loras
-        )
-        return ComposeRequest(
-            request=record.request, rows=rows, fusion=str(record.fusion.get("name", ""))
-        )
+    def rows(self) -> tuple[LoraRow, ...]:
+        """The LoRAs by the names they had then."""
+        return tuple(map(LoraRow.of, self.record.loras))
 
     def image(self) -> Image.Image:
         """The picture itself."""
@@ -56,16 +45,22 @@ class SavedPicture:
 
     def shown(self, side: int) -> bytes:
         """A PNG for the eye: enlarged to `side` if it is smaller, with the same record inside."""
-        with Image.open(self.path) as image:
-            if max(image.size) >= side:
-                return self.path.read_bytes()
-            texts = PngImagePlugin.PngInfo()
-            for key, text in image.info.items():
-                if isinstance(text, str):
-                    texts.add_text(str(key), text)
-            buffer = io.BytesIO()
-            enlarge(image.convert("RGB"), side).save(buffer, "PNG", pnginfo=texts)
-        return buffer.getvalue()
+        try:
+            with Image.open(self.path) as image:
+                if max(image.size) >= side:
+                    return self.path.read_bytes()
+                texts = PngImagePlugin.PngInfo()
+                for key, text in image.info.items():
+                    if isinstance(text, str):
+                        texts.add_text(str(key), text)
+                buffer = io.BytesIO()
+                enlarge(image.convert("RGB"), side).save(buffer, "PNG", pnginfo=texts)
+            return buffer.getvalue()
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ComposerError(
+                f"{self.path} is damaged ({error}). Drop it on the page to get its settings back, "
+                "and make it again."
+            ) from error
 
 
 class History:
@@ -106,7 +101,9 @@ class History:
         for saved in self._newest_first():
             if saved.id == identity:
                 return saved
-        raise ComposerError(f"The picture {identity!r} is gone from {self.folder}.")
+        raise ComposerError(
+            f"The picture {identity!r} is gone from {self.folder}. Put it back, or choose another."
+        )
 
     def read(self, path: Path) -> SavedPicture:
         """A picture from anywhere, checked: it says how it was made.
@@ -115,7 +112,7 @@ class History:
             ComposerError: it is no picture, or does not say.
         """
         saved = SavedPicture(id="", path=path)
-        assert saved.asked
+        _ = saved.record
         return saved
 
     def _newest_first(self) -> Iterator[SavedPicture]:
@@ -124,10 +121,7 @@ class History:
         for day in sorted(self.folder.iterdir(), reverse=True):
             if not day.is_dir():
                 continue
-            named = [
-                (int(found[1]), path) for path in day.iterdir() if (found := _NAME.match(path.name))
-            ]
-            yield from (self._saved(path) for _, path in sorted(named, reverse=True))
+            yield from (self._saved(path) for _, path in sorted(_numbered(day), reverse=True))
 
     def _saved(self, path: Path) -> SavedPicture:
         return SavedPicture(id=path.relative_to(self.folder).as_posix(), path=path)

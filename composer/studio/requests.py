@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from composer.diffusion.prompt import LoraTag, parse_prompt
+from composer.diffusion.record import LoraRecord
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
 from composer.fusions import FUSIONS, Fusion
@@ -43,10 +44,10 @@ class LoraRow:
         return self.on and any(self.weights.values())
 
     @classmethod
-    def from_tag(cls, tag: LoraTag) -> LoraRow:
-        """The row that a tag in the prompt stands for."""
-        apart = None if tag.unet == tag.text_encoder else tag.text_encoder
-        return cls(name=tag.name, unet=tag.unet, text_encoder=apart)
+    def of(cls, lora: LoraTag | LoraRecord) -> LoraRow:
+        """The row that a tag in a prompt, or a picture's record, stands for."""
+        apart = None if lora.text_encoder == lora.unet else lora.text_encoder
+        return cls(name=lora.name, unet=lora.unet, text_encoder=apart)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,12 @@ class ComposeRequest:
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ComposerError(f"The LoRA {twice!r} is chosen twice. Remove one of its rows.")
 
+    def with_rows(self, rows: Iterable[LoraRow]) -> ComposeRequest:
+        """The same request with these rows instead of those of their names, and besides."""
+        rows = tuple(rows)
+        ruled = {row.name for row in rows}
+        return replace(self, rows=(*(row for row in self.rows if row.name not in ruled), *rows))
+
     def merged(self, full_name: Callable[[str], str]) -> ComposeRequest:
         """The same request with the prompt's tags turned into rows.
 
@@ -75,13 +82,9 @@ class ComposeRequest:
         """
         parsed = parse_prompt(self.request.prompt)
         named = [replace(row, name=full_name(row.name)) if row.speaks else row for row in self.rows]
-        tagged = [replace(LoraRow.from_tag(tag), name=full_name(tag.name)) for tag in parsed.loras]
-        ruled = {row.name for row in tagged}
-        return replace(
-            self,
-            request=replace(self.request, prompt=parsed.text),
-            rows=(*(row for row in named if row.name not in ruled), *tagged),
-        )
+        tagged = [replace(LoraRow.of(tag), name=full_name(tag.name)) for tag in parsed.loras]
+        untagged = replace(self.request, prompt=parsed.text)
+        return replace(self, request=untagged, rows=tuple(named)).with_rows(tagged)
 
 
 def speaking(rows: Iterable[LoraRow]) -> dict[str, dict[str, float]]:

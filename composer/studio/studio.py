@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -14,6 +15,7 @@ from composer.errors import ComposerError
 from composer.studio.events import Event, Finished, PictureSaved, Progress, Queued, Started
 from composer.studio.history import History, SavedPicture
 from composer.studio.jobs import Job, JobQueue, Waiting
+from composer.studio.recall import SHORT, Recalled, recall
 from composer.studio.requests import ComposeRequest, find_fusion, speaking
 
 # PyTorch, diffusers and transformers take seconds to import. They are imported on the studio's own
@@ -96,7 +98,7 @@ class Studio:
         return self._status
 
     def cards(self, *, refresh: bool = False) -> tuple[Card, ...]:
-        """The LoRAs, those with an error included. The first call imports PyTorch.
+        """The LoRAs, those with an error included.
 
         Raises:
             ComposerError: a folder is missing.
@@ -118,6 +120,29 @@ class Studio:
         assert self._library is not None
         with self._library_lock:
             return self._library.find(name)
+
+    def recall(self, picture: SavedPicture) -> Recalled:
+        """What to ask for to get a picture again, and what is not as it was then.
+
+        LoRAs are found by the hash of their tensors where their names do not lead to them.
+
+        Raises:
+            ComposerError: the picture does not say, or asks for what cannot be.
+        """
+        record = picture.record
+        with contextlib.suppress(ComposerError):  # without a folder, LoRAs are missing one by one
+            self.cards()
+        assert self._library is not None
+        recalled = recall(record, self._library, self.card)
+        model = self._engine.model if self._engine is not None else None
+        if model is None or not record.model_hash or model.hash.startswith(record.model_hash):
+            return recalled
+        note = (
+            f"The picture was made by the model {record.model_name!r} (hash "
+            f"{record.model_hash[:SHORT]}), and {model.name!r} is loaded: start Composer with that "
+            "model to get the same."
+        )
+        return replace(recalled, notes=(*recalled.notes, note))
 
     # --- pictures
 
@@ -167,7 +192,11 @@ class Studio:
         except ComposerError as error:
             self._tell(Status(state="failed", message=str(error)))
         except Exception as error:
-            self._tell(Status(state="failed", message=f"The model cannot be loaded: {error}"))
+            message = (
+                f"The model {self._model} cannot be loaded ({type(error).__name__}: {error}). "
+                "Start Composer with another model."
+            )
+            self._tell(Status(state="failed", message=message))
         else:
             self._engine = engine
             model = engine.model
@@ -186,6 +215,7 @@ class Studio:
     ) -> Iterator[Event]:
         if self._engine is None:
             raise ComposerError(self._status.message)
+        from composer.diffusion.memory import within_memory
         from composer.diffusion.sample import Step, generate
 
         engine, begun = self._engine, time.monotonic()
@@ -198,7 +228,8 @@ class Studio:
         loras = _loras(asked, experts)
         finished: list[SavedPicture] = []
         every = max(1, request.steps // PREVIEWS)
-        for piece in generate(model, request, cancelled=cancelled, preview_every=every):
+        pieces = generate(model, request, cancelled=cancelled, preview_every=every)
+        for piece in within_memory(pieces, request):
             if isinstance(piece, Step):
                 yield Progress(
                     step=piece.index + 1,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from composer.errors import ComposerError
-from composer.experts.atomic import write_atomically
+from composer.files import write_atomically
 from composer.training.config import LoraTraining
 from composer.training.pictures import TrainingPicture
 from composer.training.trainer import Trainer

@@ -8,9 +8,9 @@ from datetime import datetime
 import torch
 from PIL import Image
 
-from composer.experts.atomic import write_atomically
 from composer.experts.info import LoraInfo
 from composer.experts.write import write_lora
+from composer.files import write_atomically
 from composer.training.config import LoraTraining
 from composer.training.metadata import training_metadata
 from composer.training.trainer import Trainer

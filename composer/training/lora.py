@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Any
@@ -22,8 +21,10 @@ from composer.training.draws import Draws
 from composer.training.file import write_preview, write_trained
 from composer.training.network import LoraNetwork, check_targets
 from composer.training.objective import Objective
+from composer.training.output import check_writable
 from composer.training.pictures import TrainingPicture, read_folder, square
 from composer.training.prior import draw_priors
+from composer.training.processes import join_processes
 from composer.training.progress import Clock, Progress
 from composer.training.trainer import Diverged, Lesson, Trainer
 
@@ -65,7 +66,7 @@ def train_lora(
     check_targets(model.unet, "U-Net", config.targets)
     if config.text_encoder:
         check_targets(model.text_encoder, "text encoder", config.text_targets)
-    _check_writable(config)
+    check_writable(config.output)
     return _train(model, config, _gather(config, pictures, resolution), resolution, cancelled)
 
 
@@ -95,20 +96,6 @@ def _gather(
     return sorted(found, key=lambda picture: picture.is_prior)
 
 
-def _check_writable(config: LoraTraining) -> None:
-    try:
-        config.output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ComposerError(
-            f"The folder {config.output.parent} cannot be made ({error.strerror}): give another"
-            " output."
-        ) from error
-    if not os.access(config.output.parent, os.W_OK):
-        raise ComposerError(
-            f"The folder {config.output.parent} may not be written to: give another output."
-        )
-
-
 def _train(
     model: Model,
     config: LoraTraining,
@@ -116,9 +103,7 @@ def _train(
     resolution: int,
     cancelled: Callable[[], bool],
 ) -> Iterator[Progress]:
-    from accelerate import PartialState
-
-    processes: Any = PartialState()
+    processes = join_processes()
     started = datetime.now(timezone.utc)
     if config.prior_prompts:
         yield Progress(stage="prior", step=0, total=config.prior_count)

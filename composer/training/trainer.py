@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from composer.diffusion.model import Model
 from composer.errors import ComposerError
+from composer.training.attention import attention_for_backward
 from composer.training.cache import CaptionCache, LatentCache, text_states
 from composer.training.config import LoraTraining
 from composer.training.draws import Draw, Draws
@@ -122,8 +123,10 @@ class Trainer:
         count = self.config.accumulation
         for part in range(count):
             number = (self.step * count + part) * self.processes.num_processes
-            loss = self._loss(self.lesson.draws.batch(number + self.processes.process_index))
-            cast(Any, loss / count).backward()
+            draw = self.lesson.draws.batch(number + self.processes.process_index)
+            with attention_for_backward(self.model.device.type, draw.noise[0, 0].numel()):
+                loss = self._loss(draw)
+                cast(Any, loss / count).backward()
             total += loss.detach() / count
         if self.processes.num_processes == 1:
             return float(total)

@@ -121,14 +121,20 @@ class Actions:
 
     def use(self, current: str | None) -> Update:
         """All settings of the picture that is shown."""
-        return self._restored(self._studio.history.find(current)) if current else {}
+        try:
+            return self._restored(self._studio.history.find(current)) if current else {}
+        except ComposerError as error:
+            gr.Warning(views.escaped(error), title="No settings")
+            return {}
 
     def reuse_seed(self, current: str | None) -> Update:
         """The seed of the picture that is shown, and no new one each time."""
-        if not current:
+        try:
+            found = self._studio.history.find(current).record if current else None
+        except ComposerError as error:
+            gr.Warning(views.escaped(error), title="No seed")
             return {}
-        request = self._studio.history.find(current).record.request
-        return {self._page.seed: request.seed, self._page.new_seed: False}
+        return {self._page.seed: found.request.seed, self._page.new_seed: False} if found else {}
 
     def restore(self, file: str | None) -> Update:
         """All settings of a picture that was dropped on the page."""
@@ -143,14 +149,12 @@ class Actions:
         return update
 
     def _restored(self, picture: SavedPicture) -> Update:
-        page, asked, cards = self._page, picture.asked, self._cards()
+        recalled = self._studio.recall(picture)
+        page, asked, cards = self._page, recalled.asked, self._cards()
         request = asked.request
-        notes = list(picture.record.notes)
-        missing = [row.name for row in asked.rows if row.name not in cards]
-        if missing:
-            notes.append(f"Not among your LoRAs: {', '.join(missing)}.")
-        if notes:
-            gr.Warning(views.escaped(" ".join(notes)), title="Not everything is as it was")
+        if recalled.notes:
+            notes = views.escaped(" ".join(recalled.notes))
+            gr.Warning(notes, title="Not everything is as it was")
         return {
             page.mixer: [views.row_view(row, cards.get(row.name)) for row in asked.rows],
             page.fusion: asked.fusion,
@@ -199,7 +203,10 @@ class Actions:
 
     def pick(self, event: gr.EventData) -> Update:
         """Show an earlier picture."""
-        return self._show(self._studio.history.find(str(event.id)))
+        try:
+            return self._show(self._studio.history.find(str(event.id)))
+        except ComposerError as error:
+            return {self._page.stage: _no_picture(str(error))}
 
     def _asked(self, values: Sequence[Any]) -> ComposeRequest:
         given = dict(zip(self._page.form, values, strict=True))
@@ -231,7 +238,7 @@ class Actions:
 
     def _failed(self, message: str) -> Update:
         return {
-            self._page.stage: {"phase": "failed", "title": "No picture", "detail": message},
+            self._page.stage: _no_picture(message),
             self._page.stop: gr.update(interactive=False),
         }
 
@@ -247,3 +254,7 @@ class Actions:
 
     def _strip(self, selected: str | None) -> views.Json:
         return views.strip_view(self._studio.history.recent(RECENT), selected)
+
+
+def _no_picture(message: str) -> views.Json:
+    return {"phase": "failed", "title": "No picture", "detail": message}

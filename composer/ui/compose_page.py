@@ -49,5 +49,5 @@ def add(blocks: gr.Blocks, studio: Studio) -> None:
     page.stop.click(actions.stop, outputs=page.stop, **QUICK)
     strip.pick(actions.pick, outputs=page.shown, **QUICK)
     page.use.click(actions.use, page.current, form, **NOTING)
-    page.same_seed.click(actions.reuse_seed, page.current, [page.seed, page.new_seed], **QUICK)
+    page.same_seed.click(actions.reuse_seed, page.current, [page.seed, page.new_seed], **NOTING)
     page.restore.upload(actions.restore, page.restore, [page.restore, *form], **NOTING)

@@ -17,8 +17,8 @@ class Example:
 
 # Each a wording with the roles of the LoRAs whose triggers it takes.
 WORDINGS = (
-    ("{character} in the snow, {style}", ("character", "style")),
     ("{character} {background}", ("character", "background")),
+    ("{character} in the snow, {style}", ("character", "style")),
     ("a panda {clothing} in the city, {style}", ("clothing", "style")),
     ("{character} and {object} at sunset", ("character", "object")),
 )

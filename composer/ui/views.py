@@ -7,6 +7,7 @@ Texts go in as they are: the components put them into the page as text, never as
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import io
 from collections.abc import Iterable, Mapping
@@ -58,7 +59,7 @@ def _read_thumbnail(path: Path, stamp: tuple[int, int]) -> Image.Image | None:
             if image.width * image.height > MAX_PREVIEW_PIXELS:
                 return None
             return _fitted(image.convert("RGB"), THUMBNAIL_SIDE)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None  # a broken preview is no reason to hide a LoRA
 
 
@@ -214,26 +215,22 @@ def picture_view(saved: SavedPicture, *, phase: str = "done", detail: str = "") 
 
 
 def strip_view(pictures: Iterable[SavedPicture], selected: str | None) -> Json:
-    """The strip of finished pictures."""
-    return {
-        "selected": selected,
-        "pictures": [
-            {
-                "id": saved.id,
-                "thumbnail": thumbnail_url(saved.image()),
-                "title": f"{saved.path.name}: {saved.record.request.prompt}",
-            }
-            for saved in pictures
-        ],
-    }
+    """The strip of finished pictures; what is damaged or was never ours is left out."""
+    shown: list[Json] = []
+    for saved in pictures:
+        with contextlib.suppress(ComposerError):
+            title = f"{saved.path.name}: {saved.record.request.prompt}"
+            small = thumbnail_url(thumbnail(saved.path))
+            shown.append({"id": saved.id, "thumbnail": small, "title": title})
+    return {"selected": selected, "pictures": shown}
 
 
 def recipe(saved: SavedPicture, cards: Mapping[str, Card]) -> str:
     """The settings of a picture, as markup."""
-    request = saved.record.request
+    request, fusion = saved.record.request, str(saved.record.fusion.get("name", ""))
     chips = "".join(
         f'<span class="lora role-{role}">{html.escape(title)} {weight}</span>'
-        for title, role, weight in (_chip(row, cards.get(row.name)) for row in saved.asked.rows)
+        for title, role, weight in (_chip(row, cards.get(row.name)) for row in saved.rows)
     )
     facts = {
         "Seed": request.seed,
@@ -241,7 +238,7 @@ def recipe(saved: SavedPicture, cards: Mapping[str, Card]) -> str:
         "Sampler": request.sampler,
         "CFG": f"{request.cfg_scale:g}",
         "Size": f"{request.width} × {request.height}",
-        "Fusion": FUSIONS[saved.asked.fusion].title,
+        "Fusion": FUSIONS[fusion].title if fusion in FUSIONS else fusion,
         "Model": saved.record.model_name,
     }
     if request.negative_prompt:

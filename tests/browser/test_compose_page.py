@@ -117,6 +117,32 @@ def test_the_main_job_by_mouse(page: Page, app: App, tmp_path: Path) -> None:
     expect(page.locator(".card[data-name=neon]")).to_have_attribute("aria-pressed", "false")
 
 
+def test_a_number_may_go_beyond_its_slider(page: Page, app: App) -> None:
+    number = page.locator(".row[data-name=neon] > .fader .number")
+    number.fill("3.5")
+    page.fill("#prompt textarea", "a cat")
+    generate(page)
+    assert {lora.name: lora.unet for lora in read_png(newest(app)).loras}["neon"] == 3.5
+    number.fill("99")
+    number.blur()
+    expect(number).to_have_value("10.00")
+
+
+def test_a_renamed_lora_is_found_when_its_picture_is_dropped(page: Page, app: App) -> None:
+    generate(page)
+    made = newest(app)
+    path = app.loras / "neon.safetensors"
+    path.rename(app.loras / "glow.safetensors")
+    try:
+        page.reload()
+        page.wait_for_selector(".state.ready")
+        page.set_input_files("#restore input[type=file]", made)
+        expect(page.locator(".row[data-name=glow]")).to_be_visible()
+        expect(page.locator(".toast-body").first).to_contain_text("'neon' is called 'glow' now")
+    finally:
+        (app.loras / "glow.safetensors").rename(path)
+
+
 def test_stop_ends_at_once_and_the_next_picture_comes(page: Page, app: App) -> None:
     page.fill("#steps input", "400")
     page.click("#generate")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -114,13 +115,37 @@ def test_pictures_that_say_nothing_or_are_damaged(tmp_path: Path) -> None:
         read_png(tmp_path / "text.png")
     with pytest.raises(ComposerError, match=r"missing.png cannot be read"):
         read_png(tmp_path / "missing.png")
-    for text in ("{", "[]", '{"format": 1}', '{"format": 1, "request": 3, "loras": []}'):
+    sound = json.loads(RECORD.to_json())
+    hostile = (
+        {"loras": [{"name": "a", "unet": "x"}]},
+        {"loras": [{"name": ["a"]}]},
+        {"fusion": 3},
+        {"model_hash": 3},
+        {"notes": [3]},
+    )
+    broken = [json.dumps(sound | change) for change in hostile]
+    for text in ("{", "[]", '{"format": 1}', '{"format": 1, "request": 3, "loras": []}', *broken):
         with pytest.raises(ComposerError, match=r"cannot be read"):
             PictureRecord.from_json(text)
     with pytest.raises(ComposerError, match=r"format 2.*Update"):
         PictureRecord.from_json('{"format": 2}')
     with pytest.raises(ComposerError, match=r"last line holds no settings"):
         from_parameters("just a prompt")
+
+
+def test_a_picture_that_would_fill_the_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_png(tmp_path / "huge.png", IMAGE, RECORD)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow refuses twice that
+    with pytest.raises(ComposerError, match=r"huge.png cannot be read"):
+        read_png(path)
+
+
+def test_it_says_nothing_of_the_machine(tmp_path: Path) -> None:
+    with Image.open(write_png(tmp_path / "fox.png", IMAGE, RECORD)) as image:
+        assert set(image.info) == {"parameters", "composer"}
+        assert not any("/" in text for text in image.info.values())
 
 
 def test_writing_fails_with_a_message_and_leaves_nothing(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from typer.testing import CliRunner, Result
@@ -32,6 +33,22 @@ def test_json_says_all_of_each_picture(tiny_sd: Path, lora_folder: Path, tmp_pat
     told = json.loads(done.stdout)
     assert Path(told["path"]).is_file()
     assert told["request"]["seed"] == 3 and told["fusion"] == {"name": "nla"}
+
+
+def test_a_picture_is_made_again_and_changed(
+    tiny_sd: Path, lora_folder: Path, tmp_path: Path
+) -> None:
+    first = generate(tiny_sd, lora_folder, tmp_path, "a fox", "--lora", "zibo=0.8", "--cfg", "2")
+    picture = first.stdout.strip()
+    folders = ["--model", tiny_sd, "--lora-dir", lora_folder, "--output", tmp_path]
+    command = ["generate", "--again", picture, "--device", "cpu", *map(str, folders)]
+    same = CliRunner().invoke(app, command)
+    assert same.exit_code == 0, same.output
+    assert Path(same.stdout.strip()).read_bytes() == Path(picture).read_bytes()
+    other = CliRunner().invoke(app, [*command, "--lora", "zibo=0.1", "--lora", "neon", "--seed=9"])
+    record, before = (read_png(Path(path.strip())) for path in (other.stdout, picture))
+    assert {lora.name: lora.unet for lora in record.loras} == {"zibo": 0.1, "neon": 1.0}
+    assert record.request == replace(before.request, seed=9)
 
 
 def test_mistakes_are_told_in_one_line(tiny_sd: Path, lora_folder: Path, tmp_path: Path) -> None:

@@ -27,10 +27,9 @@ def test_pictures_are_numbered_within_a_day_and_found_again(tmp_path: Path) -> N
     assert history.find(first.id).record == RECORD
 
 
-def test_what_to_ask_for_is_read_back(tmp_path: Path) -> None:
-    asked = History(tmp_path).save(PICTURE, RECORD).asked
-    assert asked.request == RECORD.request and asked.fusion == "nla"
-    assert [(row.name, row.unet, row.text_encoder) for row in asked.rows] == [
+def test_its_loras_are_read_back(tmp_path: Path) -> None:
+    saved = History(tmp_path).save(PICTURE, RECORD)
+    assert [(row.name, row.unet, row.text_encoder) for row in saved.rows] == [
         ("zibo", 0.5, 0.25),
         ("neon", 1.0, None),
     ]
@@ -42,7 +41,7 @@ def test_the_enlarged_picture_says_the_same(tmp_path: Path) -> None:
     enlarged.write_bytes(saved.shown(96))
     with Image.open(enlarged) as image:
         assert image.size == (96, 96)
-    assert History(tmp_path).read(enlarged).asked == saved.asked
+    assert History(tmp_path).read(enlarged).record == saved.record
     assert saved.shown(16) == saved.path.read_bytes()
 
 
@@ -59,6 +58,21 @@ def test_a_picture_that_does_not_say_is_refused(tmp_path: Path) -> None:
     PICTURE.save(tmp_path / "mute.png")
     with pytest.raises(ComposerError, match="does not say how it was made"):
         History(tmp_path).read(tmp_path / "mute.png")
+
+
+def test_what_only_looks_like_a_picture_is_none(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    saved = history.save(PICTURE, RECORD)
+    (saved.path.parent / "0002-5.png.part").touch()
+    (saved.path.parent / "notes.png").touch()
+    assert history.recent(5) == (saved,)
+
+
+def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
+    saved = History(tmp_path).save(PICTURE, RECORD)
+    saved.path.write_bytes(saved.path.read_bytes()[:-30])
+    with pytest.raises(ComposerError, match=r"0001-5\.png is damaged"):
+        saved.shown(96)
 
 
 def test_no_pictures_yet(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from tiny_loras import write_lora
 
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
@@ -117,7 +119,7 @@ def test_a_picture_is_made_again_from_its_file(studio: Studio, tmp_path: Path) -
     first = paint(studio, replace(BOTH, request=replace(REQUEST, prompt="a <lora:zibo:1> fox")))
     elsewhere = tmp_path / "renamed.png"
     elsewhere.write_bytes(first.path.read_bytes())
-    asked = studio.history.read(elsewhere).asked
+    asked = studio.recall(studio.history.read(elsewhere)).asked
     assert {row.name: row.unet for row in asked.rows} == {"zibo": 1.0, "neon": 0.6}
     assert pixels(studio, asked) == first.image().tobytes()
 
@@ -210,6 +212,41 @@ def test_two_visitors_queue_and_each_stops_only_their_own(studio: Studio, refere
     assert finished(slow).cancelled
     (picture,) = finished(waiting).pictures
     assert picture.image().tobytes() == reference
+
+
+def test_when_memory_runs_out_the_size_is_named_and_the_next_picture_unharmed(
+    studio: Studio, reference: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("composer.diffusion.sample._Sampling._predict", run_out)
+    with pytest.raises(ComposerError, match=r"16×16 pixels. Ask for a smaller size"):
+        finished(studio.compose(BOTH))
+    several = replace(BOTH, request=replace(REQUEST, count=2))
+    with pytest.raises(ComposerError, match="fewer of them at once"):
+        finished(studio.compose(several))
+    monkeypatch.undo()
+    assert pixels(studio, BOTH) == reference
+
+
+def test_a_lora_that_changes_or_goes_between_two_pictures(
+    tiny_sd: Path, lora_folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "loras" / "zibo.safetensors"
+    path.parent.mkdir()
+    path.write_bytes((lora_folder / "zibo.safetensors").read_bytes())
+    studio = Studio(tiny_sd, [path.parent], tmp_path / "outputs")
+    asked = replace(BOTH, rows=BOTH.rows[:1])
+    first = paint(studio, asked)
+    write_lora(path, seed=8)
+    second = paint(studio, asked)
+    hashes = {saved.record.loras[0].tensor_hash for saved in (first, second)}
+    assert len(hashes) == 2 and first.image().tobytes() != second.image().tobytes()
+    path.unlink()
+    with pytest.raises(ComposerError, match=r"'zibo' is gone: .* Put it back"):
+        finished(studio.compose(asked))
+    assert paint(studio, replace(asked, rows=())).path.is_file()
 
 
 def test_experts_are_attached_anew_only_when_others_speak(studio: Studio) -> None:

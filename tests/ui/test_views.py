@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from pathlib import Path
 
 import pytest
@@ -97,11 +98,29 @@ def test_a_file_that_cannot_be_used_is_a_problem_and_no_card() -> None:
     assert view["problems"] == ["b: cut off"]
 
 
-def test_a_broken_preview_hides_no_lora(tmp_path: Path) -> None:
+def test_a_damaged_picture_does_not_spoil_the_strip(evil_picture: SavedPicture) -> None:
+    beside = evil_picture.path.with_name("0002-1.png")
+    beside.write_bytes(b"no picture")
+    history = History(evil_picture.path.parents[1])
+    strip = views.strip_view(history.recent(5), None)
+    assert [entry["id"] for entry in strip["pictures"]] == [evil_picture.id]
+    assert strip["pictures"][0]["thumbnail"].startswith("data:image/webp;base64,")
+
+
+def test_a_picture_of_an_unknown_fusion_is_shown(tmp_path: Path) -> None:
+    record = PictureRecord(request=Request(seed=1), fusion={"name": "<magic>"})
+    saved = History(tmp_path).save(Image.new("RGB", (16, 16)), record)
+    assert "&lt;magic&gt;" in views.recipe(saved, {})
+
+
+def test_a_broken_preview_hides_no_lora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     preview = tmp_path / "a.png"
     preview.write_bytes(b"no picture")
     assert views.library_view([card("a", preview=preview)])["cards"][0]["thumbnail"] == ""
     Image.new("1", (8000, 8000)).save(preview)  # small on the disk, large in memory
+    assert views.library_view([card("a", preview=preview)])["cards"][0]["thumbnail"] == ""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2**20)  # Pillow itself refuses to open it
+    os.utime(preview, ns=(1, 1))
     assert views.library_view([card("a", preview=preview)])["cards"][0]["thumbnail"] == ""
     Image.new("RGB", (64, 64)).save(preview)
     thumbnail = views.library_view([card("a", preview=preview)])["cards"][0]["thumbnail"]

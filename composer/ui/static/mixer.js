@@ -3,7 +3,8 @@ const list = element.querySelector('.rows');
 const bar = element.querySelector('.bar');
 const sum = element.querySelector('.sum');
 const nothing = element.querySelector('.nothing');
-const LIMIT = 2;
+const LIMIT = 2;  // of the slider
+const MOST = 10;  // of the number beside it, as the studio allows
 let rows = [];
 const opened = new Set();
 
@@ -43,7 +44,7 @@ function fader(row, key, label) {
   range.setAttribute('aria-label', label);
   const number = make('input', 'number');
   number.type = 'number';
-  number.min = -LIMIT; number.max = LIMIT; number.step = 0.05;
+  number.min = -MOST; number.max = MOST; number.step = 0.05;
   number.setAttribute('aria-label', label + ', as a number');
   const show = (source) => {
     const value = row[key] === null ? row.unet : row[key];
@@ -56,7 +57,8 @@ function fader(row, key, label) {
   const take = (source) => {
     const value = Number(source.value);
     if (source.value === '' || !Number.isFinite(value)) return;
-    row[key] = Math.min(LIMIT, Math.max(-LIMIT, value));
+    const most = source === number ? MOST : LIMIT;
+    row[key] = Math.min(most, Math.max(-most, value));
     show(source);
     commit();
     line.dispatchEvent(new Event('moved'));

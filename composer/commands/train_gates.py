@@ -1,0 +1,156 @@
+"""`composer train-gates`: several LoRAs in, one gate file out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from composer.commands._watching import show, stopped_by_user
+
+if TYPE_CHECKING:
+    from composer.training.gates import GateProgress, GateTraining
+
+ROOT = Path(__file__).parents[2]
+TRAINING = (
+    "granularity",
+    "text_encoder",
+    "objective",
+    "clip",
+    "keep",
+    "compose",
+    "rest",
+    "balance",
+    "start",
+    "trajectories",
+    "teacher_steps",
+    "cfg_scale",
+    "steps",
+    "batch_size",
+    "accumulation",
+    "learning_rate",
+    "seed",
+    "gradient_checkpointing",
+    "preview_every",
+    "preview_prompt",
+    "checkpoint_every",
+    "resume",
+)
+GATE = ("input", "reduce", "cells", "normalise", "activation", "time", "bias")
+
+
+def register(app: typer.Typer) -> None:
+    """Add `composer train-gates`."""
+    app.command("train-gates")(train_gates)
+
+
+def train_gates(
+    context: typer.Context,
+    loras: Annotated[list[str], typer.Argument(help="Names of the LoRAs, two or more.")],
+    output: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="A prompt that names all of them; drafted if not given; repeatable."),
+    ] = None,
+    granularity: Annotated[
+        str, typer.Option(help="What one gate governs: network, block, layer or matrix.")
+    ] = "block",
+    text_encoder: Annotated[bool, typer.Option(help="Gates in the text encoder too.")] = False,
+    objective: Annotated[str, typer.Option(help="distill, or clip as in the paper.")] = "distill",
+    clip: Annotated[
+        str, typer.Option(help="A CLIP by folder or hub name; the model's own if not given.")
+    ] = "",
+    keep: Annotated[float, typer.Option(help="Weight of: each LoRA alone on its prompts.")] = 1.0,
+    compose: Annotated[float, typer.Option(help="Weight of: the composed teacher.")] = 1.0,
+    rest: Annotated[float, typer.Option(help="Weight of: the base on other prompts.")] = 0.5,
+    balance: Annotated[float, typer.Option(help="Alpha of the gating balance loss.")] = 0.0,
+    start: Annotated[bool, typer.Option(help="Begin from the closed-form solution.")] = True,
+    trajectories: Annotated[int, typer.Option(help="Samplings of each teacher.")] = 32,
+    teacher_steps: Annotated[int, typer.Option(help="Steps of these samplings.")] = 12,
+    cfg_scale: Annotated[float, typer.Option(help="CFG scale of these samplings.")] = 3.0,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 300,
+    batch_size: Annotated[int, typer.Option(help="Rows at once, for each process.")] = 12,
+    accumulation: Annotated[int, typer.Option(help="Batches for one step.")] = 1,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-2,
+    input: Annotated[str, typer.Option(help="What gates see: hidden or experts.")] = "hidden",
+    reduce: Annotated[str, typer.Option(help="mean, grid, flatten or tokens.")] = "mean",
+    cells: Annotated[int, typer.Option(help="Cells on a side of the grid.")] = 4,
+    normalise: Annotated[str, typer.Option(help="l2 or layer.")] = "layer",
+    activation: Annotated[str, typer.Option(help="softmax, scaled, sigmoid or free.")] = "free",
+    time: Annotated[bool, typer.Option(help="Gates know the timestep.")] = True,
+    bias: Annotated[bool, typer.Option(help="Gates have a bias; the start needs it.")] = True,
+    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
+    gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, slower.")] = False,
+    preview_every: Annotated[int, typer.Option(help="A preview every so many steps.")] = 0,
+    preview_prompt: Annotated[str, typer.Option(help="What the previews show.")] = "",
+    checkpoint_every: Annotated[int, typer.Option(help="Keep a state every so many steps.")] = 100,
+    resume: Annotated[bool, typer.Option(help="Go on where a stopped training was.")] = False,
+    model: Annotated[
+        str, typer.Option(help="Model folder or hub name.", show_default="the toybox")
+    ] = str(ROOT / "assets" / "toybox"),
+    lora_dir: Annotated[
+        list[Path] | None, typer.Option(help="A folder of LoRAs; repeatable.")
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, …; what accelerate chooses if not given.")
+    ] = "",
+) -> None:
+    """Train gates that fuse LoRAs (MoLE); the LoRAs and the model stay as they are."""
+    import torch
+
+    from composer.diffusion.load import load_model
+    from composer.experts import Library, ModuleNames, read_expert
+    from composer.training.gates import Called, GateTraining, draft_prompts
+    from composer.training.processes import join_processes
+
+    library = Library(lora_dir or [ROOT / "loras"])
+    paths = {name: library.find(name).path for name in loras}
+    processes = join_processes(device)
+    loaded = load_model(model, device=device or processes.device, dtype=torch.float32)
+    modules = ModuleNames.of(loaded.models, model=loaded.name)
+    experts = [read_expert(path, modules, name=name) for name, path in paths.items()]
+    drafted = draft_prompts(
+        [Called(name=e.name, trigger=e.info.trigger, role=e.info.role) for e in experts], seed=seed
+    )
+    given = context.params
+    config = GateTraining.from_json(
+        {name: given[name] for name in TRAINING}
+        | {
+            "output": output,
+            "gate": {name: given[name] for name in GATE},
+            "prompts": prompt or drafted.composed,
+            "alone": drafted.alone,
+            "neutral": drafted.neutral,
+        }
+    )
+    from composer.training.gates import train_gates
+
+    main, last = processes.is_main_process, None
+    with stopped_by_user() as stopped:
+        for last in train_gates(loaded, experts, config, cancelled=stopped.is_set):
+            if main:
+                _show(last, config)
+    if main:
+        typer.echo(err=True)
+    if stopped.is_set() and main:
+        kept = f" Go on with --resume: {config.checkpoint}" if config.checkpoint.is_file() else ""
+        typer.echo(f"Stopped.{kept}", err=True)
+        raise typer.Exit(130)
+    if last is not None and last.path is not None and main:
+        typer.echo(str(last.path))
+
+
+def _show(progress: GateProgress, config: GateTraining) -> None:
+    words = {"teach": "teachers", "start": "start", "train": "step", "saved": "saved"}
+    line = f"{words[progress.stage]} {progress.step}/{progress.total}"
+    for group, loss in progress.losses.items():
+        line += f"  {group} {loss:.3f}"
+    if progress.entropy is not None:
+        line += f"  entropy {progress.entropy:.2f}"
+    if progress.skipped:
+        line += f"  skipped {progress.skipped}"
+    show(line, step=progress.step, total=progress.total, seconds_left=progress.seconds_left)
+    if progress.preview is not None:
+        name = f"{config.output.stem}-{progress.step:06}.png"
+        progress.preview.save(config.output.with_name(name))

@@ -1,0 +1,247 @@
+"""The paper's objective: CLIP tells whether the composed picture shows what the prompt says.
+
+The paper gives no formula; this is the released code's:
+
+    L_D = -log((2.5 - (L_global + L_local)) / 2)
+    L_global = 1 - cos(image, text)
+    L_local  = mean over i of 1 - cos(image - image_i, text - text_i)
+
+with the composed picture and prompt, and for each expert i a picture and a prompt of it alone (the
+directional loss of StyleGAN-NADA, arXiv 2108.00946). Where the authors take photographs for
+image_i, the expert itself draws them here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from composer.diffusion.conditioning import encode_prompts
+from composer.diffusion.model import Model
+from composer.errors import ComposerError
+from composer.mixture import Mixture
+from composer.training.draws import generator_for
+from composer.training.gates.config import GateTraining
+from composer.training.gates.distill import encode_with_gradient
+from composer.training.gates.teachers import Sampling, Teachers, to_clean
+from composer.training.gates.trainer import Said
+
+ALONE = 8  # pictures that each expert draws of itself
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A CLIP of transformers, frozen, with what its pictures must look like.
+
+    mean, std: of its pictures' channels, (1, 3, 1, 1), for values from 0 to 1.
+    """
+
+    model: Any
+    tokenizer: Any
+    side: int
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def load(cls, name: str, model: Model) -> Clip:
+        """A folder or hub name; empty takes the one that came with `model`.
+
+        Raises:
+            ComposerError: there is none, or it cannot be read.
+        """
+        from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+        folder = name or str(model.path / "clip")
+        if not name and not Path(folder).is_dir():
+            raise ComposerError(
+                f"{model.name} has no CLIP beside it: name one, such as "
+                "openai/clip-vit-base-patch16, or choose the objective distill."
+            )
+        try:
+            clip: Any = cast(Any, CLIPModel).from_pretrained(folder, use_safetensors=True)
+            tokenizer: Any = cast(Any, CLIPTokenizer).from_pretrained(folder)
+            processor: Any = cast(Any, CLIPImageProcessor).from_pretrained(folder)
+        except (OSError, ValueError) as error:
+            raise ComposerError(
+                f"The CLIP {folder} cannot be loaded ({str(error).splitlines()[0]}): give the "
+                "folder or hub name of a CLIP of transformers with safetensors weights."
+            ) from error
+        clip = clip.float().eval().requires_grad_(False).to(model.device)
+        shape = (1, 3, 1, 1)
+        return cls(
+            model=clip,
+            tokenizer=tokenizer,
+            side=int(clip.config.vision_config.image_size),
+            mean=torch.tensor(processor.image_mean).reshape(shape).to(model.device),
+            std=torch.tensor(processor.image_std).reshape(shape).to(model.device),
+        )
+
+    def image(self, pictures: Tensor) -> Tensor:
+        """(n, 3, height, width) in 0 to 1 -> (n, dim) of length 1, with a gradient."""
+        if pictures.shape[-2:] != (self.side, self.side):
+            pictures = functional.interpolate(
+                pictures,
+                size=(self.side, self.side),
+                mode="bicubic",
+                align_corners=False,
+                antialias=True,
+            )
+        seen = self.model.vision_model(pixel_values=(pictures - self.mean) / self.std)
+        return functional.normalize(self.model.visual_projection(seen.pooler_output), dim=-1)
+
+    @torch.no_grad()
+    def text(self, prompts: list[str]) -> Tensor:
+        """(n, dim) of length 1."""
+        limit = int(self.model.config.text_config.max_position_embeddings)
+        tokens = self.tokenizer(
+            prompts, padding=True, truncation=True, max_length=limit, return_tensors="pt"
+        )
+        read = self.model.text_model(**tokens.to(self.mean.device))
+        return functional.normalize(self.model.text_projection(read.pooler_output), dim=-1)
+
+
+def clip_loss(image: Tensor, text: Tensor, images_alone: Tensor, texts_alone: Tensor) -> Tensor:
+    """L_D of each picture, (n,).
+
+    image, text: (n, dim), of the composed picture and its prompt.
+    images_alone, texts_alone: (experts, dim) each.
+    """
+    together = 1 - functional.cosine_similarity(image, text, dim=-1)
+    moved = image[:, None] - images_alone[None]  # (n, experts, dim)
+    asked = text[:, None] - texts_alone[None]
+    local = (1 - functional.cosine_similarity(moved, asked, dim=-1)).mean(1)
+    return -((2.5 - (together + local)).clamp_min(1e-3) / 2).log()
+
+
+@dataclass
+class ClipGuidance:
+    """Samples with the gated model, and asks CLIP at every step what the picture is going to be.
+
+    As released: each step is a batch of its own, the latents are cut from the graph between steps,
+    and the gradient goes through one pass of the U-Net, the clean picture that it predicts, and its
+    decoding. The pictures of the experts alone are drawn before.
+    """
+
+    model: Model
+    mixture: Mixture
+    clip: Clip
+    config: GateTraining
+    images_alone: Tensor
+    texts_alone: Tensor
+    _sampling: Sampling | None = None
+    _prompts: list[str] = field(default_factory=list[str])
+    _texts: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    _latents: Tensor | None = None
+
+    @classmethod
+    @torch.no_grad()
+    def prepare(cls, model: Model, mixture: Mixture, config: GateTraining) -> ClipGuidance:
+        """Let each expert draw itself; call it before gates are put in.
+
+        Raises:
+            ComposerError: there is no CLIP.
+        """
+        clip = Clip.load(config.clip, model)
+        teachers = Teachers(model, mixture)
+        images: list[Tensor] = []
+        texts: list[Tensor] = []
+        for index, name in enumerate(mixture.names):
+            prompts = [config.alone[name][n % len(config.alone[name])] for n in range(ALONE)]
+            latents = _draw(model, teachers, config, prompts, index)
+            seen = clip.image(_picture(model, latents)).mean(0)
+            images.append(functional.normalize(seen, dim=0))
+            texts.append(functional.normalize(clip.text(prompts).mean(0), dim=0))
+        return cls(
+            model=model,
+            mixture=mixture,
+            clip=clip,
+            config=config,
+            images_alone=torch.stack(images),
+            texts_alone=torch.stack(texts),
+        )
+
+    def batch(self, number: int) -> Said:
+        """The `number`-th step of the samplings one after the other."""
+        index = number % self.config.teacher_steps
+        if index == 0 or self._sampling is None:
+            self._begin(number // self.config.teacher_steps)
+        sampling = cast(Sampling, self._sampling)
+        if self._latents is not None:  # resumed in the middle
+            sampling.latents, self._latents = self._latents, None
+        timestep = sampling.scheduler.timesteps[index]
+        latents = sampling.latents.to(self.model.device)
+        with self.mixture.listen() as said:
+            text = self._text(self._prompts)
+            with_prompt = self._predict(latents, timestep, text)
+        clean = to_clean(sampling.scheduler, with_prompt, timestep, latents)
+        image = self.clip.image(_picture(self.model, clean))
+        words = self.clip.text(self._prompts)
+        loss = clip_loss(image, words, self.images_alone, self.texts_alone).mean()
+        with torch.no_grad():
+            without = self._predict(latents, timestep, self._text([""] * len(self._prompts)))
+            sampling.advance(timestep, without, with_prompt.detach())
+        return Said(loss=loss, figures={"CLIP": float(loss.detach())}, weights=said)
+
+    def state(self) -> dict[str, Tensor]:
+        """The latents of the sampling that goes on."""
+        if self._sampling is None:
+            return {}
+        return {"latents": self._sampling.latents.detach().cpu()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Put back what `state` gave; the next batch takes it up."""
+        self._latents = state.get("latents")
+
+    def _begin(self, number: int) -> None:
+        size = self.config.batch_size
+        known = self.config.prompts
+        self._prompts = [known[(number * size + place) % len(known)] for place in range(size)]
+        generator = generator_for(self.config.seed, "gates clip", number)
+        noise = torch.randn((size, *_shape(self.model)), generator=generator)
+        steps, cfg_scale = self.config.teacher_steps, self.config.cfg_scale
+        self._sampling = Sampling(self.model, steps, noise.to(self.model.device), cfg_scale)
+
+    def _predict(self, latents: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+        output: Tensor = self.model.unet(
+            latents.to(self.model.dtype), timestep, encoder_hidden_states=text, return_dict=False
+        )[0]
+        return output.float()
+
+    def _text(self, prompts: Sequence[str]) -> Tensor:
+        if self.config.text_encoder:
+            return encode_with_gradient(self.model, prompts)
+        with torch.no_grad():
+            for prompt in set(prompts) - self._texts.keys():
+                self._texts[prompt] = encode_prompts(self.model, prompt, None).positive
+        return torch.cat([self._texts[prompt] for prompt in prompts])
+
+
+def _draw(
+    model: Model, teachers: Teachers, config: GateTraining, prompts: Sequence[str], expert: int
+) -> Tensor:
+    """Latents of what one expert alone draws for these prompts."""
+    generator = generator_for(config.seed, "gates clip alone", expert)
+    noise = torch.randn((len(prompts), *_shape(model)), generator=generator).to(model.device)
+    sampling = Sampling(model, config.teacher_steps, noise, config.cfg_scale)
+    for timestep in sampling.scheduler.timesteps:
+        said = teachers.ask(sampling.latents, timestep, prompts, [expert])[0]
+        unsaid = teachers.ask(sampling.latents, timestep, [""] * len(prompts), [expert])[0]
+        sampling.advance(timestep, unsaid, said)
+    return sampling.latents
+
+
+def _picture(model: Model, latents: Tensor) -> Tensor:
+    """(n, 3, height, width) in 0 to 1, with a gradient."""
+    decoded: Tensor = model.vae.decode(latents / model.scaling_factor, return_dict=False)[0]
+    return (decoded / 2 + 0.5).clamp(0, 1)
+
+
+def _shape(model: Model) -> tuple[int, int, int]:
+    side = model.size // model.multiple
+    return model.latent_channels, side, side

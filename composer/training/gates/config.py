@@ -1,0 +1,150 @@
+"""What a gate training is asked to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from composer.errors import ComposerError
+from composer.mixture import GRANULARITIES, GateSettings, Granularity
+
+Objective = Literal["distill", "clip"]
+
+_AT_LEAST: dict[str, float] = {
+    "steps": 0,
+    "batch_size": 1,
+    "accumulation": 1,
+    "trajectories": 1,
+    "teacher_steps": 1,
+    "cfg_scale": 1,
+    "warmup": 0,
+    "balance": 0,
+    "keep": 0,
+    "compose": 0,
+    "rest": 0,
+    "checkpoint_every": 0,
+    "preview_every": 0,
+    "seed": 0,
+}
+_ABOVE_ZERO = ("learning_rate", "clip_norm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateTraining:
+    """Every setting of one gate training; serialises to JSON and is kept in the file it makes.
+
+    output: the `.safetensors` file to write.
+    prompts: that name every expert; what the gates are for.
+    alone: for each expert by name, prompts that name it and no other.
+    neutral: prompts that name none.
+    gate: how the gates of the U-Net look and speak; those of a text encoder know no time.
+    text_encoder: whether the text encoder's sites get gates too; without, experts speak there with
+        weight 1 each.
+    objective: "distill" (no photographs, no CLIP, no decoding) or "clip" (the paper's).
+    clip: for that, a CLIP of transformers by folder or hub name; empty takes the model's own.
+    keep, compose, rest: how much the three terms of the distillation count: on an expert's own
+        prompts stay with it alone, on composed prompts follow the composed teacher, on neutral
+        prompts stay with the base.
+    balance: alpha of the gating balance loss (equation 16).
+    start: begin from the closed-form solution; needs gates with bias.
+    trajectories: samplings that each teacher makes to learn from, of `teacher_steps` steps.
+    steps: of the optimiser; 0 leaves the gates at their start.
+    """
+
+    output: Path
+    prompts: tuple[str, ...] = ()
+    alone: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    neutral: tuple[str, ...] = ()
+
+    granularity: Granularity = "block"
+    gate: GateSettings = field(default_factory=GateSettings)
+    text_encoder: bool = False
+    objective: Objective = "distill"
+    clip: str = ""
+    keep: float = 1.0
+    compose: float = 1.0
+    rest: float = 0.5
+    balance: float = 0.0
+    start: bool = True
+
+    trajectories: int = 32
+    teacher_steps: int = 12
+    cfg_scale: float = 3.0
+
+    steps: int = 300
+    batch_size: int = 12
+    accumulation: int = 1
+    learning_rate: float = 1e-2
+    warmup: int = 10
+    clip_norm: float = 1.0
+    seed: int = 0
+    gradient_checkpointing: bool = False
+
+    preview_every: int = 0
+    preview_prompt: str = ""
+    checkpoint_every: int = 0
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if self.output.suffix != ".safetensors":
+            raise ComposerError(
+                f"output {self.output.name!r} is no gate file: give a name that ends in"
+                " .safetensors."
+            )
+        if self.granularity not in GRANULARITIES:
+            raise ComposerError(
+                f"granularity {self.granularity!r} is unknown: choose one of"
+                f" {', '.join(GRANULARITIES)}."
+            )
+        if self.objective not in get_args(Objective):
+            raise ComposerError(
+                f"objective {self.objective!r} is unknown: choose one of"
+                f" {', '.join(get_args(Objective))}."
+            )
+        for name, least in _AT_LEAST.items():
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= least):
+                raise ComposerError(f"{name} is {value}: give {least:g} or more.")
+        for name in _ABOVE_ZERO:
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ComposerError(f"{name} is {value}: give a number above 0.")
+        if not self.keep + self.compose + self.rest > 0:
+            raise ComposerError("keep, compose and rest are all 0: there is nothing to learn.")
+        if self.start and not self.gate.bias:
+            raise ComposerError(
+                "The closed-form start needs gates with a bias: switch one of the two."
+            )
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the state to resume from is kept."""
+        return self.output.with_suffix(".resume")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, from which `from_json` makes the same."""
+        values = dataclasses.asdict(self)
+        values["output"] = str(self.output)
+        values["alone"] = {name: list(prompts) for name, prompts in self.alone.items()}
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> GateTraining:
+        """What `to_json` gave; raises ComposerError for a setting it does not know."""
+        known = {found.name for found in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ComposerError(
+                f"Unknown training settings {', '.join(unknown)}: take them out, or update"
+                " Composer."
+            )
+        read = dict(values)
+        read["output"] = Path(read["output"])
+        read["gate"] = GateSettings.from_json(read["gate"])
+        read["alone"] = {name: tuple(prompts) for name, prompts in read["alone"].items()}
+        for name in ("prompts", "neutral"):
+            read[name] = tuple(read[name])
+        return cls(**read)

@@ -1,0 +1,187 @@
+"""What gates learn from: noisy latents on the teachers' own ways, and what the teacher says there.
+
+Nothing but the frozen model is needed: no photographs, no CLIP, no decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from composer.diffusion.conditioning import split_into_chunks
+from composer.diffusion.model import Model
+from composer.errors import ComposerError
+from composer.mixture import Mixture
+from composer.training.draws import generator_for
+from composer.training.gates.config import GateTraining
+from composer.training.gates.teachers import Sampling, Teachers
+
+COMPOSED, NEUTRAL = "together", "neutral"
+AT_ONCE = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """One group of prompts and who teaches it: an expert alone, all together, or the base."""
+
+    group: str
+    prompts: tuple[str, ...]
+    expert: int | None = None
+
+
+@dataclass
+class Memory:
+    """Rows to learn from, on the CPU in float32; (rows, channels, height, width) or (rows,)."""
+
+    latents: Tensor
+    timesteps: Tensor
+    targets: Tensor
+    base: Tensor
+    """What the bare model says."""
+    groups: list[str]
+    prompts: list[str]
+
+    def rows_of(self, group: str) -> list[int]:
+        return [row for row, its in enumerate(self.groups) if its == group]
+
+    def strength(self, group: str) -> float:
+        """The mean square by which the teacher of a group differs from the bare model."""
+        rows = self.rows_of(group)
+        return float((self.targets[rows] - self.base[rows]).square().mean())
+
+
+def lessons(mixture: Mixture, config: GateTraining) -> list[Lesson]:
+    """The groups that count, each with its prompts."""
+    found: list[Lesson] = []
+    if config.keep > 0:
+        found += [
+            Lesson(group=name, prompts=config.alone[name], expert=index)
+            for index, name in enumerate(mixture.names)
+        ]
+    if config.compose > 0:
+        found.append(Lesson(group=COMPOSED, prompts=config.prompts))
+    if config.rest > 0:
+        found.append(Lesson(group=NEUTRAL, prompts=config.neutral))
+    return found
+
+
+def check_prompts(model: Model, mixture: Mixture, config: GateTraining) -> None:
+    """Refuse what cannot be learnt from.
+
+    Raises:
+        ComposerError: a group without prompts, an expert without its own, a prompt too long.
+    """
+    unknown = sorted(set(config.alone) - set(mixture.names))
+    if unknown:
+        raise ComposerError(
+            f"There are prompts for {unknown[0]!r}, which is none of the experts: "
+            f"{', '.join(mixture.names)}."
+        )
+    if config.keep > 0:
+        for name in mixture.names:
+            if not config.alone.get(name):
+                raise ComposerError(f"There is no prompt for {name!r} alone: give at least one.")
+    if config.compose > 0 and not config.prompts:
+        raise ComposerError("There is no prompt that names all experts: give at least one.")
+    if config.rest > 0 and not config.neutral:
+        raise ComposerError(
+            "There is no prompt that names no expert: give at least one, or set rest to 0."
+        )
+    for lesson in lessons(mixture, config):
+        for prompt in lesson.prompts:
+            if len(split_into_chunks(model, prompt)) > 1:
+                raise ComposerError(
+                    f"The prompt {prompt!r} is longer than the {model.token_limit - 2} tokens that "
+                    "the text encoder reads at once: shorten it."
+                )
+
+
+def remember(
+    model: Model, mixture: Mixture, config: GateTraining
+) -> Generator[tuple[int, int], None, Memory]:
+    """Sample the teachers; yields (samplings done, in all) after each step, returns the rows."""
+    plan = [
+        (lesson, range(first, min(first + AT_ONCE, config.trajectories)))
+        for lesson in lessons(mixture, config)
+        for first in range(0, config.trajectories, AT_ONCE)
+    ]
+    total = len(plan) * config.teacher_steps
+    teachers = Teachers(model, mixture)
+    parts: list[Memory] = []
+    for done, (lesson, numbers) in enumerate(plan):
+        sampled = _sample(model, teachers, config, lesson, numbers)
+        for step, rows in enumerate(sampled, start=1):
+            parts += rows
+            yield done * config.teacher_steps + step, total
+    return joined(parts)
+
+
+def _sample(
+    model: Model, teachers: Teachers, config: GateTraining, lesson: Lesson, numbers: Sequence[int]
+) -> Generator[list[Memory], None, None]:
+    """The rows of one batch of one teacher's samplings, a step at a time."""
+    side = model.size // model.multiple
+    shape = (model.latent_channels, side, side)
+    drawn = [generator_for(config.seed, f"gates {lesson.group}", n) for n in numbers]
+    noise = torch.stack([torch.randn(shape, generator=g) for g in drawn]).to(model.device)
+    prompts = [lesson.prompts[n % len(lesson.prompts)] for n in numbers]
+    nothing = [""] * len(prompts)
+    sampling = Sampling(model, config.teacher_steps, noise, config.cfg_scale)
+    everyone: list[int | None] = [None, *range(len(teachers.mixture.names))]
+    for index, timestep in enumerate(sampling.scheduler.timesteps):
+        latents = sampling.latents
+        if lesson.group == COMPOSED:
+            said = teachers.ask(latents, timestep, prompts, everyone)
+            unsaid = teachers.ask(latents, timestep, nothing, everyone)
+            target, without = _together(said), _together(unsaid)
+        else:
+            taught: list[int | None] = [lesson.expert]
+            said = teachers.ask(latents, timestep, prompts, [None, *taught])
+            unsaid = teachers.ask(latents, timestep, nothing, taught)
+            target, without = said[-1], unsaid[0]
+        rows = [_rows(lesson, latents, timestep, target, said[0], prompts)]
+        # every fourth step without the prompt too: guidance asks for both
+        if lesson.group == COMPOSED and index % 4 == 0:
+            rows.append(_rows(lesson, latents, timestep, without, unsaid[0], nothing))
+        yield rows
+        sampling.advance(timestep, without, target)
+
+
+def _rows(
+    lesson: Lesson,
+    latents: Tensor,
+    timestep: Tensor,
+    target: Tensor,
+    base: Tensor,
+    prompts: Sequence[str],
+) -> Memory:
+    return Memory(
+        latents=latents.cpu(),
+        timesteps=timestep.cpu().expand(len(prompts)),
+        targets=target.cpu(),
+        base=base.cpu(),
+        groups=[lesson.group] * len(prompts),
+        prompts=list(prompts),
+    )
+
+
+def _together(said: Tensor) -> Tensor:
+    """The composed teacher, v_0 + sum_i (v_i - v_0): the changes that the experts make to the
+    prediction, added up; each was made without the others' interference. said: (1 + experts, ...),
+    the base first."""
+    return said[0] + (said[1:] - said[0]).sum(0)
+
+
+def joined(parts: Sequence[Memory]) -> Memory:
+    """The rows of all parts, in their order."""
+    return Memory(
+        latents=torch.cat([part.latents for part in parts]),
+        timesteps=torch.cat([part.timesteps for part in parts]),
+        targets=torch.cat([part.targets for part in parts]),
+        base=torch.cat([part.base for part in parts]),
+        groups=[group for part in parts for group in part.groups],
+        prompts=[prompt for part in parts for prompt in part.prompts],
+    )

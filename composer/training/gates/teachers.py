@@ -1,0 +1,96 @@
+"""What the frozen experts say, alone and together: the teachers of the distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composer.diffusion.conditioning import encode_prompts
+from composer.diffusion.model import Model
+from composer.diffusion.samplers import build_scheduler, set_steps
+from composer.mixture import Mixture
+
+SAMPLER = "DDIM"
+
+
+class Teachers:
+    """Asks a mixture for its experts one by one, in one batch; the mixture's weights are lost."""
+
+    def __init__(self, model: Model, mixture: Mixture) -> None:
+        self.model, self.mixture = model, mixture
+        self._texts: dict[tuple[str, int], Tensor] = {}
+
+    def text(self, prompt: str, expert: int | None) -> Tensor:
+        """Text vectors (1, tokens, dim) as the text encoder gives them with this expert alone, or
+        (None) without any."""
+        key = (prompt, -1 if expert is None else expert)
+        if key not in self._texts:
+            speak(self.mixture, one_hot(self.mixture, [expert]))
+            self._texts[key] = encode_prompts(self.model, prompt, None).positive
+        return self._texts[key]
+
+    @torch.no_grad()
+    def ask(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        prompts: Sequence[str],
+        experts: Sequence[int | None],
+    ) -> Tensor:
+        """(len(experts), batch, ...): the prediction with each of `experts` alone."""
+        text = torch.cat([self.text(p, e) for e in experts for p in prompts])
+        chosen = [e for e in experts for _ in prompts]
+        speak(self.mixture, one_hot(self.mixture, chosen))
+        rows = torch.cat([latents] * len(experts)).to(self.model.dtype)
+        timesteps = timestep.repeat(len(experts)) if timestep.ndim else timestep
+        output: Tensor = self.model.unet(
+            rows, timesteps, encoder_hidden_states=text, return_dict=False
+        )[0].float()
+        return output.reshape(len(experts), len(prompts), *output.shape[1:])
+
+
+def one_hot(mixture: Mixture, chosen: Sequence[int | None]) -> Tensor:
+    """Weights (batch, experts): in each row one expert alone, or none."""
+    weights = torch.zeros(len(chosen), len(mixture.names))
+    for row, expert in enumerate(chosen):
+        if expert is not None:
+            weights[row, expert] = 1.0
+    return weights
+
+
+def speak(mixture: Mixture, weights: Tensor) -> None:
+    """Let every unit speak with these weights, (batch, experts), until it is told otherwise."""
+    for unit in mixture.units.values():
+        if unit.module is not None:
+            unit.module.gate = None
+        unit.routing.keep(weights.to(unit.routing.mask.device))
+        unit.routing.allow(torch.ones_like(unit.routing.mask))
+
+
+class Sampling:
+    """DDIM of one teacher, a step at a time, for a batch of prompts."""
+
+    def __init__(self, model: Model, steps: int, noise: Tensor, cfg_scale: float) -> None:
+        self.scheduler: Any = build_scheduler(SAMPLER, model.scheduler_config)
+        set_steps(self.scheduler, steps, model.device)
+        self.latents = noise * self.scheduler.init_noise_sigma
+        self.cfg_scale = cfg_scale
+
+    def advance(self, timestep: Tensor, without: Tensor, with_prompt: Tensor) -> None:
+        guided = without + self.cfg_scale * (with_prompt - without)
+        self.latents = self.scheduler.step(guided, timestep, self.latents, return_dict=False)[0]
+
+
+def to_clean(scheduler: Any, output: Tensor, timestep: Tensor, latents: Tensor) -> Tensor:
+    """The clean latents that a prediction points to, with a gradient."""
+    kept = scheduler.alphas_cumprod[timestep.long().cpu()].to(latents)
+    signal, spread = kept.sqrt(), (1 - kept).sqrt()
+    kind = scheduler.config.prediction_type
+    if kind == "v_prediction":
+        return signal * latents - spread * output
+    if kind == "sample":
+        return output
+    return (latents - spread * output) / signal

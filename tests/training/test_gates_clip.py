@@ -1,0 +1,161 @@
+"""The paper's objective: CLIP, global and local."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from gate_training import experts_for, run, training
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+from composer.diffusion.load import load_model
+from composer.diffusion.model import Model
+from composer.errors import ComposerError
+from composer.mixture import attach
+from composer.training.gates.build import new_gates
+from composer.training.gates.clip import Clip, ClipGuidance, clip_loss
+
+
+@pytest.fixture(scope="module")
+def model(tiny_sd: Path) -> Model:
+    return load_model(tiny_sd)
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP of random weights, 8 px pictures, with the tiny model's tokenizer."""
+    folder = tmp_path_factory.mktemp("clip")
+    tokenizer = CLIPTokenizer.from_pretrained(tiny_sd / "tokenizer")
+    shared = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "projection_dim": 16,
+    }
+    text = shared | {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 32,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = CLIPModel(
+            CLIPConfig(
+                text_config=text,
+                vision_config=shared | {"image_size": 8, "patch_size": 4},
+                projection_dim=16,
+            )
+        )
+    made.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    CLIPImageProcessor(size={"height": 8, "width": 8}, do_center_crop=False).save_pretrained(folder)
+    return folder
+
+
+def test_the_loss_by_hand() -> None:
+    """-log((2.5 - (L_global + L_local)) / 2), spelt out for one picture and two experts."""
+    generator = torch.Generator().manual_seed(0)
+    text, texts = torch.randn(1, 5, generator=generator), torch.randn(2, 5, generator=generator)
+    image = text + 0.3 * torch.randn(1, 5, generator=generator)
+    images = texts + 0.3 * torch.randn(2, 5, generator=generator)
+
+    def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+        return float(a @ b / (a.norm() * b.norm()))
+
+    together = 1 - cosine(image[0], text[0])
+    local = sum(1 - cosine(image[0] - images[i], text[0] - texts[i]) for i in range(2)) / 2
+    wanted = -torch.tensor((2.5 - (together + local)) / 2).log()
+    torch.testing.assert_close(clip_loss(image, text, images, texts)[0], wanted)
+
+
+def test_clip_sees_as_its_own_processor_does(model: Model, clip_folder: Path) -> None:
+    """Our differentiable way into CLIP gives what transformers' own way gives."""
+    loaded = Clip.load(str(clip_folder), model)
+    pictures = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    processor = CLIPImageProcessor.from_pretrained(clip_folder)
+    arrays = [(p.permute(1, 2, 0) * 255).round().byte().numpy() for p in pictures]
+    values = processor(arrays, return_tensors="pt").pixel_values
+    pictures = (pictures * 255).round() / 255
+    ours = loaded.image(pictures)
+    theirs = loaded.model.get_image_features(pixel_values=values)
+    theirs = getattr(theirs, "pooler_output", theirs)
+    torch.testing.assert_close(
+        ours, torch.nn.functional.normalize(theirs, dim=-1), atol=1e-4, rtol=0
+    )
+
+
+def test_a_step_along_the_gradient_lowers_the_loss_by_as_much(
+    model: Model, clip_folder: Path, tmp_path: Path
+) -> None:
+    """Through the U-Net, the clean picture it predicts, its decoding and CLIP."""
+    config = training(tmp_path, objective="clip", clip=str(clip_folder), batch_size=2)
+    experts = experts_for(model, tmp_path)
+    frozen = [*model.unet.parameters(), *model.text_encoder.parameters(), *model.vae.parameters()]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    with attach(model.models, {e.name: e.sites for e in experts}, granularity="block") as mixture:
+        guidance = ClipGuidance.prepare(model, mixture, config)
+        mixture.set_weights(dict.fromkeys(mixture.names, 1.0))
+        gates = new_gates(mixture, {"unet": config.gate}, lambda: run_once(model), seed=0)
+        mixture.set_gates(gates)
+        parameters = [p for gate in gates.values() for p in gate.parameters()]
+        before = guidance.batch(0).loss
+        gradients = torch.autograd.grad(before, parameters, allow_unused=True)
+        expected = 0.0
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    parameter -= 1e-3 * gradient
+                    expected -= 1e-3 * float(gradient.square().sum())
+        change = float((guidance.batch(0).loss - before).detach())
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    assert expected < 0
+    assert change == pytest.approx(expected, rel=0.1)
+
+
+def run_once(model: Model) -> None:
+    latents = torch.zeros(1, model.latent_channels, 8, 8)
+    model.unet(latents, 5, torch.zeros(1, model.token_limit, model.cross_attention_dim))
+
+
+def test_nothing_but_gates_is_changed(model: Model, clip_folder: Path, tmp_path: Path) -> None:
+    before = [p.detach().clone() for part in (model.unet, model.vae) for p in part.parameters()]
+    config = training(tmp_path, objective="clip", clip=str(clip_folder), steps=4)
+    made = run(model, experts_for(model, tmp_path), config)
+    assert set(made[4].losses) == {"loss", "CLIP"}
+    after = [p for part in (model.unet, model.vae) for p in part.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+    assert all(p.grad is None for p in after)
+
+
+def test_it_resumes_in_the_middle_of_a_sampling(
+    model: Model, clip_folder: Path, tmp_path: Path
+) -> None:
+    experts = experts_for(model, tmp_path)
+    settings = training(tmp_path / "whole", objective="clip", clip=str(clip_folder), steps=5)
+    whole = run(model, experts, settings)
+    stopped = dataclasses.replace(settings, output=tmp_path / "stopped" / "gates.safetensors")
+    first = run(model, experts, stopped, stop_after=2)
+    rest = run(model, experts, dataclasses.replace(stopped, resume=True))
+    assert {s: r.loss for s, r in (first | rest).items()} == {s: r.loss for s, r in whole.items()}
+
+
+def test_without_a_clip_it_says_so(model: Model, tmp_path: Path) -> None:
+    with pytest.raises(ComposerError, match="has no CLIP beside it"):
+        run(model, experts_for(model, tmp_path), training(tmp_path, objective="clip"))
+
+
+def test_a_folder_that_is_no_clip(model: Model, tmp_path: Path) -> None:
+    folder = tmp_path / "not"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(ComposerError, match="cannot be loaded"):
+        Clip.load(str(folder), model)
+    shutil.rmtree(folder)
