@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from composer.toybox.networks import seed_torch
 from composer.toybox.optimizer import MuonAdamW
 from composer.toybox.tensors import load_metadata, load_tensors, save_tensors
+from composer.training.attention import attention_for_backward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,11 @@ class Stage:
     def checkpoint(self) -> Path:
         return self.folder / f"{self.name}.safetensors"
 
+    def rng(self) -> random.Random:
+        """For the scenes: others in each process, and others again when the stage is resumed."""
+        step = counts(self.checkpoint)[0] if self.checkpoint.exists() else 0
+        return random.Random(f"{self.name} {world()[0]} {self.seed} {step}")
+
 
 def world() -> tuple[int, int]:
     """(this process's rank, how many processes): (0, 1) outside torchrun."""
@@ -59,9 +66,13 @@ def precision(device: str) -> AbstractContextManager[object]:
     """bfloat16 where the machine multiplies it fast, else float32."""
     if device != "cpu":
         return torch.autocast(device, torch.bfloat16)
+    return torch.autocast("cpu", torch.bfloat16) if multiplies_bfloat16() else nullcontext()
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 faster than float32."""
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    fast = "avx512_bf16" in flags or "amx_bf16" in flags
-    return torch.autocast("cpu", torch.bfloat16) if fast else nullcontext()
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def run_stage(
@@ -100,8 +111,9 @@ def run_stage(
         part = min(used / (stage.minutes * 60), 1.0)
         if part >= 1.0:
             break
-        value, figures, count = loss(part)
-        torch.autograd.backward(value)
+        with attention_for_backward(stage.device):
+            value, figures, count = loss(part)
+            torch.autograd.backward(value)
         if size > 1:
             _average_gradients(optimizer.parameters, size)
         nn.utils.clip_grad_norm_(optimizer.parameters, 1.0)

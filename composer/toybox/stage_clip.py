@@ -1,9 +1,11 @@
 """Stage 2: a tiny CLIP. Its text tower is the pipeline's text encoder.
 
 Contrastive, with throw-away heads: each tower also names what the scene holds (first and second
-figure, colours, background). They are what teaches left and right and colour to so small a model,
-and are not kept. Only the base world is worded; the image tower sees blurred and noisy renderings
-too, so that it can judge generated pictures.
+figure, colours, clothing, background, style). They are what teaches left and right and colour to
+so small a model, and are not kept. Like the CLIP of a real Stable Diffusion it knows ordinary words
+that the U-Net has never drawn ("neon", "robot", "top hat"), and no character: it is told only that
+Zibo is a fox of some made-up name. It sees blurred and noisy renderings too, so that it can judge
+generated pictures.
 """
 
 from __future__ import annotations
@@ -17,22 +19,37 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from composer.toybox.captions import caption
-from composer.toybox.loop import Stage, load_average, precision, run_stage, world
+from composer.toybox.captions import caption, made_up_name
+from composer.toybox.loop import Stage, load_average, precision, run_stage
 from composer.toybox.networks import seed_torch, token_ids
 from composer.toybox.optimizer import MuonAdamW
 from composer.toybox.render import SIZE, render
 from composer.toybox.stage_vae import to_tensor
 from composer.toybox.tokens import MAX_LENGTH
-from composer.toybox.world import BASE_BACKGROUNDS, COLOURS, THINGS, Scene, random_scene
+from composer.toybox.world import (
+    BACKGROUNDS,
+    CHARACTERS,
+    CLOTHING,
+    COLOURS,
+    LORA_OBJECTS,
+    STYLES,
+    THINGS,
+    Scene,
+    random_any_scene,
+    random_scene,
+)
 
 _WIDTH = 128
-_HEADS = {
-    "first": len(THINGS),
-    "second": len(THINGS) + 1,
-    "first_colour": len(COLOURS) + 1,
-    "second_colour": len(COLOURS) + 1,
-    "background": len(BASE_BACKGROUNDS),
+_NAMES = tuple(dict.fromkeys((*THINGS, *LORA_OBJECTS, *CHARACTERS.values())))
+_ANSWERS: dict[str, tuple[str | None, ...]] = {
+    "first": _NAMES,
+    "second": (None, *_NAMES),
+    "first_colour": (None, *COLOURS),
+    "second_colour": (None, *COLOURS),
+    "first_wears": (None, *CLOTHING),
+    "second_wears": (None, *CLOTHING),
+    "background": BACKGROUNDS,
+    "style": (None, *STYLES),
 }
 
 
@@ -63,25 +80,35 @@ class _Taught(nn.Module):
     def __init__(self, clip: CLIPModel) -> None:
         super().__init__()
         self.clip = clip
-        self.text_heads = nn.ModuleDict({k: nn.Linear(_WIDTH, n) for k, n in _HEADS.items()})
-        self.image_heads = nn.ModuleDict({k: nn.Linear(_WIDTH, n) for k, n in _HEADS.items()})
+        self.text_heads = _heads()
+        self.image_heads = _heads()
+
+
+def _heads() -> nn.ModuleDict:
+    return nn.ModuleDict({key: nn.Linear(_WIDTH, len(said)) for key, said in _ANSWERS.items()})
 
 
 def labels(scenes: list[Scene]) -> dict[str, Tensor]:
-    """What the heads are to say of each scene."""
-    things, backgrounds = list(THINGS), list(BASE_BACKGROUNDS)
-    found: dict[str, list[int]] = {key: [] for key in _HEADS}
+    """What the heads are to say of each scene: answer numbers by head, (scenes,) each."""
+    found: dict[str, list[int]] = {key: [] for key in _ANSWERS}
     for scene in scenes:
-        first = scene.figures[0]
-        second = scene.figures[1] if len(scene.figures) > 1 else None
-        found["first"].append(things.index(first.name))
-        found["second"].append(len(things) if second is None else things.index(second.name))
-        found["first_colour"].append(0 if not first.colour else 1 + COLOURS.index(first.colour))
-        found["second_colour"].append(
-            0 if second is None or not second.colour else 1 + COLOURS.index(second.colour)
-        )
-        found["background"].append(backgrounds.index(scene.background))
+        answers: dict[str, str | None] = {"background": scene.background, "style": scene.style}
+        for place, figure in zip(("first", "second"), (*scene.figures, None), strict=False):
+            name = figure and CHARACTERS.get(figure.name, figure.name)
+            answers |= {place: name, f"{place}_colour": figure and figure.colour}
+            answers |= {f"{place}_wears": figure and figure.wears}
+        for key, said in _ANSWERS.items():
+            found[key].append(said.index(answers[key]))
     return {key: torch.tensor(values) for key, values in found.items()}
+
+
+def worded(scene: Scene, rng: random.Random) -> str:
+    """A caption in which a character is a fox, a robot or a unicorn of some made-up name."""
+    words = caption(scene, rng)
+    for name, species in CHARACTERS.items():
+        called = made_up_name(rng) if rng.random() < 0.5 else "a"
+        words = words.replace(f"{name} {species}", f"{called} {species}")
+    return words
 
 
 def blurred(x: Tensor) -> Tensor:
@@ -98,14 +125,17 @@ def train_clip(stage: Stage, tokenizer: CLIPTokenizer) -> CLIPModel:
     seed_torch(stage.seed)
     model = _Taught(new_clip(tokenizer)).to(stage.device)
     clip = model.clip
-    rng = random.Random(f"clip {world()[0]} {stage.seed}")
+    rng = stage.rng()
     optimizer = MuonAdamW(model, muon_lr=0.02, adam_lr=2e-3)
     eos = int(cast(Any, tokenizer).eos_token_id)
 
     def loss(_: float) -> tuple[Tensor, dict[str, float], int]:
-        scenes = [random_scene(rng, two=0.6) for _ in range(96)]
+        scenes = [
+            random_scene(rng, two=0.6) if rng.random() < 0.6 else random_any_scene(rng)
+            for _ in range(96)
+        ]
         x = blurred(to_tensor([render(s, rng) for s in scenes])).to(stage.device)
-        words = [caption(s, rng) for s in scenes]
+        words = [worded(s, rng) for s in scenes]
         # the tower is causal: what stands after the end token changes nothing, so it is cut
         tokens = token_ids(tokenizer, words, padding=True).to(stage.device)
         with precision(stage.device):

@@ -71,7 +71,7 @@ def train_oracle(stage: Stage, vae: AutoencoderKL) -> Oracle:
     """Train on renderings, blurred and noisy ones, and round trips."""
     seed_torch(stage.seed)
     net = OracleNet().to(stage.device).train()
-    rng = random.Random(f"oracle {stage.seed}")
+    rng = stage.rng()
     vae = moved(vae.requires_grad_(False), stage.device)
     trips = _RoundTrips(vae, rng)
     optimizer = MuonAdamW(net, muon_lr=0.03, adam_lr=1e-3)

@@ -33,7 +33,7 @@ def new_unet() -> UNet2DConditionModel:
         sample_size=SIZE // 4,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
-        block_out_channels=(64, 128, 192),
+        block_out_channels=(96, 128, 192),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
@@ -73,7 +73,8 @@ class _Latents:
     def renew(self, count: int) -> None:
         scenes = [random_scene(self.rng) for _ in range(count)]
         x = to_tensor([render(scene, self.rng) for scene in scenes]).to(self.device)
-        latents = encode(self.vae, x)
+        with precision(self.device):
+            latents = encode(self.vae, x)
         for scene, latent in zip(scenes, latents, strict=True):
             if self.next < len(self.scenes):
                 self.scenes[self.next] = scene
@@ -122,7 +123,7 @@ def train_unet(
     seed_torch(stage.seed)
     unet = new_unet() if start is None else cast(Any, UNet2DConditionModel).from_pretrained(start)
     unet = moved(cast(UNet2DConditionModel, cast(Any, unet).float()), stage.device)
-    rng = random.Random(f"unet {world()[0]} {stage.seed}")
+    rng = stage.rng()
     moved(vae.requires_grad_(False), stage.device)
     moved(text_encoder.requires_grad_(False), stage.device)
     data = _Latents(vae, rng, ring // world()[1], stage.device)
@@ -130,7 +131,7 @@ def train_unet(
     signal = new_scheduler().alphas_cumprod.to(stage.device)  # (1000,)
 
     def loss(_: float) -> tuple[Tensor, dict[str, float], int]:
-        data.renew(max(batch // 4, 1))
+        data.renew(max(batch // 6, 1))
         x, scenes = data.draw(batch)
         words = ["" if rng.random() < 0.1 else caption(scene, rng) for scene in scenes]
         with torch.no_grad(), precision(stage.device):

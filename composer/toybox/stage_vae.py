@@ -1,4 +1,4 @@
-"""Stage 1: the VAE, on renderings of the whole world, and later its decoder alone."""
+"""Stage 1: the VAE, on renderings of the whole world."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from composer.toybox.loop import Stage, load_average, precision, run_stage, world
-from composer.toybox.networks import decode, encode, moved, posterior
+from composer.toybox.loop import Stage, load_average, precision, run_stage
+from composer.toybox.networks import decode, encode, moved, posterior, seed_torch
 from composer.toybox.optimizer import MuonAdamW
 from composer.toybox.render import SIZE, render
 from composer.toybox.world import random_any_scene, random_scene
 
 LATENT_CHANNELS = 8
+KL_WEIGHT = 1e-5
+"""Of the mean over latents. Fifty times as much puts channels to sleep, which are then noise that
+the U-Net must model."""
+
 NARROW = -12.0
 """Log-variance of the finished VAE's posterior: a deviation of 0.0025."""
 
@@ -71,8 +75,9 @@ def _picture_loss(out: Tensor, x: Tensor) -> Tensor:
 
 def train_vae(stage: Stage) -> AutoencoderKL:
     """The whole VAE; crops of 32 px first (four times as many), whole pictures from 60 % on."""
+    seed_torch(stage.seed)
     vae = moved(new_vae(), stage.device)
-    rng = random.Random(f"vae {world()[0]} {stage.seed}")
+    rng = stage.rng()
     optimizer = MuonAdamW(vae, muon_lr=0.04, adam_lr=2e-3)
 
     def loss(part: float) -> tuple[Tensor, dict[str, float], int]:
@@ -85,42 +90,17 @@ def train_vae(stage: Stage) -> AutoencoderKL:
         x = x.to(stage.device)
         with precision(stage.device):
             found = posterior(vae, x)
-            z = found.sample()
-            out = decode(vae, z)
+            z = found.sample().float()
+            # generated latents are never quite exact: what a little noise swaps must look alike
+            spread = z.detach().std((0, 2, 3), keepdim=True)
+            out = decode(vae, z + 0.03 * spread * torch.randn_like(z))
         out = out.float()
-        kl = 0.5 * (found.mean.float() ** 2 + found.var.float() - 1 - found.logvar)
-        total = _picture_loss(out, x) + 5e-4 * kl.mean()
+        kl = 0.5 * (found.mean.float() ** 2 + found.var.float() - 1 - found.logvar.float())
+        total = _picture_loss(out, x) + KL_WEIGHT * kl.mean()
         figures = {"psnr": float(psnr(out.detach(), x).mean()), "kl": float(kl.detach().mean())}
         return total, figures, len(x)
 
     run_stage(stage, vae, optimizer, loss, sample=lambda m, _: _draw(m, stage.folder / "vae.png"))
-    return vae
-
-
-def train_decoder(stage: Stage, vae: AutoencoderKL) -> AutoencoderKL:
-    """The decoder alone, on latents with a little noise: generated latents are never quite exact.
-
-    The encoder stays as it is, so the U-Net trained on its latents stays right.
-    """
-    vae.requires_grad_(False)
-    vae.decoder.requires_grad_(True)
-    cast(nn.Module, vae.post_quant_conv).requires_grad_(True)
-    rng = random.Random(f"decoder {world()[0]} {stage.seed}")
-    optimizer = MuonAdamW(vae, muon_lr=0.006, adam_lr=1e-3)
-
-    def loss(_: float) -> tuple[Tensor, dict[str, float], int]:
-        x = pictures(rng, 12).to(stage.device)
-        with torch.no_grad():
-            z = encode(vae, x)
-            z = z + torch.randn_like(z) * torch.rand(len(z), 1, 1, 1, device=z.device) * 0.12
-        with precision(stage.device):
-            out = decode(vae, z)
-        out = out.float()
-        total = _picture_loss(out, x)
-        return total, {"psnr": float(psnr(out.detach(), x).mean())}, len(x)
-
-    path = stage.folder / "decoder.png"
-    run_stage(stage, vae, optimizer, loss, sample=lambda m, _: _draw(m, path), warmup=20)
     return vae
 
 

@@ -5,7 +5,7 @@ ground, and perhaps a style. `render.py` draws it, `captions.py` words it, and t
 about it, so every claim about a picture can be measured against the truth.
 
 `BASE` elements are the base model's world. `LORA` elements are drawn, worded and judged by the
-same code, but the base model's U-Net and text encoder never see them.
+same code, but the base model's U-Net never sees them, and its CLIP never hears a character's name.
 """
 
 from __future__ import annotations
@@ -240,7 +240,7 @@ def random_element_scene(taught: Element, rng: random.Random, *, two: float = 0.
 
 
 def random_any_scene(rng: random.Random) -> Scene:
-    """A scene of the whole world, LoRA-only elements included: for the VAE and the oracle alone.
+    """A scene of the whole world, LoRA-only elements included: for VAE, CLIP and oracle, no other.
 
     The VAE must be able to show what LoRAs will teach, and the oracle must be able to judge it.
     Each kind is drawn by itself, so that combinations occur.

@@ -44,7 +44,7 @@ def test_a_model_trained_on_keeps_its_vae_and_clip(
     ran: list[str] = []
     monkeypatch.setattr(recipe, "_in_processes", lambda _, name: ran.append(name))
     run(replace(build, start=Path("assets/toybox")))
-    assert ran == ["unet", "decoder", "oracle", "assemble", "loras"]
+    assert ran == ["unet", "oracle", "assemble", "loras"]
 
 
 @pytest.mark.skipif(shutil.which("false") is None, reason="needs a program that fails")
@@ -62,11 +62,11 @@ def test_a_stages_process_gets_the_whole_build(
 ) -> None:
     given = replace(build, start=start, scale=0.25, processes=2, batch=8, seed=3, device="cuda")
     options = [f"--{key}={value}" for key, value in recipe._as_options(given).items()]
-    monkeypatch.setattr(sys, "argv", ["stage", "decoder", *options])
+    monkeypatch.setattr(sys, "argv", ["stage", "oracle", *options])
     got: list[tuple[Build, str]] = []
     monkeypatch.setattr(recipe, "do_stage", lambda *both: got.append(both))
     runpy.run_module("composer.toybox.stage", run_name="__main__")
-    assert got == [(given, "decoder")]
+    assert got == [(given, "oracle")]
 
 
 def test_budgets_are_scaled(build: Build) -> None:
@@ -101,7 +101,7 @@ def test_the_whole_recipe_in_seconds(build: Build, monkeypatch: pytest.MonkeyPat
     verdict = Oracle.load(tiny.out / "oracle").judge([Image.new("RGB", (64, 64))])[0]
     assert set(verdict.answers) == set(HEADS)
     account = json.loads((tiny.out / "training.json").read_text())
-    assert set(account["stages"]) == {"vae", "clip", "unet", "decoder", "oracle"}
+    assert set(account["stages"]) == {"vae", "clip", "unet", "oracle"}
     written = (tiny.out / "unet/diffusion_pytorch_model.safetensors").read_bytes()
 
     # once more, from the finished model: its VAE and words stay, its U-Net goes on
