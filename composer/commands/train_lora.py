@@ -49,7 +49,10 @@ def train_lora(
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 500,
     batch_size: Annotated[int, typer.Option(help="Pictures at once, for each process.")] = 4,
     accumulation: Annotated[int, typer.Option(help="Batches for one step.")] = 1,
-    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 5e-4,
+    optimizer: Annotated[str, typer.Option(help="adamw or muon.")] = "adamw",
+    learning_rate: Annotated[
+        float, typer.Option(help="Highest learning rate; muon wants 2e-2 or so.")
+    ] = 5e-4,
     text_learning_rate: Annotated[
         float | None, typer.Option(help="That of the text encoder; half of the other if not given.")
     ] = None,

@@ -15,6 +15,7 @@ from composer.experts.info import ROLES
 Naming = Literal["kohya", "diffusers"]
 Precision = Literal["float32", "bfloat16"]
 Schedule = Literal["cosine", "constant"]
+Optimizer = Literal["adamw", "muon"]
 FileType = Literal["float16", "float32"]
 
 ATTENTION_AND_FEED_FORWARD = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
@@ -27,6 +28,7 @@ _CHOICES = {
     "naming": get_args(Naming),
     "precision": get_args(Precision),
     "schedule": get_args(Schedule),
+    "optimizer": get_args(Optimizer),
     "file_type": get_args(FileType),
     "role": ROLES,
 }
@@ -75,6 +77,8 @@ class LoraTraining:
     steps: int = 500
     batch_size: int = 4
     accumulation: int = 1
+    optimizer: Optimizer = "adamw"
+    """Muon learns in half the steps what AdamW does, at learning rates of about 2e-2."""
     learning_rate: float = 5e-4
     text_learning_rate: float | None = None
     schedule: Schedule = "cosine"

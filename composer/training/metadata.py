@@ -17,6 +17,7 @@ from composer.training.trainer import Trainer
 # The families of Stable Diffusion by the width of the text they read, as kohya and modelspec
 # call them.
 FAMILIES = {768: ("sd_v1", "stable-diffusion-v1"), 1024: ("sd_v2", "stable-diffusion-v2")}
+OPTIMIZERS = {"adamw": "torch.optim.AdamW", "muon": "composer.training.muon.Muon"}
 _PATHS = ("output", "pictures", "prior_pictures")
 
 
@@ -72,7 +73,7 @@ def _kohya_settings(config: LoraTraining) -> dict[str, Any]:
         "ss_text_encoder_lr": text_rate if config.text_encoder else None,
         "ss_lr_scheduler": config.schedule,
         "ss_lr_warmup_steps": config.warmup,
-        "ss_optimizer": "torch.optim.AdamW",
+        "ss_optimizer": OPTIMIZERS[config.optimizer],
         "ss_max_grad_norm": config.clip_norm,
         "ss_min_snr_gamma": config.min_snr_gamma,
         "ss_noise_offset": config.noise_offset,

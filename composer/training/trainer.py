@@ -15,6 +15,7 @@ from composer.training.attention import attention_for_backward
 from composer.training.cache import CaptionCache, LatentCache, text_states
 from composer.training.config import LoraTraining
 from composer.training.draws import Draw, Draws
+from composer.training.muon import Muon
 from composer.training.network import LoraNetwork
 from composer.training.objective import Objective
 from composer.training.pictures import TrainingPicture
@@ -52,7 +53,7 @@ class Trainer:
     skipped: int = 0
     bad_in_a_row: int = 0
     smoothed_loss: float = math.nan
-    optimizer: torch.optim.AdamW = field(init=False)
+    optimizer: torch.optim.Optimizer = field(init=False)
     parameters: dict[str, nn.Parameter] = field(init=False)
     last_good: dict[str, Tensor] = field(init=False)
     """The newest factors that are known to give a finite loss."""
@@ -62,14 +63,15 @@ class Trainer:
         text_rate = config.text_learning_rate or config.learning_rate / 2
         self.parameters = self.network.parameters()
         self._rates = {"unet.": config.learning_rate, "text_encoder.": text_rate}
-        groups = [list(self.network.parameters(part).values()) for part in self._rates]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": group, "lr": rate}
-                for group, rate in zip(groups, self._rates.values(), strict=True)
-            ],
-            weight_decay=config.weight_decay,
-            fused=True,
+        groups: list[dict[str, Any]] = [
+            {"params": list(self.network.parameters(part).values()), "lr": rate}
+            for part, rate in self._rates.items()
+        ]
+        decay = config.weight_decay
+        self.optimizer = (
+            Muon(groups, decay=decay)
+            if config.optimizer == "muon"
+            else torch.optim.AdamW(groups, weight_decay=decay, fused=True)
         )
         self.last_good = {name: p.detach().clone() for name, p in self.parameters.items()}
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from composer.toybox.optimizer import Muon, MuonAdamW, orthogonalise
+from composer.toybox.optimizer import MuonAdamW
+from composer.training.muon import Muon, orthogonalise
 
 
 def nearest_orthogonal(matrix: Tensor) -> Tensor:

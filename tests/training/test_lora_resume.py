@@ -63,11 +63,15 @@ def run(model: Model, config: LoraTraining, *, stop_after: int = STEPS) -> dict[
     return made
 
 
-@pytest.mark.parametrize("stop_after", [1, 4, 5])
-def test_resumed_is_uninterrupted(model: Model, tmp_path: Path, stop_after: int) -> None:
-    whole = training(tmp_path / "whole")
+@pytest.mark.parametrize(
+    ("optimizer", "stop_after"), [("adamw", 1), ("adamw", 4), ("adamw", 5), ("muon", 5)]
+)
+def test_resumed_is_uninterrupted(
+    model: Model, tmp_path: Path, optimizer: str, stop_after: int
+) -> None:
+    whole = training(tmp_path / "whole", optimizer=optimizer)
     expected = run(model, whole)
-    config = training(tmp_path / "parts", resume=True)
+    config = training(tmp_path / "parts", optimizer=optimizer, resume=True)
     first = run(model, config, stop_after=stop_after)
     assert list(first) == list(range(1, stop_after + 1))
     assert not config.output.exists()

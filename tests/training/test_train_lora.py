@@ -74,12 +74,14 @@ def assert_untouched(model: Model, before: dict[str, torch.Tensor]) -> None:
     assert not any(parameter.requires_grad for parameter in model.unet.parameters())
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("fixture", ["tiny_sd", "tiny_zero_snr_sd"])
 def test_learns_a_few_pictures(
-    fixture: str, tmp_path: Path, request: pytest.FixtureRequest
+    fixture: str, optimizer: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     model = load_model(request.getfixturevalue(fixture))
-    config = training(tmp_path, steps=40, batch_size=4, learning_rate=2e-2, conv=True)
+    settings: dict[str, Any] = {"steps": 40, "batch_size": 4, "learning_rate": 2e-2, "conv": True}
+    config = training(tmp_path, optimizer=optimizer, **settings)
     reports = list(train_lora(model, config, pictures=pictures()[:2]))
     found = [loss for loss in losses(reports) if loss is not None]
     assert len(found) == 40
