@@ -59,7 +59,8 @@ CLIP knows the ordinary words among them, and no character's name.
 All pictures are rendered by `composer/toybox/` from a sheet of Noto Color Emoji glyphs (SIL Open
 Font License 1.1, text in `assets/sprites/OFL.txt`) on backgrounds drawn by code. No picture of
 anything or anyone else was used. `composer toybox build` makes every file again; the stages and
-their budgets are in `docs/toybox.md`. {training}
+their budgets are in `docs/toybox.md`. {training} The VAE and the CLIP saw the three styles with
+finer strokes than they are drawn with now.
 
 ## Limits
 
@@ -95,8 +96,8 @@ def main() -> None:
     training = MODEL / "training.json"
     spent = json.loads(training.read_text()) if training.exists() else {}
     told = "; ".join(
-        f"{stage}: {counts['images']:,} pictures in {counts['minutes']:.0f} minutes"
-        for stage, counts in spent.get("stages", {}).items()
+        f"{stage}: {said['images']:,} pictures in {said['minutes']:.0f} minutes on {said['machine']}"
+        for stage, said in spent.items()
     )
     card = TEXT.format(
         parts=_parts(),
@@ -108,7 +109,7 @@ def main() -> None:
         tintable=", ".join(TINTABLE),
         backgrounds=", ".join(BASE_BACKGROUNDS),
         elements=", ".join(element.name for element in ELEMENTS),
-        training=f"These weights took, on {spent['machine']}: {told}." if told else "",
+        training=f"These weights took: {told}." if told else "",
         figures=results_section(read_results(FOLDER / "toybox_model.json")),
     )
     (MODEL / "README.md").write_text(card, encoding="utf-8")

@@ -214,17 +214,25 @@ def _assemble(build: Build) -> None:
 
 
 def _write_account(build: Build) -> None:
-    """`training.json`: how many pictures and minutes each stage took, on what machine."""
-    stages: dict[str, dict[str, float]] = {}
+    """`training.json`: how many pictures and minutes each stage took, on what machine.
+
+    A stage that was not run again keeps what is said of it.
+    """
+    machine = describe_machine()
+    named = f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores"
+    account = build.out / "training.json"
+    stages: dict[str, dict[str, float | str]] = {}
+    for told in (build.start / account.name if build.start else account, account):
+        if told.exists():
+            stages |= json.loads(told.read_text())
     for name in CPU_MINUTES:
         path = build.work / f"{name}.safetensors"
         if path.exists():
             steps, pictures, seconds = counts(path)
-            stages[name] = {"steps": steps, "images": pictures, "minutes": round(seconds / 60, 1)}
-    machine = describe_machine()
-    named = f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores"
-    text = json.dumps({"machine": named, "stages": stages}, indent=1)
-    (build.out / "training.json").write_text(text + "\n", encoding="utf-8")
+            minutes = round(seconds / 60, 1)
+            stages[name] = {"steps": steps, "images": pictures, "minutes": minutes}
+            stages[name]["machine"] = named
+    account.write_text(json.dumps(stages, indent=1) + "\n", encoding="utf-8")
 
 
 def _loras(build: Build) -> None:
