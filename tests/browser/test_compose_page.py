@@ -44,6 +44,13 @@ def clear(page: Page) -> None:
         page.locator(".mixer .remove").first.click()
 
 
+def choose(page: Page, *names: str) -> None:
+    """These LoRAs, whatever the page began with."""
+    clear(page)
+    for name in names:
+        page.click(f".card[data-name={name}]")
+
+
 def test_whoever_opens_the_page_gets_a_picture_with_two_loras_at_once(page: Page, app: App) -> None:
     assert page.locator(".mixer .row").count() == 2
     assert "zibo fox" in field(page, "prompt")
@@ -118,6 +125,7 @@ def test_the_main_job_by_mouse(page: Page, app: App, tmp_path: Path) -> None:
 
 
 def test_a_number_may_go_beyond_its_slider(page: Page, app: App) -> None:
+    choose(page, "neon")
     number = page.locator(".row[data-name=neon] > .fader .number")
     number.fill("3.5")
     page.fill("#prompt textarea", "a cat")
@@ -129,6 +137,7 @@ def test_a_number_may_go_beyond_its_slider(page: Page, app: App) -> None:
 
 
 def test_a_renamed_lora_is_found_when_its_picture_is_dropped(page: Page, app: App) -> None:
+    choose(page, "neon")
     generate(page)
     made = newest(app)
     path = app.loras / "neon.safetensors"
