@@ -24,6 +24,7 @@ _PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 _SIZE = re.compile(r"(\d+)x(\d+)")
 _TYPES: dict[str, Callable[[str], object]] = {"sampler": str, "cfg_scale": float}
 _LEAST_PAIRS = 3
+_GATES = {"Gates": "gates", "Gates hash": "hash"}  # of the fusion by learned gates
 _OTHER_NAMES = {"PLMS": "PNDM", "Euler A": "Euler a"}
 
 
@@ -54,6 +55,7 @@ def to_parameters(record: PictureRecord) -> str:
     if hashed := [lora for lora in record.loras if lora.tensor_hash]:
         pairs["Lora hashes"] = ", ".join(f"{lora.name}: {lora.tensor_hash[:12]}" for lora in hashed)
     pairs["Fusion"] = record.fusion["name"]
+    pairs |= {key: record.fusion[name] for key, name in _GATES.items() if name in record.fusion}
     pairs["Version"] = f"composer {record.version}"
     lines.append(", ".join(f"{key}: {_quote(str(value))}" for key, value in pairs.items()))
     return "\n".join(lines)
@@ -94,11 +96,12 @@ def from_parameters(text: str) -> PictureRecord:
         notes.append(str(error))
     settings["prompt"] = prompt
     settings.update(_read_settings(pairs, notes))
-    fusion = pairs.get("Fusion", "weighted")
+    fusion = {"name": pairs.get("Fusion", "weighted")}
+    fusion |= {name: pairs[key] for key, name in _GATES.items() if key in pairs}
     return PictureRecord(
         request=Request(**settings),
         loras=loras,
-        fusion={"name": fusion},
+        fusion=fusion,
         model_name=pairs.get("Model", ""),
         model_hash=pairs.get("Model hash", ""),
         version=pairs.get("Version", "").removeprefix("composer ") or __version__,

@@ -58,6 +58,7 @@ def generate(
     cancelled: Callable[[], bool] = lambda: False,
     preview_every: int = 0,
     batch_size: int | None = None,
+    before_step: Callable[[int, int], None] = lambda index, total: None,
 ) -> Iterator[Step | Picture]:
     """Make the request's pictures; the request is checked now, the work is done as one iterates.
 
@@ -68,10 +69,11 @@ def generate(
 
     ``cancelled`` is asked before each pass of the U-Net and before each decoding; once true, the
     iteration ends. ``preview_every`` n gives each n-th step a preview of the clean latents
-    predicted so far. ``batch_size`` is how many pictures are made at once.
+    predicted so far. ``batch_size`` is how many pictures are made at once. ``before_step`` is told
+    before each pass of the U-Net which one it is of how many in this batch.
     """
     resolved = request.resolve(size=model.size, multiple=model.multiple)
-    return _pictures(model, resolved, cancelled, preview_every, batch_size)
+    return _pictures(model, resolved, cancelled, preview_every, batch_size, before_step)
 
 
 def _pictures(
@@ -80,6 +82,7 @@ def _pictures(
     cancelled: Callable[[], bool],
     preview_every: int,
     batch_size: int | None,
+    before_step: Callable[[int, int], None],
 ) -> Iterator[Step | Picture]:
     shape = _latent_shape(model, request)
     largest = batch_size or max(1, min(MAX_BATCH, BATCH_LATENTS // (shape[1] * shape[2])))
@@ -102,6 +105,7 @@ def _pictures(
                 return
             index, total = number * steps + i, len(batches) * steps
             shown = preview_every > 0 and (i + 1) % preview_every == 0
+            before_step(i, steps)
             image = sampling.advance(i, with_preview=shown)
             clock.tick(len(pictures))
             left = (steps - 1 - i) * len(pictures) + steps * (request.count - pictures.stop)

@@ -24,6 +24,9 @@ from .names import expert_name
 from .sidecar import with_sidecars
 from .supported import check_supported
 
+GATES_FOLDER = "gates"
+"""The folder in a LoRA folder that holds trained gates and no LoRAs."""
+
 _SUFFIXES = (".safetensors", *REFUSED_SUFFIXES)
 
 
@@ -147,6 +150,8 @@ class Library:
 
         for place, folders, files in os.walk(folder, onerror=refuse):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
+            if Path(place) == folder and GATES_FOLDER in folders:
+                folders.remove(GATES_FOLDER)
             links = [name for name in folders if self._leads_out(Path(place, name))]
             loras = [name for name in files if Path(name).suffix.lower() in _SUFFIXES]
             for name in sorted(links + loras):

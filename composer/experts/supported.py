@@ -6,9 +6,17 @@ from ..errors import ComposerError
 from .formats import find_unsupported, parse_key
 from .header import Header
 
+GATES = "composer.gates"
+"""The key in the metadata of a file that holds trained gates and no LoRA."""
+
 
 def check_supported(header: Header) -> None:
     """Refuse by name a file of a kind that Composer does not read, judged by its tensors' names."""
+    if GATES in header.metadata:
+        raise ComposerError(
+            f"{header.path}: holds trained gates and no LoRA. Put it into the folder gates/ of a "
+            "LoRA folder, where gates are looked for."
+        )
     unsupported = find_unsupported(header.tensors)
     if unsupported:
         names = " and ".join(unsupported)

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from composer.errors import ComposerError
 from composer.experts.header import read_header
+from composer.experts.supported import GATES as FORMAT
 from composer.files import write_atomically
-from composer.mixture import GateSettings, Granularity, LearnedGate, Mixture
+from composer.mixture import GRANULARITIES, GateSettings, Granularity, LearnedGate, Mixture
 
-FORMAT = "composer.gates"
 VERSION = 1
 _PREFIX = "mole."
 
@@ -29,15 +29,20 @@ class GatedExpert:
     trigger: str = ""
     role: str = ""
 
+    def __post_init__(self) -> None:
+        """Files come from strangers."""
+        for value in vars(self).values():
+            if not isinstance(value, str):
+                raise TypeError(f"text where it has {value!r}")
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class GateFile:
-    """Trained gates with all that is needed to use them rightly.
+
+@dataclass(frozen=True, kw_only=True)
+class GateFacts:
+    """What a gate file says of itself, without its tensors.
 
     model, model_hash: the Stable Diffusion they were trained on.
     experts: in the order of the gates' rows.
     settings: of the gates, by part ("unet", "text_encoder").
-    tensors: the gates' parameters, by unit and then by name.
     sizes: of each unit's input, by unit: its width, and its tokens if the gate is bound to them.
     training: the objective, its settings and what it reached, as plain values.
     """
@@ -47,37 +52,8 @@ class GateFile:
     experts: tuple[GatedExpert, ...]
     granularity: Granularity
     settings: Mapping[str, GateSettings]
-    tensors: Mapping[str, Mapping[str, Tensor]]
     sizes: Mapping[str, tuple[int, int | None]]
     training: Mapping[str, Any] = field(default_factory=dict[str, Any])
-
-    def write(self, path: Path) -> None:
-        """Write the file, whole or not at all.
-
-        Raises:
-            ComposerError: its name does not end in .safetensors, or it cannot be written.
-        """
-        from safetensors.torch import save
-
-        if path.suffix != ".safetensors":
-            raise ComposerError(f"{path}: a gate file's name must end in .safetensors.")
-        told = {
-            "version": VERSION,
-            "model": self.model,
-            "model_hash": self.model_hash,
-            "experts": [asdict(expert) for expert in self.experts],
-            "granularity": self.granularity,
-            "settings": {part: given.to_json() for part, given in self.settings.items()},
-            "sizes": {unit: list(size) for unit, size in self.sizes.items()},
-            "training": dict(self.training),
-        }
-        tensors = {
-            f"{_PREFIX}{unit}.{name}": tensor.detach().float().cpu().contiguous()
-            for unit, named in self.tensors.items()
-            for name, tensor in named.items()
-        }
-        text = json.dumps(told, ensure_ascii=False)
-        write_atomically(path, save(tensors, {"format": "pt", FORMAT: text}))
 
     def check_experts(self, tensor_hashes: Mapping[str, str]) -> None:
         """Refuse other experts than those the gates were trained with.
@@ -111,6 +87,44 @@ class GateFile:
                 f"here is {name} ({model_hash[:10]}). Load that model, or train gates for this one."
             )
 
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GateFile(GateFacts):
+    """Trained gates with all that is needed to use them rightly.
+
+    tensors: the gates' parameters, by unit and then by name.
+    """
+
+    tensors: Mapping[str, Mapping[str, Tensor]]
+
+    def write(self, path: Path) -> None:
+        """Write the file, whole or not at all.
+
+        Raises:
+            ComposerError: its name does not end in .safetensors, or it cannot be written.
+        """
+        from safetensors.torch import save
+
+        if path.suffix != ".safetensors":
+            raise ComposerError(f"{path}: a gate file's name must end in .safetensors.")
+        told = {
+            "version": VERSION,
+            "model": self.model,
+            "model_hash": self.model_hash,
+            "experts": [asdict(expert) for expert in self.experts],
+            "granularity": self.granularity,
+            "settings": {part: given.to_json() for part, given in self.settings.items()},
+            "sizes": {unit: list(size) for unit, size in self.sizes.items()},
+            "training": dict(self.training),
+        }
+        tensors = {
+            f"{_PREFIX}{unit}.{name}": tensor.detach().float().cpu().contiguous()
+            for unit, named in self.tensors.items()
+            for name, tensor in named.items()
+        }
+        text = json.dumps(told, ensure_ascii=False)
+        write_atomically(path, save(tensors, {"format": "pt", FORMAT: text}))
+
     def gates(self, names: Sequence[str], units: Mapping[str, Any]) -> dict[str, LearnedGate]:
         """The gates by unit, with their rows in the order of `names`.
 
@@ -129,7 +143,7 @@ class GateFile:
         made: dict[str, LearnedGate] = {}
         for unit, named in self.tensors.items():
             part = unit.partition(".")[0]
-            if part not in self.settings:
+            if part not in self.settings or unit not in self.sizes:
                 raise ComposerError(f"This gate file says nothing of {part}: train it again.")
             made[unit] = _build(unit, self.settings[part], named, self.sizes[unit], order)
         return made
@@ -163,6 +177,15 @@ def gate_tensors(mixture: Mixture) -> dict[str, dict[str, Tensor]]:
     }
 
 
+def read_facts(path: Path) -> GateFacts:
+    """What a gate file says of itself; no tensor is read.
+
+    Raises:
+        ComposerError: it is missing, damaged, no gate file, or of a later version.
+    """
+    return GateFacts(**_facts(path, read_header(path).metadata))
+
+
 def read_gates(path: Path) -> GateFile:
     """Read a gate file; its header is checked before any tensor is read.
 
@@ -171,8 +194,7 @@ def read_gates(path: Path) -> GateFile:
     """
     from safetensors.torch import load
 
-    header = read_header(path)
-    told = _told(path, header.metadata)
+    facts = _facts(path, read_header(path).metadata)
     # A hostile header has been refused above; this reads the tensors alone.
     tensors = load(path.read_bytes())
     by_unit: dict[str, dict[str, Tensor]] = {}
@@ -181,25 +203,36 @@ def read_gates(path: Path) -> GateFile:
         if not key.startswith(_PREFIX) or not unit or not bool(tensor.isfinite().all()):
             raise _damaged(path, f"its tensor {key!r} is no part of a gate")
         by_unit.setdefault(unit, {})[name] = tensor
+    return GateFile(**facts, tensors=by_unit)
+
+
+def _facts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of `GateFacts`."""
+    told = _told(path, metadata)
     try:
-        return GateFile(
-            model=str(told["model"]),
-            model_hash=str(told["model_hash"]),
-            experts=tuple(GatedExpert(**expert) for expert in told["experts"]),
-            granularity=told["granularity"],
-            settings={p: GateSettings.from_json(s) for p, s in told["settings"].items()},
-            tensors=by_unit,
-            sizes={unit: (size[0], size[1]) for unit, size in told["sizes"].items()},
-            training=told["training"],
-        )
-    except (KeyError, TypeError, AttributeError) as error:
+        facts: dict[str, Any] = {
+            "model": str(told["model"]),
+            "model_hash": str(told["model_hash"]),
+            "experts": tuple(GatedExpert(**expert) for expert in told["experts"]),
+            "granularity": told["granularity"],
+            "settings": {p: GateSettings.from_json(s) for p, s in told["settings"].items()},
+            "sizes": {unit: (size[0], size[1]) for unit, size in told["sizes"].items()},
+            "training": dict(told["training"]),
+        }
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        if isinstance(error, ComposerError):  # which says itself what is wrong
+            raise
         raise _damaged(path, f"what it says of itself lacks {error}") from None
+    if facts["granularity"] not in GRANULARITIES or not facts["experts"]:
+        raise _damaged(path, "it names no experts, or a granularity that is none")
+    return facts
 
 
 def _told(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     if FORMAT not in metadata:
         raise ComposerError(
-            f"{path}: holds no gates of Composer. Choose a file that Train gates has written."
+            f"{path}: holds no gates of Composer. Choose a file that a training of gates has "
+            "written."
         )
     try:
         told = cast(object, json.loads(metadata[FORMAT]))

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import io
+import zipfile
+import zlib
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from composer.errors import ComposerError
 from composer.mixture import Mixture
 
 Row = Literal["with_prompt", "without"]
 Floats = npt.NDArray[np.float32]
+Item = TypeVar("Item")
+_UNREADABLE = (AttributeError, KeyError, OSError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +48,45 @@ class GateRecord:
         bits = -(share * np.log(np.maximum(share, 1e-8))).sum(-1)
         return (bits.mean(0) / np.log(max(len(self.experts), 2))).astype(np.float32)
 
+    def to_bytes(self) -> bytes:
+        """As an NPZ file: text and numbers, nothing that could run."""
+        arrays: dict[str, Any] = {
+            "experts": np.array(self.experts, dtype=np.str_),
+            "units": np.array(self.units, dtype=np.str_),
+            "with_prompt": self.with_prompt,
+        }
+        if self.without is not None:
+            arrays["without"] = self.without
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> GateRecord:
+        """What `to_bytes` wrote.
+
+        Raises:
+            ComposerError: it is damaged, or something else.
+        """
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                experts, units = (tuple(map(str, arrays[name])) for name in ("experts", "units"))
+                rows = {
+                    name: np.asarray(arrays[name], dtype=np.float32)
+                    for name in ("with_prompt", "without")
+                    if name in arrays
+                }
+        except (*_UNREADABLE, zipfile.BadZipFile, zlib.error) as error:
+            raise ComposerError(f"The gate map is damaged ({error}). Make it again.") from None
+        for values in rows.values():
+            sound = values.ndim == 3 and values.shape[1:] == (len(units), len(experts))
+            if not sound or not values.size or not bool(np.isfinite(values).all()):
+                raise ComposerError("The gate map is damaged: its numbers do not fit its names.")
+        if "with_prompt" not in rows:
+            raise ComposerError("The gate map is damaged: it has no numbers.")
+        without = rows.get("without")
+        return cls(experts=experts, units=units, with_prompt=rows["with_prompt"], without=without)
+
     def _of(self, row: Row) -> Floats:
         found = self.with_prompt if row == "with_prompt" else self.without
         if found is None:
@@ -51,28 +96,42 @@ class GateRecord:
 
 @dataclass
 class GateListener:
-    """Collects the gates' weights step by step, for a batch of pictures of one prompt."""
+    """Collects the gates' weights step by step, for a batch of pictures of one prompt.
+
+    Only the part that is sampled is recorded: a text encoder's gates speak once, before any step.
+    """
 
     mixture: Mixture
     guided: bool
     _steps: list[dict[str, Tensor]] = field(default_factory=list[dict[str, Tensor]])
 
-    def follow(self, steps: Iterable[object]) -> Iterator[object]:
-        """Yields what `steps` yields; each item ends one step of the sampling."""
+    def follow(self, steps: Iterable[Item]) -> Generator[Item, None, None]:
+        """Yields what `steps` yields; each item ends one step of the sampling.
+
+        Close it where the sampling may be left half-way, or the mixture is heard on and on.
+        """
+        units = self.mixture.units
         with self.mixture.listen() as said:
             for item in steps:
-                if said:
-                    self._steps.append({unit: _mean(weights) for unit, weights in said})
-                    said.clear()
+                heard = {unit: _mean(weights) for unit, weights in said if units[unit].timed}
+                said.clear()
+                if heard:
+                    self._steps.append(heard)
                 yield item
 
     def records(self) -> list[GateRecord]:
         """One for each picture of the batch; none if no learned gate has spoken."""
         if not self._steps:
             return []
-        units = [name for name in self.mixture.units if name in self._steps[0]]
+        spoken = {unit: weights for step in self._steps for unit, weights in step.items()}
+        units = [name for name in self.mixture.units if name in spoken]
+        # A unit in which everybody is switched off for a while is not asked then.
+        silence = {unit: weights.new_zeros(weights.shape) for unit, weights in spoken.items()}
         whole = np.stack(
-            [np.stack([step[unit].numpy() for unit in units], axis=1) for step in self._steps]
+            [
+                np.stack([step.get(unit, silence[unit]).numpy() for unit in units], axis=1)
+                for step in self._steps
+            ]
         ).astype(np.float32)  # (steps, rows, units, experts)
         rows = whole.shape[1]
         pictures = rows // 2 if self.guided else rows
@@ -85,6 +144,12 @@ class GateListener:
             )
             for picture in range(pictures)
         ]
+
+    def take(self) -> list[GateRecord]:
+        """The records of the batch that is over; the next one begins."""
+        taken = self.records()
+        self._steps.clear()
+        return taken
 
 
 def _mean(weights: Tensor) -> Tensor:

@@ -152,7 +152,14 @@ class Mixture:
 
     def at_step(self, index: int, total: int) -> None:
         """Say which step of a sampling comes next: switches limited to steps follow it."""
-        self._time = (index + 0.5) / total
+        self._set_time((index + 0.5) / total)
+
+    def at_rest(self) -> None:
+        """Say that no sampling is under way: switches limited to steps do not hold now."""
+        self._set_time(None)
+
+    def _set_time(self, time: float | None) -> None:
+        self._time = time
         if any(switch.steps is not None for switch in self._limited):
             self._tell()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from composer.studio.events import Event, Finished, PictureSaved, Progress, Queued, Started
+from composer.studio.gating import GateOffer
 from composer.studio.history import History, SavedPicture
 from composer.studio.jobs import Waiting
 from composer.studio.recall import Recalled
@@ -22,6 +23,7 @@ __all__ = [
     "ComposeRequest",
     "Event",
     "Finished",
+    "GateOffer",
     "History",
     "LoraRow",
     "PictureSaved",

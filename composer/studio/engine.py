@@ -13,11 +13,15 @@ from composer.diffusion.model import Model
 from composer.errors import ComposerError
 from composer.experts import Expert, ModuleNames, read_expert
 from composer.fusions import Fusion
-from composer.mixture import Mixture, attach
+from composer.fusions.gate_file import GateFile, read_gates
+from composer.fusions.gate_record import GateListener
+from composer.mixture import Granularity, Mixture, attach
+from composer.studio.gating import Gating
 
 KEPT_EXPERTS = 16
 
 Stamp = tuple[Path, int, int]  # a file as it was when it was read: path, time of change, size
+Attached = tuple[Granularity, tuple[tuple[str, Expert], ...]]
 
 
 class Engine:
@@ -28,7 +32,9 @@ class Engine:
         self._modules = ModuleNames.of(model.models, model=model.name)
         self._experts: OrderedDict[Stamp, Expert] = OrderedDict()
         self._mixture: Mixture | None = None
-        self._attached: tuple[Expert, ...] = ()
+        self._attached: Attached = ("network", ())
+        self._gates: tuple[Stamp, GateFile] | None = None  # those read last
+        self._fitted: GateFile | None = None  # those in the mixture
 
     @classmethod
     def load(cls, model: str, *, device: str, dtype: str | None) -> Engine:
@@ -37,13 +43,7 @@ class Engine:
 
     def read(self, name: str, path: Path) -> Expert:
         """The expert in a file, kept while the file does not change."""
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise ComposerError(
-                f"The LoRA {name!r} is gone: {path} cannot be read. Put it back, or press Refresh."
-            ) from error
-        stamp = (path, status.st_mtime_ns, status.st_size)
+        stamp = _stamp(f"LoRA {name!r} is", path)
         if stamp not in self._experts:
             self._experts[stamp] = read_expert(path, self._modules, name=name)
             while len(self._experts) > KEPT_EXPERTS:
@@ -62,21 +62,92 @@ class Engine:
         Experts are attached anew only when others speak than before; a weight is a number in a
         buffer. What was attached before does not matter to what the model then computes.
         """
-        if experts != self._attached:
-            self.release()
-            if experts:
-                self._mixture = attach(
-                    self.model.models, {expert.name: expert.sites for expert in experts}
-                )
-                self._attached = experts
+        self._attach("network", {expert.name: expert for expert in experts})
         if self._mixture is not None:
+            self._fitted = None
             self._mixture.set_weights(fusion.weigh(dict(weights)))
+            self._switch({}, {})
+
+    def mix_gated(self, gating: Gating) -> tuple[Expert, ...]:
+        """Let the experts of a gate file speak as its gates say. Returns those that are on.
+
+        A switch is a mask in a buffer: nothing is read or attached anew for it.
+
+        Raises:
+            ComposerError: the gates are for another model, or other LoRAs than these.
+        """
+        facts = gating.card.facts
+        assert facts is not None  # a card with an error is never found
+        facts.check_model(self.model.name, self.model.hash)
+        experts = {name: self.read(name, gating.loras[name].path) for name in sorted(gating.loras)}
+        facts.check_experts({name: expert.tensor_hash for name, expert in experts.items()})
+        file = self._read_gates(gating.card.name, gating.card.path)
+        self._attach(file.granularity, experts)
+        assert self._mixture is not None  # there is at least one expert
+        if self._fitted is not file:
+            self._fitted = None
+            # where there is no gate every expert speaks in full, as it did in the training
+            self._mixture.set_weights(dict.fromkeys(experts, 1.0))
+            file.fit(self._mixture)
+            self._fitted = file
+        self._switch(gating.switches, gating.steps)
+        return tuple(experts[name] for name, on in gating.switches.items() if on)
+
+    def at_step(self, index: int, total: int) -> None:
+        """Tell the mixture which step of a sampling comes next."""
+        if self._mixture is not None:
+            self._mixture.at_step(index, total)
+
+    def listener(self, *, guided: bool) -> GateListener | None:
+        """What hears the gates that are attached now; None without any."""
+        if self._mixture is None or self._fitted is None:
+            return None
+        return GateListener(self._mixture, guided=guided)
 
     def release(self) -> None:
         """Take the mixture out of the model, bit for bit."""
         if self._mixture is not None:
             self._mixture.detach()
-        self._mixture, self._attached = None, ()
+        self._mixture, self._attached, self._fitted = None, ("network", ()), None
+
+    def _attach(self, granularity: Granularity, experts: Mapping[str, Expert]) -> None:
+        """Attach these experts and no others, unless that is how it is."""
+        wanted = (granularity, tuple(experts.items()))
+        if wanted != self._attached:
+            self.release()
+            if experts:
+                sites = {name: expert.sites for name, expert in experts.items()}
+                self._mixture = attach(self.model.models, sites, granularity=granularity)
+                self._attached = wanted
+
+    def _switch(
+        self, switches: Mapping[str, bool], steps: Mapping[str, tuple[float, float]]
+    ) -> None:
+        """Who may speak, in a sampling that has not begun; who is not named may."""
+        assert self._mixture is not None
+        self._mixture.at_rest()
+        for name in self._mixture.names:
+            self._mixture.toggle(name, switches.get(name, True))
+            start, end = steps.get(name, (0.0, 1.0))
+            for silent in ((0.0, start), (end, 1.0)):
+                if silent[0] < silent[1]:
+                    self._mixture.toggle(name, False, steps=silent)
+
+    def _read_gates(self, name: str, path: Path) -> GateFile:
+        stamp = _stamp(f"gates {name!r} are", path)
+        if self._gates is None or self._gates[0] != stamp:
+            self._gates = (stamp, read_gates(path))
+        return self._gates[1]
+
+
+def _stamp(what: str, path: Path) -> Stamp:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ComposerError(
+            f"The {what} gone: {path} cannot be read. Put it back, or press Refresh."
+        ) from error
+    return path, status.st_mtime_ns, status.st_size
 
 
 def _dtype(name: str | None) -> torch.dtype | None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image, PngImagePlugin
 
@@ -16,8 +17,13 @@ from composer.diffusion.display import enlarge
 from composer.diffusion.png import read_png, write_png
 from composer.diffusion.record import PictureRecord
 from composer.errors import ComposerError
+from composer.files import write_atomically
 from composer.studio.requests import LoraRow
 
+if TYPE_CHECKING:
+    from composer.fusions.gate_record import GateRecord
+
+MAX_MAP_BYTES = 64 * 2**20
 _NAME = re.compile(r"(\d{4,})-\d+\.png")
 
 
@@ -37,6 +43,26 @@ class SavedPicture:
     def rows(self) -> tuple[LoraRow, ...]:
         """The LoRAs by the names they had then."""
         return tuple(map(LoraRow.of, self.record.loras))
+
+    @property
+    def gates_path(self) -> Path:
+        """Where it stands beside the picture what its gates said, if that was kept."""
+        return self.path.with_suffix(".gates.npz")
+
+    def gate_record(self) -> GateRecord | None:
+        """What the gates said while it was made; None if that was not kept.
+
+        Raises:
+            ComposerError: the file is damaged.
+        """
+        from composer.fusions.gate_record import GateRecord
+
+        try:
+            if self.gates_path.stat().st_size > MAX_MAP_BYTES:
+                raise ComposerError(f"{self.gates_path} is too large to be a gate map.")
+            return GateRecord.from_bytes(self.gates_path.read_bytes())
+        except OSError:
+            return None
 
     def image(self) -> Image.Image:
         """The picture itself."""
@@ -69,8 +95,10 @@ class History:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def save(self, image: Image.Image, record: PictureRecord) -> SavedPicture:
-        """Keep a picture.
+    def save(
+        self, image: Image.Image, record: PictureRecord, gates: GateRecord | None = None
+    ) -> SavedPicture:
+        """Keep a picture, and beside it what its gates said.
 
         Raises:
             ComposerError: the folder cannot be written to.
@@ -80,13 +108,16 @@ class History:
             day.mkdir(parents=True, exist_ok=True)
             number = max((number for number, _ in _numbered(day)), default=0) + 1
             path = day / f"{number:04}-{record.request.seed}.png"
+            saved = self._saved(path)
+            if gates is not None:
+                write_atomically(saved.gates_path, gates.to_bytes())
             write_png(path, image, record)
         except OSError as error:
             raise ComposerError(
                 f"The picture cannot be kept in {day}: {error.strerror}. Make room there, or start "
                 "with another folder for pictures."
             ) from error
-        return self._saved(path)
+        return saved
 
     def recent(self, most: int) -> tuple[SavedPicture, ...]:
         """The newest pictures, newest first."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from composer.diffusion.record import LoraRecord, PictureRecord
 from composer.errors import ComposerError
 from composer.fusions import FUSIONS
-from composer.studio.requests import ComposeRequest, LoraRow
+from composer.studio.gating import recalled_rows
+from composer.studio.requests import GATES, ComposeRequest, LoraRow
 
 if TYPE_CHECKING:
     from composer.experts.card import Card
     from composer.experts.library import Library
+    from composer.fusions.gate_library import GateCard, GateLibrary
 
 SHORT = 12  # digits of a hash, as A1111 shows them
 LEAST_DIGITS = 8  # fewer tell too little
@@ -27,24 +29,61 @@ class Recalled:
     notes: tuple[str, ...] = ()
 
 
-def recall(record: PictureRecord, library: Library, find: Callable[[str], Card]) -> Recalled:
-    """The request of a picture, with its LoRAs by the names they have in the library now.
+def recall(
+    record: PictureRecord,
+    library: Library,
+    find: Callable[[str], Card],
+    gate_library: Callable[[], GateLibrary],
+) -> Recalled:
+    """The request of a picture, with its LoRAs and gates by the names they have now.
 
-    find: the card of a name; it raises ComposerError for a name that cannot be used.
+    find: the card of a LoRA's name; it raises ComposerError for a name that cannot be used.
+    gate_library: called for a picture that was made with gates.
     """
     names, notes = _find_loras(record.loras, library, find)
     rows: dict[str, LoraRow] = {}
     for lora in record.loras:
         name = names[lora.name]
         rows.setdefault(name, replace(LoraRow.of(lora), name=name))
+    asked = ComposeRequest(request=record.request, rows=tuple(rows.values()))
     fusion = str(record.fusion.get("name", ""))
-    if fusion not in FUSIONS:
+    if fusion == GATES:
+        card = _find_gates(record.fusion, gate_library(), notes)
+        if card is not None:
+            gated = recalled_rows(card, record.fusion, tuple(rows), library)
+            asked = replace(asked, rows=gated, gates=card.name)
+    elif fusion in FUSIONS:
+        asked = replace(asked, fusion=fusion)
+    else:
         notes.append(f"The fusion {fusion!r} is not known here; the weighted sum is used instead.")
-        fusion = next(iter(FUSIONS))
-    return Recalled(
-        asked=ComposeRequest(request=record.request, rows=tuple(rows.values()), fusion=fusion),
-        notes=(*record.notes, *notes),
-    )
+    return Recalled(asked=asked, notes=(*record.notes, *notes))
+
+
+def _find_gates(
+    fusion: Mapping[str, Any], library: GateLibrary, notes: list[str]
+) -> GateCard | None:
+    """The gate file of a picture; by its hash if there is no file of its name, or another one."""
+    name, digits = str(fusion.get("gates", "")), str(fusion.get("hash", ""))
+    named, problem = None, ""
+    try:
+        named = library.find(name)
+    except ComposerError as error:
+        problem = str(error)
+    if named is not None and (not digits or library.hash(named).startswith(digits)):
+        return named
+    same = library.with_hash(digits) if len(digits) >= LEAST_DIGITS else ()
+    if same:
+        notes.append(f"The gates {name!r} are called {same[0].name!r} now.")
+        return same[0]
+    if named is not None:
+        notes.append(
+            f"The gates {named.name!r} have changed since, so the picture will differ: it was made "
+            f"with the file whose hash begins {digits[:SHORT]}."
+        )
+        return named
+    hashed = f" The file's hash begins {digits[:SHORT]}." if digits else ""
+    notes.append(f"{problem}{hashed} The weighted sum is used instead.")
+    return None
 
 
 def _find_loras(

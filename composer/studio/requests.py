@@ -13,18 +13,29 @@ from composer.errors import ComposerError
 from composer.fusions import FUSIONS, Fusion
 
 MAX_WEIGHT = 10.0
+ALWAYS = (0.0, 1.0)
+GATES = "gates"  # what a picture's record calls the fusion by learned gates
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoraRow:
-    """One LoRA that was chosen: its weight in the U-Net, and in the text encoder if it differs."""
+    """One LoRA that was chosen: its weight in the U-Net, and in the text encoder if it differs.
+
+    steps: from which part of the sampling to which it speaks, 0 to 1; for learned gates alone.
+    """
 
     name: str
     on: bool = True
     unet: float = 1.0
     text_encoder: float | None = None
+    steps: tuple[float, float] = ALWAYS
 
     def __post_init__(self) -> None:
+        if not 0.0 <= self.steps[0] < self.steps[1] <= 1.0:
+            raise ComposerError(
+                f"The LoRA {self.name!r} is to speak from {self.steps[0]:g} to {self.steps[1]:g} "
+                "of the steps: give a start and a later end, from 0 to 1."
+            )
         for part, weight in (("", self.unet), (" for the text encoder", self.text_encoder)):
             if weight is not None and not (math.isfinite(weight) and abs(weight) <= MAX_WEIGHT):
                 raise ComposerError(
@@ -56,14 +67,26 @@ class ComposeRequest:
 
     The prompt may hold tags, `<lora:name:weight>`: a tag rules over the row of the same name, and
     adds a row where there is none.
+
+    gates: the name of a gate file, whose gates then fuse its LoRAs in place of the fusion. Rows say
+        which of them are switched off; one without a row is on, and weights do not matter.
+    gate_map: whether what the gates say is kept beside each picture.
     """
 
     request: Request = field(default_factory=Request)
     rows: tuple[LoraRow, ...] = ()
     fusion: str = "weighted"
+    gates: str = ""
+    gate_map: bool = False
 
     def __post_init__(self) -> None:
         find_fusion(self.fusion)
+        limited = [row.name for row in self.rows if row.steps != ALWAYS]
+        if limited and not self.gates:
+            raise ComposerError(
+                f"The LoRA {limited[0]!r} is to speak for a part of the steps, which learned gates "
+                "alone can do. Choose gates, or let it speak always."
+            )
         names = [row.name for row in self.rows]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ComposerError(f"The LoRA {twice!r} is chosen twice. Remove one of its rows.")
@@ -78,13 +101,22 @@ class ComposeRequest:
         """The same request with the prompt's tags turned into rows.
 
         full_name: what the library calls a LoRA that was named more shortly; it refuses a name
-            that it does not know. Rows that are silent are not looked up.
+            that it does not know. Rows that are silent are not looked up, unless gates are asked to
+            leave them out.
         """
         parsed = parse_prompt(self.request.prompt)
-        named = [replace(row, name=full_name(row.name)) if row.speaks else row for row in self.rows]
+        named = [
+            replace(row, name=full_name(row.name)) if row.speaks or self.gates else row
+            for row in self.rows
+        ]
         tagged = [replace(LoraRow.of(tag), name=full_name(tag.name)) for tag in parsed.loras]
         untagged = replace(self.request, prompt=parsed.text)
         return replace(self, request=untagged, rows=tuple(named)).with_rows(tagged)
+
+    def without_gates(self) -> ComposeRequest:
+        """The same LoRAs fused by the request's fusion, each all the time."""
+        rows = tuple(replace(row, steps=ALWAYS) for row in self.rows)
+        return replace(self, rows=rows, gates="", gate_map=False)
 
 
 def speaking(rows: Iterable[LoraRow]) -> dict[str, dict[str, float]]:

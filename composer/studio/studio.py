@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from composer.diffusion.record import LoraRecord, PictureRecord
 from composer.errors import ComposerError
-from composer.studio.events import Event, Finished, PictureSaved, Progress, Queued, Started
+from composer.studio.events import Event, Finished, Queued
+from composer.studio.gating import GateOffer, Plan, offers, plan_gating
 from composer.studio.history import History, SavedPicture
 from composer.studio.jobs import Job, JobQueue, Waiting
 from composer.studio.recall import SHORT, Recalled, recall
-from composer.studio.requests import ComposeRequest, find_fusion, speaking
+from composer.studio.requests import ComposeRequest, speaking
 
 # PyTorch, diffusers and transformers take seconds to import. They are imported on the studio's own
 # thread, so that the page answers meanwhile.
 if TYPE_CHECKING:
-    from composer.experts import Expert
     from composer.experts.card import Card
     from composer.experts.library import Library
+    from composer.fusions.gate_library import GateCard, GateLibrary
     from composer.studio.engine import Engine
-
-PREVIEWS = 12  # for each batch of pictures, at most about so many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +33,7 @@ class Status:
     state: Literal["loading", "ready", "failed"]
     message: str = ""
     model: str = ""
+    model_hash: str = ""
     size: int = 0  # the model's own side, in pixels
     multiple: int = 1
 
@@ -44,7 +42,7 @@ class Studio:
     """Paints pictures with several LoRAs at once. Safe to use from several threads.
 
     model: a diffusers folder, a checkpoint file, or a hub name.
-    lora_dirs: folders of LoRA files.
+    lora_dirs: folders of LoRA files; trained gates are in their folders `gates/`.
     output_dir: where pictures are kept.
     device, dtype: as for `load_model`, the dtype by its name.
     """
@@ -67,6 +65,7 @@ class Studio:
         self._changed = threading.Condition()
         self._library_lock = threading.Lock()
         self._library: Library | None = None
+        self._gates: GateLibrary | None = None
         self._engine: Engine | None = None
         self._started = False
 
@@ -121,6 +120,34 @@ class Studio:
         with self._library_lock:
             return self._library.find(name)
 
+    def gates(self) -> tuple[GateCard, ...]:
+        """The gate files as they are now, those with an error included."""
+        library = self._gate_library()
+        with self._library_lock:
+            return library.cards()
+
+    def lend_gates(self, path: str | Path) -> str:
+        """Add one gate file from anywhere, for whoever may name paths. Returns its name.
+
+        Raises:
+            ComposerError: it is no gate file.
+        """
+        library = self._gate_library()
+        with self._library_lock:
+            return library.lend(Path(path)).name
+
+    def gate_offers(self) -> tuple[tuple[GateOffer, ...], tuple[str, ...]]:
+        """The gates that fit the loaded model and LoRAs at hand, and what is wrong with the rest.
+
+        Nothing fits while no model is loaded.
+        """
+        if self._status.state != "ready":
+            return (), ()
+        with contextlib.suppress(ComposerError):  # without a LoRA folder no gates are found either
+            self.cards()
+        assert self._library is not None
+        return offers(self.gates(), self._library, self._status.model, self._status.model_hash)
+
     def recall(self, picture: SavedPicture) -> Recalled:
         """What to ask for to get a picture again, and what is not as it was then.
 
@@ -133,7 +160,7 @@ class Studio:
         with contextlib.suppress(ComposerError):  # without a folder, LoRAs are missing one by one
             self.cards()
         assert self._library is not None
-        recalled = recall(record, self._library, self.card)
+        recalled = recall(record, self._library, self.card, self._gate_library)
         model = self._engine.model if self._engine is not None else None
         if model is None or not record.model_hash or model.hash.startswith(record.model_hash):
             return recalled
@@ -155,12 +182,16 @@ class Studio:
             ComposerError: here or while iterating; the next job is not harmed.
         """
         self.start()
-        asked, cards = self._resolve(request)
+        plan = self._resolve(request)
 
         def work(cancelled: Callable[[], bool]) -> Iterator[Event]:
-            return self._paint(asked, cards, cancelled)
+            from composer.studio.painting import paint
 
-        job = self._jobs.submit(work, owner=owner, title=asked.request.prompt)
+            if self._engine is None:
+                raise ComposerError(self._status.message)
+            return paint(self._engine, self.history, plan, cancelled)
+
+        job = self._jobs.submit(work, owner=owner, title=plan.asked.request.prompt)
         return self._follow(job)
 
     def interrupt(self, owner: str | None = None) -> bool:
@@ -178,10 +209,28 @@ class Studio:
         if not over:  # cancelled while it waited
             yield Finished(cancelled=True)
 
-    def _resolve(self, asked: ComposeRequest) -> tuple[ComposeRequest, dict[str, Card]]:
-        """The request with tags as rows and LoRAs by their full names, and the cards that speak."""
+    def _resolve(self, asked: ComposeRequest) -> Plan:
+        """The request with tags as rows and LoRAs by their full names, and the files they mean."""
+
         merged = asked.merged(lambda name: self.card(name).name)
-        return merged, {name: self.card(name) for name in speaking(merged.rows)}
+        if not merged.gates:
+            speak = speaking(merged.rows)
+            return Plan(asked=merged, cards={name: self.card(name) for name in speak})
+        self.cards()
+        assert self._library is not None
+        gates = self._gate_library()
+        with self._library_lock:
+            card = gates.find(merged.gates)
+        gating = plan_gating(card, gates.hash(card), merged.rows, self._library)
+        return Plan(asked=merged, gating=gating)
+
+    def _gate_library(self) -> GateLibrary:
+        from composer.fusions.gate_library import GateLibrary
+
+        with self._library_lock:
+            if self._gates is None:
+                self._gates = GateLibrary(self._lora_dirs)
+            return self._gates
 
     def _load(self, cancelled: Callable[[], bool]) -> Iterator[Event]:
         try:
@@ -201,7 +250,13 @@ class Studio:
             self._engine = engine
             model = engine.model
             self._tell(
-                Status(state="ready", model=model.name, size=model.size, multiple=model.multiple)
+                Status(
+                    state="ready",
+                    model=model.name,
+                    model_hash=model.hash,
+                    size=model.size,
+                    multiple=model.multiple,
+                )
             )
         yield from ()
 
@@ -209,69 +264,3 @@ class Studio:
         with self._changed:
             self._status = status
             self._changed.notify_all()
-
-    def _paint(
-        self, asked: ComposeRequest, cards: dict[str, Card], cancelled: Callable[[], bool]
-    ) -> Iterator[Event]:
-        if self._engine is None:
-            raise ComposerError(self._status.message)
-        from composer.diffusion.memory import within_memory
-        from composer.diffusion.sample import Step, generate
-
-        engine, begun = self._engine, time.monotonic()
-        model = engine.model
-        request = asked.request.resolve(size=model.size, multiple=model.multiple)
-        fusion, weights = find_fusion(asked.fusion), speaking(asked.rows)
-        experts = tuple(engine.read(name, cards[name].path) for name in weights)
-        engine.mix(experts, weights, fusion)
-        yield Started(loras=tuple(weights), notes=tuple(_notes(experts)))
-        loras = _loras(asked, experts)
-        finished: list[SavedPicture] = []
-        every = max(1, request.steps // PREVIEWS)
-        pieces = generate(model, request, cancelled=cancelled, preview_every=every)
-        for piece in within_memory(pieces, request):
-            if isinstance(piece, Step):
-                yield Progress(
-                    step=piece.index + 1,
-                    steps=piece.total,
-                    pictures=piece.pictures,
-                    count=request.count,
-                    seconds_left=piece.seconds_left,
-                    preview=piece.preview,
-                )
-                continue
-            record = PictureRecord(
-                request=piece.request,
-                loras=loras,
-                fusion={"name": fusion.name},
-                model_name=model.name,
-                model_hash=model.hash,
-            )
-            finished.append(self.history.save(piece.image, record))
-            yield PictureSaved(saved=finished[-1])
-        yield Finished(
-            pictures=tuple(finished), cancelled=cancelled(), seconds=time.monotonic() - begun
-        )
-
-
-def _loras(asked: ComposeRequest, experts: Sequence[Expert]) -> tuple[LoraRecord, ...]:
-    by_name = {expert.name: expert for expert in experts}
-    return tuple(
-        LoraRecord(
-            name=row.name,
-            sha256=by_name[row.name].sha256,
-            tensor_hash=by_name[row.name].tensor_hash,
-            **row.weights,
-        )
-        for row in asked.rows
-        if row.name in by_name
-    )
-
-
-def _notes(experts: Sequence[Expert]) -> Iterator[str]:
-    for expert in experts:
-        if expert.unmatched:
-            yield (
-                f"{expert.name}: {len(expert.unmatched)} of its tensors belong to no part of this "
-                f"model and were left out, e.g. {expert.unmatched[0]}."
-            )

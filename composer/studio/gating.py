@@ -1,0 +1,181 @@
+"""Gates in a request: which LoRAs they are for, and who is switched off when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from composer.errors import ComposerError
+from composer.studio.requests import ALWAYS, GATES, ComposeRequest, LoraRow
+
+if TYPE_CHECKING:
+    from composer.experts.card import Card
+    from composer.experts.library import Library
+    from composer.fusions.gate_library import GateCard
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gating:
+    """Gates as one picture uses them.
+
+    loras: the LoRA of each expert, by its name in the gate file, which may be another than the
+        library's.
+    rows: what was said of each expert, by the same names.
+    hash: of the gate file.
+    """
+
+    card: GateCard
+    loras: Mapping[str, Card]
+    rows: Mapping[str, LoraRow]
+    hash: str
+
+    @property
+    def switches(self) -> dict[str, bool]:
+        """Which experts are on."""
+        return {name: row.speaks for name, row in self.rows.items()}
+
+    @property
+    def steps(self) -> dict[str, tuple[float, float]]:
+        """Of the experts that are limited: from which part of the sampling to which they speak."""
+        return {name: row.steps for name, row in self.rows.items() if row.steps != ALWAYS}
+
+    def told(self) -> dict[str, Any]:
+        """For the picture's record."""
+        told: dict[str, Any] = {
+            "name": GATES,
+            "gates": self.card.name,
+            "hash": self.hash,
+            "switches": self.switches,
+        }
+        if steps := self.steps:
+            told["steps"] = {name: list(span) for name, span in steps.items()}
+        return told
+
+    def notes(self) -> list[str]:
+        """What the user should know before the picture comes."""
+        if any(row.speaks and set(row.weights.values()) != {1.0} for row in self.rows.values()):
+            return ["Learned gates decide how much of each LoRA speaks; weights do not matter."]
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A request, and the files that its names mean: LoRAs that speak, or gates and theirs."""
+
+    asked: ComposeRequest
+    cards: Mapping[str, Card] = field(default_factory=dict[str, "Card"])
+    gating: Gating | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateOffer:
+    """Gates that fit the model and the LoRAs at hand; `loras` by the names they have now."""
+
+    name: str
+    loras: tuple[str, ...]
+
+
+def offers(
+    cards: Iterable[GateCard], library: Library, model: str, model_hash: str
+) -> tuple[tuple[GateOffer, ...], tuple[str, ...]]:
+    """The gates that can be used, and a line for each file that cannot."""
+    found: list[GateOffer] = []
+    problems: list[str] = []
+    for card in cards:
+        try:
+            if card.facts is None:
+                raise ComposerError(card.error)
+            card.facts.check_model(model, model_hash)
+            loras = find_loras(card, library)
+        except ComposerError as error:
+            problems.append(str(error) if card.facts is None else f"{card.path}: {error}")
+        else:
+            names = tuple(lora.name for lora in loras.values())
+            found.append(GateOffer(name=card.name, loras=names))
+    return tuple(found), tuple(problems)
+
+
+def plan_gating(
+    card: GateCard, file_hash: str, rows: Iterable[LoraRow], library: Library
+) -> Gating:
+    """Find the LoRAs of a gate file, by their hashes if their files were renamed.
+
+    Raises:
+        ComposerError: one is missing or is another file, or a row is none of them.
+    """
+    loras = find_loras(card, library)
+    names = {lora.name: name for name, lora in loras.items()}
+    found: dict[str, LoraRow] = {}
+    for row in rows:
+        if row.name in names:
+            found[names[row.name]] = row
+        elif row.speaks:
+            known = ", ".join(lora.name for lora in loras.values())
+            raise ComposerError(
+                f"The gates {card.name!r} do not know the LoRA {row.name!r}; they are for {known}. "
+                "Take it out, train gates that know it, or choose the weighted sum."
+            )
+    return Gating(
+        card=card,
+        loras=loras,
+        rows={name: found.get(name) or LoraRow(name=lora.name) for name, lora in loras.items()},
+        hash=file_hash,
+    )
+
+
+def find_loras(card: GateCard, library: Library) -> dict[str, Card]:
+    """The LoRA of each expert of a gate file, by its name there.
+
+    Raises:
+        ComposerError: which one is missing, or is another file than it was.
+    """
+    loras: dict[str, Card] = {}
+    hashes: dict[str, str] = {}
+    for expert in card.experts:
+        try:
+            lora = library.find(expert.name)
+            hashes[expert.name], loras[expert.name] = library.tensor_hash(lora), lora
+        except ComposerError:
+            pass  # perhaps under another name
+        if hashes.get(expert.name) != expert.tensor_hash:
+            taken = [lora.name for lora in loras.values()]
+            same = [c for c in library.with_hash(expert.tensor_hash) if c.name not in taken]
+            if same:
+                hashes[expert.name], loras[expert.name] = expert.tensor_hash, same[0]
+    if card.facts is not None:
+        card.facts.check_experts(hashes)
+    return loras
+
+
+def recalled_rows(
+    card: GateCard, fusion: Mapping[str, Any], speaking: Sequence[str], library: Library
+) -> tuple[LoraRow, ...]:
+    """The rows of a picture that was made with these gates, by the LoRAs' names of now.
+
+    fusion: of the picture's record; without switches there, those that spoke are on.
+    """
+    try:
+        names = {name: lora.name for name, lora in find_loras(card, library).items()}
+    except ComposerError:  # the note on the missing LoRA is the recaller's
+        names = {}
+    switches, steps = _mapping(fusion.get("switches")), _mapping(fusion.get("steps"))
+    rows: list[LoraRow] = []
+    for expert in card.experts:
+        name = names.get(expert.name, expert.name)
+        on = bool(switches.get(expert.name, name in speaking))
+        rows.append(LoraRow(name=name, on=on, steps=_span(steps.get(expert.name))))
+    return tuple(rows)
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return cast(Mapping[str, Any], value) if isinstance(value, Mapping) else {}
+
+
+def _span(value: object) -> tuple[float, float]:
+    """Records come out of pictures, which anybody may have written."""
+    try:
+        start, end = (float(number) for number in cast(Any, value))
+        return LoraRow(name="", steps=(start, end)).steps
+    except (TypeError, ValueError):
+        return ALWAYS

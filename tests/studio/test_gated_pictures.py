@@ -1,0 +1,297 @@
+"""Pictures with learned gates: made, switched, made again; and what is refused before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_gates import write_gates
+from tiny_loras import write_lora
+
+from composer.diffusion.parameters import to_parameters
+from composer.diffusion.png import read_png
+from composer.diffusion.request import Request
+from composer.errors import ComposerError
+from composer.studio import (
+    ComposeRequest,
+    Event,
+    Finished,
+    LoraRow,
+    Progress,
+    SavedPicture,
+    Started,
+    Studio,
+)
+
+REQUEST = Request(prompt="a fox", seed=7, steps=4, cfg_scale=3.0, width=16, height=16)
+WEIGHTED = ComposeRequest(
+    request=REQUEST, rows=(LoraRow(name="zibo", unet=0.8), LoraRow(name="neon", unet=0.6))
+)
+GATED = ComposeRequest(request=REQUEST, gates="pair")
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three LoRAs, gates for two of them, for all three, for a whole network; and unusable ones."""
+    folder = tmp_path_factory.mktemp("gated") / "loras"
+    names = ("zibo", "neon", "moon")
+    loras = {
+        name: write_lora(folder / f"{name}.safetensors", seed=i) for i, name in enumerate(names)
+    }
+    pair = {name: loras[name] for name in ("zibo", "neon")}
+    gates = folder / "gates"
+    write_gates(gates / "pair.safetensors", tiny_sd, pair)
+    write_gates(gates / "whole.safetensors", tiny_sd, pair, granularity="network", seed=1)
+    write_gates(gates / "three.safetensors", tiny_sd, loras, seed=2)
+    write_gates(gates / "alien.safetensors", tiny_sd, pair, model_hash="0" * 64)
+    other = write_lora(folder.parent / "neon.safetensors", seed=9)
+    write_gates(gates / "stale.safetensors", tiny_sd, pair | {"neon": other})
+    gone = write_lora(folder.parent / "gone.safetensors", seed=8)
+    write_gates(gates / "lacking.safetensors", tiny_sd, pair | {"gone": gone})
+    (gates / "cut.safetensors").write_bytes((gates / "pair.safetensors").read_bytes()[:-9])
+    (gates / "lora.safetensors").write_bytes(loras["moon"].read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def studio(tiny_sd: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Studio:
+    studio = Studio(tiny_sd, [folder], tmp_path_factory.mktemp("outputs"))
+    assert studio.wait(120).state == "ready", studio.status
+    return studio
+
+
+def finished(events: Iterable[Event]) -> Finished:
+    last = list(events)[-1]
+    assert isinstance(last, Finished)
+    return last
+
+
+def paint(studio: Studio, asked: ComposeRequest) -> SavedPicture:
+    (picture,) = finished(studio.compose(asked)).pictures
+    return picture
+
+
+def pixels(studio: Studio, asked: ComposeRequest) -> bytes:
+    return paint(studio, asked).image().tobytes()
+
+
+def off(*names: str) -> tuple[LoraRow, ...]:
+    return tuple(LoraRow(name=name, on=False) for name in names)
+
+
+def test_a_weighted_picture_after_a_gated_one_is_the_same_bit_for_bit(studio: Studio) -> None:
+    weighted, gated = pixels(studio, WEIGHTED), pixels(studio, GATED)
+    assert weighted != gated
+    for gates in ("pair", "whole", "three"):
+        pixels(studio, replace(GATED, gates=gates, gate_map=True))
+        assert pixels(studio, WEIGHTED) == weighted
+    assert pixels(studio, GATED) == gated
+
+
+def test_a_switch_takes_one_lora_out_and_nothing_is_attached_anew(studio: Studio) -> None:
+    engine = studio._engine  # pyright: ignore[reportPrivateUsage]
+    assert engine is not None
+    both = pixels(studio, GATED)
+    mixture, file = engine._mixture, engine._fitted  # pyright: ignore[reportPrivateUsage]
+    alone = pixels(studio, replace(GATED, rows=off("neon")))
+    none = pixels(studio, replace(GATED, rows=off("neon", "zibo")))
+    assert len({both, alone, none}) == 3
+    assert pixels(studio, GATED) == both
+    assert engine._mixture is mixture and engine._fitted is file  # pyright: ignore[reportPrivateUsage]
+    assert none == pixels(studio, ComposeRequest(request=REQUEST))
+    assert pixels(studio, replace(GATED, rows=(LoraRow(name="neon", unet=0.0),))) == alone
+
+
+def test_a_switch_may_hold_for_a_part_of_the_steps(studio: Studio) -> None:
+    early = replace(GATED, rows=(LoraRow(name="neon", steps=(0.0, 0.5)),))
+    late = replace(GATED, rows=(LoraRow(name="neon", steps=(0.5, 1.0)),))
+    both = pixels(studio, GATED)
+    pictures = [pixels(studio, asked) for asked in (early, late)]
+    assert len({both, *pictures, pixels(studio, replace(GATED, rows=off("neon")))}) == 4
+    assert [pixels(studio, asked) for asked in (early, late, GATED)] == [*pictures, both]
+    with pytest.raises(ComposerError, match="learned gates alone"):
+        replace(early, gates="")
+    with pytest.raises(ComposerError, match="from 0 to 1"):
+        LoraRow(name="neon", steps=(0.5, 0.5))
+
+
+def test_weights_do_not_matter_and_that_is_said(studio: Studio) -> None:
+    asked = replace(GATED, rows=(LoraRow(name="neon", unet=0.3),))
+    events = list(studio.compose(asked))
+    (started,) = [event for event in events if isinstance(event, Started)]
+    assert "weights do not matter" in " ".join(started.notes)
+    assert started.loras == ("neon", "zibo")
+    (picture,) = finished(events).pictures
+    assert picture.image().tobytes() == pixels(studio, GATED)
+    assert {lora.unet for lora in picture.record.loras} == {1.0}
+
+
+def test_tags_in_the_prompt_are_switches(studio: Studio) -> None:
+    tagged = replace(GATED, request=replace(REQUEST, prompt="a fox <lora:neon:0>"))
+    assert pixels(studio, tagged) == pixels(studio, replace(GATED, rows=off("neon")))
+
+
+def test_a_gated_picture_is_made_again_from_its_file(studio: Studio, tmp_path: Path) -> None:
+    rows = (LoraRow(name="zibo", steps=(0.25, 1.0)), LoraRow(name="neon", on=False))
+    first = paint(studio, replace(GATED, gates="three", rows=rows))
+    fusion = first.record.fusion
+    assert (fusion["name"], fusion["gates"]) == ("gates", "three")
+    assert fusion["switches"] == {"zibo": True, "neon": False, "moon": True}
+    assert fusion["steps"] == {"zibo": [0.25, 1.0]}
+    elsewhere = tmp_path / "renamed.png"
+    elsewhere.write_bytes(first.path.read_bytes())
+    recalled = studio.recall(studio.history.read(elsewhere))
+    assert recalled.notes == () and recalled.asked.gates == "three"
+    again = paint(studio, recalled.asked)
+    assert again.path.read_bytes() == first.path.read_bytes()
+
+
+def test_the_text_for_other_programs_brings_gates_and_switches_back(studio: Studio) -> None:
+    first = paint(studio, replace(GATED, rows=off("neon")))
+    text = to_parameters(first.record)
+    assert "<lora:zibo:1>" in text and "neon" not in text
+    assert "Fusion: gates" in text and "Gates: pair" in text
+    from composer.diffusion.parameters import from_parameters
+    from composer.studio.recall import recall
+
+    studio.cards()
+    library = studio._library  # pyright: ignore[reportPrivateUsage]
+    assert library is not None
+    gates = studio._gate_library  # pyright: ignore[reportPrivateUsage]
+    found = recall(from_parameters(text), library, studio.card, gates)
+    assert found.notes == ()
+    assert pixels(studio, found.asked) == first.image().tobytes()
+
+
+@pytest.mark.parametrize(
+    ("gates", "rows", "told"),
+    [
+        ("pear", (), "Did you mean 'pair'"),
+        ("../pair", (), "there are no such gates"),
+        ("alien", (), r"trained on .* \(0000000000\)"),
+        ("stale", (), "'neon' is another file"),
+        ("lacking", (), "'gone', which is not here"),
+        ("cut", (), "damaged or cut off"),
+        ("lora", (), "holds no gates"),
+        ("pair", (LoraRow(name="moon"),), "do not know the LoRA 'moon'; they are for"),
+        ("pair", (LoraRow(name="moom", on=False),), "Did you mean 'moon'"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line_and_the_next_picture_unharmed(
+    studio: Studio, gates: str, rows: tuple[LoraRow, ...], told: str
+) -> None:
+    before = pixels(studio, GATED), pixels(studio, WEIGHTED)
+    with pytest.raises(ComposerError, match=told) as caught:
+        finished(studio.compose(replace(GATED, gates=gates, rows=rows)))
+    assert "\n" not in str(caught.value)
+    assert pixels(studio, GATED) == before[0]
+    assert pixels(studio, WEIGHTED) == before[1]
+
+
+def test_gates_that_fit_no_unit_here_leave_nothing_behind(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = pixels(studio, WEIGHTED)
+    with monkeypatch.context() as patch:
+
+        def refuse(*_: object) -> None:
+            raise ComposerError("no such unit")
+
+        patch.setattr("composer.fusions.gate_file.GateFile.fit", refuse)
+        with pytest.raises(ComposerError, match="no such unit"):
+            finished(studio.compose(replace(GATED, gates="three")))
+    assert pixels(studio, WEIGHTED) == before
+    assert paint(studio, replace(GATED, gates="three")).path.is_file()
+
+
+def test_only_gates_that_fit_are_offered_and_the_rest_are_problems(studio: Studio) -> None:
+    offers, problems = studio.gate_offers()
+    assert {offer.name: offer.loras for offer in offers} == {
+        "pair": ("zibo", "neon"),
+        "whole": ("zibo", "neon"),
+        "three": ("zibo", "neon", "moon"),
+    }
+    told = " ".join(problems)
+    assert len(problems) == 5
+    for name in ("alien", "stale", "lacking", "cut", "lora"):
+        assert f"{name}.safetensors" in told
+    cards = {card.name: card.error for card in studio.cards(refresh=True)}
+    assert cards == dict.fromkeys(("moon", "neon", "zibo"))
+
+
+def test_a_renamed_lora_is_found_by_its_hash(tiny_sd: Path, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "gates").mkdir()
+    for name in ("zibo", "neon", "gates/pair"):
+        (tmp_path / f"{name}.safetensors").write_bytes(
+            (folder / f"{name}.safetensors").read_bytes()
+        )
+    studio = Studio(tiny_sd, [tmp_path], tmp_path / "outputs")
+    studio.wait()
+    first = paint(studio, replace(GATED, rows=off("zibo")))
+    (tmp_path / "zibo.safetensors").rename(tmp_path / "fox.safetensors")
+    (tmp_path / "gates" / "pair.safetensors").rename(tmp_path / "gates" / "duo.safetensors")
+    studio.cards(refresh=True)
+    recalled = studio.recall(first)
+    assert recalled.notes == ("The gates 'pair' are called 'duo' now.",)
+    assert {row.name: row.on for row in recalled.asked.rows} == {"fox": False, "neon": True}
+    assert pixels(studio, recalled.asked) == first.image().tobytes()
+    write_gates(
+        tmp_path / "gates" / "pair.safetensors",
+        tiny_sd,
+        {"fox": tmp_path / "fox.safetensors", "neon": tmp_path / "neon.safetensors"},
+        seed=4,
+    )
+    (tmp_path / "gates" / "duo.safetensors").unlink()
+    (note,) = studio.recall(first).notes
+    assert "'pair' have changed since" in note
+    (tmp_path / "gates" / "pair.safetensors").unlink()
+    recalled = studio.recall(first)
+    assert "no such gates" in recalled.notes[0] and "weighted sum is used" in recalled.notes[0]
+    assert recalled.asked.gates == ""
+
+
+def test_the_gate_map_lies_beside_the_picture(studio: Studio) -> None:
+    assert paint(studio, GATED).gate_record() is None
+    assert paint(studio, replace(WEIGHTED, gate_map=True)).gate_record() is None
+    heard = pixels(studio, replace(GATED, gate_map=True))
+    assert heard == pixels(studio, GATED)
+    asked = replace(GATED, request=replace(REQUEST, count=10), gate_map=True)
+    pictures = finished(studio.compose(asked)).pictures
+    records = [picture.gate_record() for picture in pictures]
+    shapes = set()
+    for record in records:
+        assert record is not None and record.without is not None
+        shapes.add((record.with_prompt.shape, record.without.shape))
+        assert record.experts == ("neon", "zibo")
+    assert shapes == {((4, 1, 2), (4, 1, 2))}
+    assert len(studio.history.recent(3)) == 3 and studio.history.recent(1)[0] == pictures[-1]
+    first, second = records[:2]
+    assert first is not None and second is not None
+    assert not np.allclose(first.with_prompt, second.with_prompt)
+    pictures[0].gates_path.write_bytes(b"no map")
+    with pytest.raises(ComposerError, match="gate map is damaged"):
+        pictures[0].gate_record()
+
+
+def test_a_map_of_a_stopped_or_silent_picture(studio: Studio) -> None:
+    before = pixels(studio, GATED)
+    limited = (LoraRow(name="neon", on=False), LoraRow(name="zibo", steps=(0.5, 1.0)))
+    record = paint(studio, replace(GATED, rows=limited, gate_map=True)).gate_record()
+    assert record is not None and len(record.with_prompt) == 2  # steps in which somebody spoke
+    long = replace(GATED, request=replace(REQUEST, steps=400), gate_map=True)
+    events = studio.compose(long, owner="ann")
+    next(event for event in events if isinstance(event, Progress))
+    studio.interrupt("ann")
+    assert finished(events).cancelled
+    assert pixels(studio, GATED) == before
+    engine = studio._engine  # pyright: ignore[reportPrivateUsage]
+    assert engine is not None and engine._mixture is not None  # pyright: ignore[reportPrivateUsage]
+    watches = engine._mixture._watches.values()  # pyright: ignore[reportPrivateUsage]
+    assert all(watch.tape is None for watch in watches)
+
+
+def test_the_record_says_nothing_of_gates_in_a_weighted_picture(studio: Studio) -> None:
+    assert read_png(paint(studio, WEIGHTED).path).fusion == {"name": "weighted"}
