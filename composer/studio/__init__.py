@@ -14,6 +14,9 @@ from composer.studio.jobs import Waiting
 from composer.studio.recall import Recalled
 from composer.studio.requests import ComposeRequest, LoraRow
 from composer.studio.studio import Status, Studio
+from composer.studio.training_request import TrainingRequest
+from composer.studio.training_state import Point, Preview, Training
+from composer.studio.trainings import Trainings
 
 if TYPE_CHECKING:
     from composer.experts.card import Card
@@ -27,6 +30,8 @@ __all__ = [
     "History",
     "LoraRow",
     "PictureSaved",
+    "Point",
+    "Preview",
     "Progress",
     "Queued",
     "Recalled",
@@ -34,5 +39,8 @@ __all__ = [
     "Started",
     "Status",
     "Studio",
+    "Training",
+    "TrainingRequest",
+    "Trainings",
     "Waiting",
 ]

@@ -10,6 +10,7 @@ import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -46,9 +47,13 @@ class Waiting:
 
 
 class JobQueue(Generic[Event]):
-    """Runs jobs one after the other. `work(cancelled)` yields events and asks `cancelled()`."""
+    """Runs jobs one after the other. `work(cancelled)` yields events and asks `cancelled()`.
 
-    def __init__(self) -> None:
+    around: entered before each job and left after it.
+    """
+
+    def __init__(self, around: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        self._around = around
         self._numbers = itertools.count(1)
         self._waiting: list[Job[Event]] = []
         self._running: Job[Event] | None = None
@@ -148,8 +153,9 @@ class JobQueue(Generic[Event]):
                 job = self._running = self._waiting.pop(0)
             error: BaseException | None = None
             try:
-                for event in job.work(job.cancelled.is_set):
-                    job.events.put(event)
+                with self._around():
+                    for event in job.work(job.cancelled.is_set):
+                        job.events.put(event)
             except BaseException as raised:  # raised again where the job is followed
                 error = raised
             job.events.put(Over(error))

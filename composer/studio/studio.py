@@ -16,6 +16,8 @@ from composer.studio.history import History, SavedPicture
 from composer.studio.jobs import Job, JobQueue, Waiting
 from composer.studio.recall import SHORT, Recalled, recall
 from composer.studio.requests import ComposeRequest, speaking
+from composer.studio.trainings import Trainings
+from composer.studio.turns import Turns
 
 # PyTorch, diffusers and transformers take seconds to import. They are imported on the studio's own
 # thread, so that the page answers meanwhile.
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from composer.experts.library import Library
     from composer.fusions.gate_library import GateCard, GateLibrary
     from composer.studio.engine import Engine
+    from composer.studio.lending import Lent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +63,8 @@ class Studio:
         self._model = str(model)
         self._lora_dirs = tuple(lora_dirs)
         self._device, self._dtype = device, dtype
-        self._jobs: JobQueue[Event] = JobQueue()
+        self._turns = Turns()
+        self._jobs: JobQueue[Event] = JobQueue(self._turns.picture)
         self._status = Status(state="loading", message="Loading the libraries")
         self._changed = threading.Condition()
         self._library_lock = threading.Lock()
@@ -68,6 +72,14 @@ class Studio:
         self._gates: GateLibrary | None = None
         self._engine: Engine | None = None
         self._started = False
+        first = next(iter(self._lora_dirs), None)
+        self.trainings = Trainings(
+            Path(output_dir) / "trainings",
+            None if first is None else Path(first).expanduser() / "gates",
+            card=self.card,
+            lend=self._lend,
+            turns=self._turns,
+        )
 
     # --- what there is
 
@@ -231,6 +243,28 @@ class Studio:
             if self._gates is None:
                 self._gates = GateLibrary(self._lora_dirs)
             return self._gates
+
+    def _lend(self, names: Sequence[str]) -> Lent:
+        """A copy of the model to train on, and experts for it; waits for the jobs before."""
+        self.start()
+        lent: list[Lent] = []
+
+        def work(cancelled: Callable[[], bool]) -> Iterator[Event]:
+            from composer.studio.lending import Lent, copy_for_training
+
+            engine = self._engine
+            if engine is None:
+                raise ComposerError(self._status.message)
+            experts = tuple(engine.read(name, self.card(name).path) for name in names)
+            engine.release()  # what is attached would be copied with the model
+            lent.append(Lent(model=copy_for_training(engine.model), experts=experts))
+            yield from ()
+
+        job = self._jobs.submit(work, owner="trainings", title="Prepare a training")
+        list(self._jobs.follow(job, waiting=lambda ahead: Queued(ahead=ahead)))
+        if not lent:
+            raise ComposerError("The preparation was interrupted: continue the training.")
+        return lent[0]
 
     def _load(self, cancelled: Callable[[], bool]) -> Iterator[Event]:
         try:

@@ -1,0 +1,124 @@
+"""Trainings on the disk: a folder for each, from which it goes on after a restart of the app."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from composer.diffusion.display import enlarge
+from composer.errors import ComposerError
+from composer.files import write_atomically
+from composer.studio.training_request import TrainingRequest
+from composer.studio.training_state import Point, Preview, Training
+
+VERSION = 1
+RECORD = "training.json"
+SIDE = 384  # of previews, which are for the eye alone
+
+log = logging.getLogger("composer")
+
+
+class TrainingFiles:
+    """`<folder>/<name>/`: what was asked and how far it came (`training.json`), the state to resume
+    from (`<name>.resume`), previews, and the gate file until it is complete."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def of(self, name: str) -> Path:
+        """The folder of one training."""
+        return self.folder / name
+
+    def output(self, name: str) -> Path:
+        """Where it writes its gates; once complete they are moved to where gates are looked for."""
+        return self.of(name) / f"{name}.safetensors"
+
+    def write(self, training: Training) -> None:
+        """Keep how far it came.
+
+        Raises:
+            ComposerError: the folder cannot be written to.
+        """
+        told: dict[str, Any] = {
+            "version": VERSION,
+            "request": training.request.to_json(),
+            "history": [asdict(point) for point in training.history],
+            "previews": [[shown.step, shown.path.name] for shown in training.previews],
+            "path": None if training.path is None else str(training.path),
+        }
+        told |= {
+            name: getattr(training, name)
+            for name in ("state", "stage", "step", "total", "skipped", "message", "created")
+        }
+        folder = self.of(training.name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ComposerError(
+                f"The training cannot be kept in {folder}: {error.strerror}. Start Composer with "
+                "another folder for pictures."
+            ) from error
+        text = json.dumps(told, ensure_ascii=False)
+        write_atomically(folder / RECORD, text.encode())
+
+    def read(self) -> Iterator[Training]:
+        """The trainings on the disk. What was running when the app ended is stopped now."""
+        for record in sorted(self.folder.glob(f"*/{RECORD}")):
+            try:
+                yield _read(record)
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, ComposerError) as e:
+                log.warning("%s cannot be read (%s): this training is left out", record, e)
+
+    def keep_preview(self, name: str, step: int, image: Image.Image) -> Preview:
+        """Write a picture that was made on the way."""
+        path = self.of(name) / f"step-{step:06}.webp"
+        if max(image.size) < SIDE:
+            image = enlarge(image, SIDE)
+        image.save(path, "WEBP", quality=90)
+        return Preview(step=step, path=path)
+
+    def forget(self, name: str) -> None:
+        """Delete all of a training but its finished gate file, which lies elsewhere.
+
+        Raises:
+            ComposerError: the folder cannot be deleted.
+        """
+        try:
+            shutil.rmtree(self.of(name))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise ComposerError(
+                f"The folder {self.of(name)} cannot be deleted ({error.strerror}): delete it by "
+                "hand."
+            ) from error
+
+
+def _read(record: Path) -> Training:
+    told = json.loads(record.read_text(encoding="utf-8"))
+    if told["version"] != VERSION:
+        raise ComposerError(f"it is of version {told['version']}, and this one reads {VERSION}")
+    request = TrainingRequest.from_json(told["request"])
+    if request.name != record.parent.name:
+        raise ComposerError(f"it belongs to a training called {request.name!r}")
+    previews = [
+        Preview(step=step, path=record.parent / Path(n).name) for step, n in told["previews"]
+    ]
+    active = told["state"] in ("waiting", "running", "stopping")
+    return Training(
+        request=request,
+        state="stopped" if active else told["state"],
+        history=tuple(Point(**point) for point in told["history"]),
+        previews=tuple(shown for shown in previews if shown.path.is_file()),
+        path=None if told["path"] is None else Path(told["path"]),
+        **{
+            name: told[name] for name in ("stage", "step", "total", "skipped", "message", "created")
+        },
+    )
