@@ -31,7 +31,9 @@ def generate(
     context: typer.Context,
     prompt: str = typer.Argument("", help="What to paint; may hold tags, <lora:name:0.8>."),
     lora: list[str] = typer.Option(
-        [], help="NAME=WEIGHT, or NAME=UNET,TEXT for the text encoder's own; repeatable."
+        [],
+        help="NAME=WEIGHT, or NAME=UNET,TEXT for the text encoder's own; with gates NAME=0 "
+        "switches it off, and NAME=1@0:0.5 lets it speak in the first half of the steps; repeatable.",
     ),
     negative: str = typer.Option("", help="What to keep out."),
     seed: int = typer.Option(-1, help="-1 draws one; further pictures count up from it."),
@@ -42,6 +44,12 @@ def generate(
     count: int = typer.Option(1, help="How many pictures."),
     clip_skip: int = typer.Option(1, help="1 takes the text encoder's last layer."),
     fusion: str = typer.Option("weighted", help="How LoRAs are fused: weighted, nla."),
+    gates: str = typer.Option(
+        "", help="Learned gates in place of a fusion: the name of a gate file, or its path."
+    ),
+    gate_map: bool = typer.Option(
+        False, "--gate-map", help="Keep what the gates say beside the picture: NAME.gates.npz."
+    ),
     again: Path | None = typer.Option(
         None, help="A picture (PNG) to make again; what else is given changes it."
     ),
@@ -75,22 +83,26 @@ def generate(
         "clip_skip": clip_skip,
     }
     rows = tuple(map(_read_row, lora))
+    if gates and _is_given(context, "fusion"):
+        raise ComposerError("Gates are a fusion of their own: give --gates or --fusion, not both.")
     studio = Studio(model, lora_dir, output, device=device, dtype=dtype)
+    if gates and Path(gates).is_file():
+        gates = studio.lend_gates(gates)
     if again is None:
-        asked = ComposeRequest(request=_changed(Request(), settings), rows=rows, fusion=fusion)
+        asked = ComposeRequest(
+            request=_changed(Request(), settings), rows=rows, fusion=fusion, gates=gates
+        )
     else:
         studio.wait()
         recalled = studio.recall(studio.history.read(again))
         for note in recalled.notes:
             typer.secho(note, fg=typer.colors.YELLOW, err=True)
         given = {name: value for name, value in settings.items() if _is_given(context, name)}
-        asked = recalled.asked.with_rows(rows)
-        asked = replace(
-            asked,
-            request=_changed(asked.request, given),
-            fusion=fusion if _is_given(context, "fusion") else asked.fusion,
-        )
-    pictures = _follow(studio.compose(asked))
+        asked = replace(recalled.asked, request=_changed(recalled.asked.request, given))
+        if _is_given(context, "fusion"):
+            asked = replace(asked.without_gates(), fusion=fusion)
+        asked = replace(asked, gates=gates or asked.gates).with_rows(rows)
+    pictures = _follow(studio.compose(replace(asked, gate_map=gate_map)))
     for picture in pictures:
         typer.echo(json.dumps(_told(picture)) if as_json else str(picture.path))
 
@@ -144,15 +156,18 @@ def _read_row(text: str) -> LoraRow:
     name, equals, weights = text.rpartition("=")
     if not equals:
         name, weights = text, "1"
+    weights, limited, span = weights.partition("@")
     try:
+        start, end = (float(part) for part in span.split(":")) if limited else (0.0, 1.0)
         unet, *words = (float(weight) for weight in weights.split(","))
         (text_encoder,) = words or (None,)
     except ValueError as error:
         raise ComposerError(
             f"--lora {text!r} is not understood. Write --lora NAME=0.8, or --lora NAME=0.8,0.5 "
-            "with the text encoder's weight after the comma."
+            "with the text encoder's weight after the comma; with gates --lora NAME=1@0:0.5 for "
+            "the first half of the steps."
         ) from error
-    return LoraRow(name=name, unet=unet, text_encoder=text_encoder)
+    return LoraRow(name=name, unet=unet, text_encoder=text_encoder, steps=(start, end))
 
 
 def _read_size(text: str) -> tuple[int | None, int | None]:

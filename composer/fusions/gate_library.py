@@ -53,7 +53,7 @@ class GateLibrary:
 
         Files of one name are told apart by their LoRA folders' names.
         """
-        paths = list(dict.fromkeys([*self._lent, *self._walk()]))
+        paths = list({path.resolve(): path for path in (*self._lent, *self._walk())}.values())
         plain = Counter(path.stem.casefold() for path in paths)
         named: dict[str, Path] = {}
         for path in paths:
@@ -71,7 +71,7 @@ class GateLibrary:
             ComposerError: it is no gate file.
         """
         self._lent[path.resolve()] = None
-        (card,) = [card for card in self.cards() if card.path == path.resolve()]
+        (card,) = [card for card in self.cards() if card.path.resolve() == path.resolve()]
         if card.error is not None:
             raise ComposerError(card.error)
         return card

@@ -19,7 +19,7 @@ from composer.mixture import Mixture
 Row = Literal["with_prompt", "without"]
 Floats = npt.NDArray[np.float32]
 Item = TypeVar("Item")
-_UNREADABLE = (AttributeError, KeyError, OSError, TypeError, ValueError)
+_UNREADABLE = (AttributeError, EOFError, KeyError, OSError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, kw_only=True)

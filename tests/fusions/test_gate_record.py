@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tiny_loras import write_lora
 
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
+from composer.errors import ComposerError
 from composer.evaluation.heat_map import heat_map
 from composer.experts import ModuleNames, read_expert
 from composer.fusions.gate_record import GateListener, GateRecord, mean_weights
@@ -104,3 +106,46 @@ def test_the_heat_map_is_darker_where_an_expert_speaks_more() -> None:
     row = image[top] - swapped[top]
     columns = np.flatnonzero(np.abs(row) > 20)
     assert row[columns[0]] < 0 < row[columns[-1]]
+
+
+def test_a_record_comes_back_from_its_bytes() -> None:
+    record = record_of([[0.9, 0.1], [0.2, 0.8]])
+    for without in (None, record.with_prompt / 2):
+        whole = GateRecord(
+            experts=record.experts,
+            units=record.units,
+            with_prompt=record.with_prompt,
+            without=without,
+        )
+        read = GateRecord.from_bytes(whole.to_bytes())
+        assert (read.experts, read.units) == (whole.experts, whole.units)
+        np.testing.assert_array_equal(read.with_prompt, whole.with_prompt)
+        assert (read.without is None) == (without is None)
+
+
+def saved(**arrays: object) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # pyright: ignore[reportArgumentType]
+    return buffer.getvalue()
+
+
+NAMES = {"experts": np.array(["a", "b"]), "units": np.array(["u"])}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"no map",
+        record_of([[0.9, 0.1], [0.2, 0.8]]).to_bytes()[:-30],
+        saved(**NAMES),
+        saved(**NAMES, with_prompt=np.zeros((2, 3, 2))),
+        saved(**NAMES, with_prompt=np.zeros(())),
+        saved(**NAMES, with_prompt=np.full((2, 1, 2), np.nan)),
+        saved(**NAMES, with_prompt=np.array([{"an": "object"}])),
+        saved(experts=np.array([print]), units=NAMES["units"], with_prompt=np.zeros((2, 1, 1))),
+    ],
+)
+def test_a_damaged_record_is_refused(data: bytes) -> None:
+    with pytest.raises(ComposerError, match="gate map is damaged"):
+        GateRecord.from_bytes(data)

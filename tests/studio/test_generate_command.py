@@ -4,6 +4,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+from tiny_gates import write_gates
 from typer.testing import CliRunner, Result
 
 from composer.cli import app
@@ -51,12 +53,67 @@ def test_a_picture_is_made_again_and_changed(
     assert record.request == replace(before.request, seed=9)
 
 
+@pytest.fixture
+def gate_file(tiny_sd: Path, lora_folder: Path, tmp_path: Path) -> Path:
+    loras = {name: lora_folder / f"{name}.safetensors" for name in ("zibo", "neon")}
+    return write_gates(tmp_path / "pair.safetensors", tiny_sd, loras)
+
+
+def test_gates_by_path_a_lora_off_and_the_same_again(
+    tiny_sd: Path, lora_folder: Path, gate_file: Path, tmp_path: Path
+) -> None:
+    by_path = ("a fox", "--gates", str(gate_file), "--gate-map")
+    done = generate(tiny_sd, lora_folder, tmp_path, *by_path, "--lora", "neon=0")
+    assert done.exit_code == 0, done.output
+    picture = Path(done.stdout.strip())
+    assert read_png(picture).fusion["switches"] == {"zibo": True, "neon": False}
+    assert picture.with_suffix(".gates.npz").is_file()
+    folders = ["--model", tiny_sd, "--lora-dir", lora_folder, "--output", tmp_path]
+    again = ["generate", "--again", str(picture), "--device", "cpu", *map(str, folders)]
+    lost = CliRunner().invoke(app, again)
+    assert "no such gates" in lost.output and "weighted sum is used" in lost.output
+    same = CliRunner().invoke(app, [*again, "--gates", str(gate_file)])
+    assert Path(same.stdout.strip()).read_bytes() == picture.read_bytes()
+    both = CliRunner().invoke(app, [*again, "--gates", str(gate_file), "--lora", "neon"])
+    record = read_png(Path(both.stdout.strip()))
+    assert record.fusion["switches"] == {"zibo": True, "neon": True}
+
+
+def test_gates_by_name_and_again(
+    tiny_sd: Path, lora_folder: Path, gate_file: Path, tmp_path: Path
+) -> None:
+    loras = tmp_path / "loras"
+    (loras / "gates").mkdir(parents=True)
+    for name in ("zibo", "neon"):
+        (loras / f"{name}.safetensors").write_bytes(
+            (lora_folder / f"{name}.safetensors").read_bytes()
+        )
+    gate_file.rename(loras / "gates" / "pair.safetensors")
+    limited = ("a fox", "--gates", "Pair", "--lora", "neon=1@0:0.5")
+    done = generate(tiny_sd, loras, tmp_path, *limited)
+    assert done.exit_code == 0, done.output
+    picture = Path(done.stdout.strip())
+    assert read_png(picture).fusion["steps"] == {"neon": [0.0, 0.5]}
+    folders = ["--model", tiny_sd, "--lora-dir", loras, "--output", tmp_path]
+    again = ["generate", "--again", str(picture), "--device", "cpu", *map(str, folders)]
+    same = CliRunner().invoke(app, again)
+    assert same.exit_code == 0, same.output
+    assert Path(same.stdout.strip()).read_bytes() == picture.read_bytes()
+    weighted = CliRunner().invoke(app, [*again, "--fusion", "weighted"])
+    assert read_png(Path(weighted.stdout.strip())).fusion == {"name": "weighted"}
+
+
 def test_mistakes_are_told_in_one_line(tiny_sd: Path, lora_folder: Path, tmp_path: Path) -> None:
     for arguments, told in {
         ("a fox", "--lora", "zibbo"): "zibo",
         ("a fox", "--lora", "zibo=much"): "--lora NAME=0.8",
         ("a fox", "--size", "big"): "64x64",
         ("a fox", "--fusion", "magic"): "weighted",
+        ("a fox", "--gates", "pear"): "no such gates",
+        ("a fox", "--gates", "x", "--fusion", "nla"): "not both",
+        ("a fox", "--lora", "zibo=1@0:0.5"): "learned gates alone",
+        ("a fox", "--lora", "zibo=1@half"): "NAME=1@0:0.5",
+        ("a fox", "--gates", str(lora_folder / "zibo.safetensors")): "holds no gates",
     }.items():
         done = generate(tiny_sd, lora_folder, tmp_path, *arguments)
         assert done.exit_code == 2 and told in done.output, done.output
