@@ -33,7 +33,7 @@ def generate(
     lora: list[str] = typer.Option(
         [],
         help="NAME=WEIGHT, or NAME=UNET,TEXT for the text encoder's own; with gates NAME=0 "
-        "switches it off, and NAME=1@0:0.5 lets it speak in the first half of the steps; repeatable.",
+        "switches it off, and NAME=1@0:0.5 lets it speak in the first half of the steps.",
     ),
     negative: str = typer.Option("", help="What to keep out."),
     seed: int = typer.Option(-1, help="-1 draws one; further pictures count up from it."),

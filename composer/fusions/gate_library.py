@@ -135,8 +135,11 @@ class GateLibrary:
                     f"{path}: is a link that leads out of the LoRA folder. Copy its target here."
                 )
             stamp = _stamp(path)
-        except (ComposerError, OSError, RuntimeError) as error:  # RuntimeError: a circle of links
+        except ComposerError as error:
             return GateCard(name=name, path=path, error=str(error))
+        except (OSError, RuntimeError):  # RuntimeError: a circle of links
+            told = f"{path}: cannot be read. Put the file back, or remove the link."
+            return GateCard(name=name, path=path, error=told)
         known = self._known.get(path)
         if known is None or known[0] != stamp:
             facts, problem = None, None
