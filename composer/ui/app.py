@@ -8,7 +8,8 @@ from typing import Any
 import gradio as gr
 
 from composer.studio import Studio
-from composer.ui import compose_page
+from composer.ui import compose_page, train_page
+from composer.ui.layout import head
 from composer.ui.theme import HEAD, STATIC, static, theme
 
 MAX_UPLOAD = "40mb"
@@ -20,7 +21,12 @@ def build(studio: Studio) -> gr.Blocks:
     with gr.Blocks(
         title="Composer", analytics_enabled=False, fill_width=True, delete_cache=(HOUR, HOUR)
     ) as blocks:
-        compose_page.add(blocks, studio)
+        masthead = head()
+        with gr.Tabs(elem_id="pages"):
+            with gr.Tab("Compose", id="compose"):
+                compose_page.add(blocks, studio, masthead)
+            with gr.Tab("Train gates", id="train") as tab:
+                train_page.add(tab, studio)
     blocks.queue(max_size=64, api_open=False)
     return blocks
 
@@ -44,7 +50,7 @@ def launch(
         "inbrowser": open_browser,
         "prevent_thread_lock": True,
         "theme": theme(),
-        "css": static("composer.css"),
+        "css": static("composer.css") + static("train.css"),
         "head": HEAD,
         "favicon_path": STATIC / "favicon.svg",
         "footer_links": [],

@@ -17,27 +17,43 @@ QUICK: dict[str, Any] = {**PRIVATE, "queue": False}
 NOTING: dict[str, Any] = {**PRIVATE, "concurrency_limit": None}
 
 
-def add(blocks: gr.Blocks, studio: Studio) -> None:
-    """Add the page to the Blocks, which are open."""
-    page = lay_out()
+def add(blocks: gr.Blocks, studio: Studio, masthead: gr.HTML | None = None) -> None:
+    """Add the page to the Blocks, which are open, under the head of all pages if there is one."""
+    page = lay_out(masthead)
     actions = Actions(studio, page)
     form = list(page.form.values())
-    blocks.load(
+    greeted = blocks.load(
         actions.greet,
         outputs=[page.masthead, page.library, page.strip, *form, *page.examples],
+        **NOTING,
+    )
+    offered = [page.library, page.fusion, page.gates]
+    greeted.then(
+        actions.greet_gates,
+        [page.mixer, page.prompt],
+        [*offered, page.mixer, page.prompt, *page.gate_examples],
         **NOTING,
     )
     # What our own components tell has names of ours, which Gradio's types do not know.
     library: Any = page.library
     mixer: Any = page.mixer
     strip: Any = page.strip
-    library.refresh(actions.refresh, outputs=library, **QUICK)
+    gates: Any = page.gates
+    gate_map: Any = page.gate_map
+    library.refresh(actions.refresh, page.fusion, offered, **QUICK)
     words = [page.prompt, page.triggers]
     mixer.added(actions.add_trigger, words, page.prompt, **QUICK)
     mixer.removed(actions.remove_trigger, words, page.prompt, **QUICK)
-    page.fusion.change(actions.describe_fusion, page.fusion, page.fusion, **QUICK)
+    mixer.added(actions.gates.grown, page.fusion, page.fusion, **NOTING)
+    chosen = [page.fusion, page.mixer]
+    page.fusion.change(actions.gates.follow, chosen, [*chosen, page.gates], **QUICK)
+    gates.choose(actions.gates.choose, outputs=page.fusion, **QUICK)
+    gates.leave(actions.gates.leave, outputs=page.fusion, **QUICK)
+    filled = [*chosen, page.prompt]
     for number, button in enumerate(page.examples):
-        button.click(actions.example(number), outputs=[page.mixer, page.prompt], **QUICK)
+        button.click(actions.example(number), outputs=filled, **QUICK)
+    for number, button in enumerate(page.gate_examples):
+        button.click(actions.gate_example(number), outputs=filled, **QUICK)
     gr.on(  # pyright: ignore[reportUnknownMemberType]
         [page.generate.click, page.prompt.submit],
         actions.generate,
@@ -46,6 +62,13 @@ def add(blocks: gr.Blocks, studio: Studio) -> None:
         # The studio has the queue that people see; here everybody gets in.
         **NOTING,
     )
+    page.other_way.click(
+        actions.remake,
+        page.current,
+        [*page.shown, page.strip, page.stop, *form],
+        **NOTING,
+    )
+    gate_map.look(actions.gates.look, outputs=gate_map, **NOTING)
     page.stop.click(actions.stop, outputs=page.stop, **QUICK)
     strip.pick(actions.pick, outputs=page.shown, **QUICK)
     page.use.click(actions.use, page.current, form, **NOTING)

@@ -12,6 +12,7 @@ from composer.fusions import FUSIONS
 from composer.ui.theme import static
 
 EXAMPLES = 4
+GATE_EXAMPLES = 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -22,11 +23,13 @@ class Page:
     library: gr.HTML
     triggers: gr.Checkbox
     mixer: gr.HTML
+    gates: gr.HTML
     fusion: gr.Dropdown
     prompt: gr.Textbox
     negative: gr.Textbox
     generate: gr.Button
     stop: gr.Button
+    gate_examples: tuple[gr.Button, ...]
     examples: tuple[gr.Button, ...]
     steps: gr.Number
     cfg_scale: gr.Number
@@ -42,7 +45,9 @@ class Page:
     actions: gr.Row
     use: gr.Button
     same_seed: gr.Button
+    other_way: gr.Button
     download: gr.HTML
+    gate_map: gr.HTML
     strip: gr.HTML
     restore: gr.File
     current: gr.State  # the id of the picture that is shown
@@ -59,7 +64,10 @@ class Page:
     @property
     def shown(self) -> list[Any]:
         """What changes when another picture is shown."""
-        return [self.stage, self.recipe, self.actions, self.download, self.current]
+        return [
+            self.stage, self.recipe, self.actions, self.other_way, self.download, self.gate_map,
+            self.current,
+        ]  # fmt: skip
 
 
 def component(name: str, value: object, **options: Any) -> gr.HTML:
@@ -77,10 +85,15 @@ def component(name: str, value: object, **options: Any) -> gr.HTML:
     )
 
 
-def lay_out() -> Page:
-    """Make the components, inside the Blocks that are open."""
+def head() -> gr.HTML:
+    """The head of all pages."""
+    return component("masthead", {"state": "loading"}, elem_id="masthead")
+
+
+def lay_out(masthead: gr.HTML | None = None) -> Page:
+    """Make the components, inside the Blocks that are open; the head only if there is none yet."""
     parts: dict[str, Any] = {"current": gr.State(None)}
-    parts["masthead"] = component("masthead", {"state": "loading"}, elem_id="masthead")
+    parts["masthead"] = head() if masthead is None else masthead
     with gr.Row(elem_id="desk"):
         with gr.Column(elem_id="cards"):
             parts |= _cards()
@@ -122,12 +135,17 @@ def _prompt() -> dict[str, Any]:
             generate = gr.Button("Generate", variant="primary", elem_id="generate")
             stop = gr.Button("Stop", elem_id="stop", interactive=False)
         with gr.Row(elem_id="examples"):
+            gate_examples = tuple(
+                gr.Button(visible=False, size="sm", elem_classes="with-gates")
+                for _ in range(GATE_EXAMPLES)
+            )
             examples = tuple(gr.Button(visible=False, size="sm") for _ in range(EXAMPLES))
     return {
         "prompt": prompt,
         "negative": negative,
         "generate": generate,
         "stop": stop,
+        "gate_examples": gate_examples,
         "examples": examples,
     }
 
@@ -135,13 +153,14 @@ def _prompt() -> dict[str, Any]:
 def _mixture() -> dict[str, Any]:
     with gr.Column(elem_id="mixture-sheet", elem_classes="sheet"):
         mixer = component("mixer", [], elem_id="mixer")
+        gates = component("gates", {"offers": [], "chosen": None}, elem_id="gates")
         fusion = gr.Dropdown(
             [(fusion.title, fusion.name) for fusion in FUSIONS.values()],
             label="How they are fused",
             info=next(iter(FUSIONS.values())).description,
             elem_id="fusion",
         )
-    return {"mixer": mixer, "fusion": fusion}
+    return {"mixer": mixer, "gates": gates, "fusion": fusion}
 
 
 def _settings() -> dict[str, Any]:
@@ -177,7 +196,9 @@ def _result() -> dict[str, Any]:
         with gr.Row(elem_id="actions", visible=False) as actions:
             use = gr.Button("Use these settings", elem_id="use")
             same_seed = gr.Button("Reuse its seed", elem_id="same-seed")
+            other_way = gr.Button(visible=False, elem_id="other-way")
             download = gr.HTML(apply_default_css=False, elem_id="download")
+        gate_map = component("gatemap", None, elem_id="gate-map")
     with gr.Column(elem_id="strip-sheet", elem_classes="sheet"):
         strip = component("strip", {"pictures": [], "selected": None}, elem_id="strip")
         restore = gr.File(
@@ -193,6 +214,8 @@ def _result() -> dict[str, Any]:
         "actions": actions,
         "use": use,
         "same_seed": same_seed,
+        "other_way": other_way,
+        "gate_map": gate_map,
         "download": download,
         "strip": strip,
         "restore": restore,

@@ -1,0 +1,211 @@
+"""What the page that trains gates does: values of components in, values by component out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from composer.errors import ComposerError
+from composer.studio import Studio, Training, TrainingRequest
+from composer.ui import train_views as views
+from composer.ui.examples import choose_examples
+from composer.ui.train_layout import DEFAULT, INVITATION, PUBLISHED, TrainPage
+from composer.ui.views import escaped
+
+if TYPE_CHECKING:
+    from composer.studio import Card
+
+Update = dict[Any, Any]
+log = logging.getLogger("composer")
+
+
+class TrainActions:
+    """The actions of the page. They keep nothing: the studio's trainings do."""
+
+    def __init__(self, studio: Studio, page: TrainPage) -> None:
+        self._studio = studio
+        self._trainings = studio.trainings
+        self._page = page
+
+    # --- the page opens
+
+    def open(self, value: Any, shown: str | None) -> Update:
+        """Fill the page when its tab is opened: LoRAs, a first pair of them, what is running."""
+        cards, problem = self._cards(refresh=True)
+        update: Update = {
+            self._page.picker: views.picker_view(cards.values()),
+            self._page.problem: _problem(problem),
+            **self._news(shown, None),
+        }
+        if not views.read_lessons(value)["loras"]:
+            first = choose_examples(cards.values(), 1)
+            loras = [views.lora_line(cards[name]) for name in (first[0].loras if first else ())]
+            if len(loras) > 1:
+                update |= self._drafted(views.no_lessons(loras), "", "")
+        return update
+
+    def refresh(self) -> Update:
+        """Look into the LoRA folders again."""
+        cards, problem = self._cards(refresh=True)
+        return {
+            self._page.picker: views.picker_view(cards.values()),
+            self._page.problem: _problem(problem),
+        }
+
+    def _cards(self, *, refresh: bool = False) -> tuple[dict[str, Card], str]:
+        try:
+            return {card.name: card for card in self._studio.cards(refresh=refresh)}, ""
+        except ComposerError as error:  # a folder is missing
+            return {}, str(error)
+
+    # --- what the gates learn from
+
+    def draft(self, value: Any, name: str, suggested: str) -> Update:
+        """Write prompts for the LoRAs that are chosen now, and a name for the result."""
+        try:
+            return self._drafted(views.read_lessons(value), name, suggested)
+        except ComposerError as error:
+            return {self._page.problem: _problem(str(error))}
+
+    def _drafted(self, lessons: views.Json, name: str, suggested: str) -> Update:
+        page, loras = self._page, lessons["loras"]
+        problem = ""
+        if loras:
+            try:
+                drafted = self._trainings.draft({one["name"]: one["trigger"] for one in loras})
+                lessons["loras"] = [
+                    views.redrafted(one, drafted.alone[one["name"]]) for one in loras
+                ]
+                lessons["together"] = views.redrafted(lessons["together"], drafted.composed)
+                lessons["neutral"] = views.redrafted(lessons["neutral"], drafted.neutral)
+            except ComposerError as error:
+                problem = str(error)
+        update: Update = {page.lessons: lessons, page.problem: _problem(problem)}
+        if not (name or "").strip() or name == suggested:
+            filled = self._trainings.suggest([one["name"] for one in loras]) if loras else ""
+            update |= {page.name: filled, page.suggested: filled}
+        return update
+
+    def preset(self, published: bool) -> Update:
+        """All advanced settings as recommended, or as in the paper."""
+        wanted = {**DEFAULT, **(PUBLISHED if published else {})}
+        return {field: wanted[name] for name, field in self._page.settings.items()}
+
+    # --- training
+
+    def start(self, *values: Any) -> Update:
+        """Begin what the form asks for, and show it."""
+        page = self._page
+        try:
+            training = self._trainings.start(self._asked(values))
+        except ComposerError as error:
+            return {page.problem: _problem(str(error))}
+        except Exception as error:
+            log.exception("a training did not start")
+            return {page.problem: _problem(f"{type(error).__name__}: {error}.")}
+        name = self._trainings.suggest(training.request.loras)
+        return {
+            page.problem: _problem(""),
+            page.name: name,
+            page.suggested: name,
+            **self._news(training.name, None),
+        }
+
+    def _asked(self, values: tuple[Any, ...]) -> TrainingRequest:
+        name, value, *rest = values
+        lessons = views.read_lessons(value)
+        return TrainingRequest(
+            name=(name or "").strip(),
+            loras=tuple(one["name"] for one in lessons["loras"]),
+            prompts=views.lines(lessons["together"]["text"]),
+            alone={one["name"]: views.lines(one["text"]) for one in lessons["loras"]},
+            neutral=views.lines(lessons["neutral"]["text"]),
+            **dict(zip(self._page.settings, rest, strict=True)),
+        )
+
+    def stop(self, shown: str | None) -> Update:
+        """Stop the training that is shown."""
+        found = self._shown(shown)
+        return self._done(lambda: found and self._trainings.stop(found.name), shown)
+
+    def resume(self, shown: str | None) -> Update:
+        """Go on with the training that is shown."""
+        found = self._shown(shown)
+        return self._done(lambda: found and self._trainings.resume(found.name), shown)
+
+    def resume_row(self, event: gr.EventData) -> Update:
+        """Go on with a training of the list, and show it."""
+        name = str(event.name)
+        return self._done(lambda: self._trainings.resume(name), name)
+
+    def forget_row(self, shown: str | None, event: gr.EventData) -> Update:
+        """Forget a training of the list."""
+        name = str(event.name)
+        return self._done(lambda: self._trainings.forget(name), None if shown == name else shown)
+
+    def show_row(self, event: gr.EventData) -> Update:
+        """Show a training of the list."""
+        return self._news(str(event.name), None)
+
+    def follow(self, shown: str | None, sent: dict[str, str] | None) -> Update:
+        """What is new since this page was told last."""
+        return self._news(shown, sent)
+
+    def _done(self, act: Any, shown: str | None) -> Update:
+        try:
+            act()
+        except ComposerError as error:
+            gr.Warning(escaped(error), title="That is not possible")
+        return self._news(shown, None)
+
+    # --- how it goes
+
+    def _shown(self, shown: str | None) -> Training | None:
+        """The training of that name, else the one that runs, else the newest."""
+        known = self._trainings.all()
+        named = [training for training in known if training.name == shown]
+        running = [training for training in known if training.state in ("running", "stopping")]
+        return next(iter([*named, *running, *known]), None)
+
+    def _news(self, shown: str | None, sent: dict[str, str] | None) -> Update:
+        """The parts that differ from what was sent."""
+        page, known, found = self._page, self._trainings.all(), self._shown(shown)
+        cards, _ = self._cards()
+        state = found.state if found else ""
+        values: Update = {
+            page.live: views.training_view(found, cards) if found else INVITATION,
+            page.previews: views.previews_view(found) if found else {"pictures": []},
+            page.trainings: views.trainings_view(known, cards, found.name if found else None),
+        }
+        marks = {str(part.elem_id): _mark(value) for part, value in values.items()}
+        buttons = {page.stop: state in ("running", "waiting"), page.resume: _resumes(state)}
+        active = any(training.active for training in known)
+        marks["state"] = f"{state} {active}"
+        old = sent or {}
+        update: Update = {
+            part: value
+            for part, value in values.items()
+            if old.get(part.elem_id) != marks[part.elem_id]
+        }
+        if old.get("state") != marks["state"]:
+            update |= {button: gr.update(visible=seen) for button, seen in buttons.items()}
+            update[page.timer] = gr.Timer(active=active)
+        return {**update, page.sent: marks, page.shown: shown}
+
+
+def _mark(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def _resumes(state: str) -> bool:
+    return state in ("stopped", "failed")
+
+
+def _problem(message: str) -> Any:
+    if not message:
+        return gr.update(value="", visible=False)
+    return gr.update(value=f'<p class="problem" role="alert">{escaped(message)}</p>', visible=True)

@@ -1,0 +1,204 @@
+"""What stands where on the page that trains gates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import gradio as gr
+
+from composer.studio import TrainingRequest
+from composer.ui.layout import component
+
+INVITATION: dict[str, Any] = {"state": "none"}
+DEFAULT: dict[str, Any] = {field.name: field.default for field in fields(TrainingRequest)}
+PUBLISHED: dict[str, Any] = {
+    "activation": "softmax",
+    "normalise": "l2",
+    "time": False,
+    "bias": False,
+    "start": False,
+    "objective": "clip",
+    "balance": 0.5,
+    "text_encoder": True,
+}
+"""What the paper's gate is, where it differs from ours."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainPage:
+    """The components of the page that actions read or write."""
+
+    picker: gr.HTML
+    lessons: gr.HTML
+    name: gr.Textbox
+    start: gr.Button
+    problem: gr.HTML
+    settings: dict[str, Any]
+    recommended: gr.Button
+    published: gr.Button
+    live: gr.HTML
+    stop: gr.Button
+    resume: gr.Button
+    previews: gr.HTML
+    trainings: gr.HTML
+    timer: gr.Timer
+    suggested: gr.State  # the name that was filled in, until somebody writes another
+    shown: gr.State  # the name of the training that is shown; None: the one that runs
+    sent: gr.State  # what this page was sent last, so that only changes are sent
+
+    @property
+    def form(self) -> list[Any]:
+        """The fields that make a request, in the order in which values come."""
+        return [self.name, self.lessons, *self.settings.values()]
+
+    @property
+    def news(self) -> list[Any]:
+        """What changes while a training runs."""
+        parts = (self.live, self.stop, self.resume, self.previews, self.trainings)
+        return [*parts, self.timer, self.sent, self.shown]
+
+
+def lay_out() -> TrainPage:
+    """Make the components, inside the tab that is open."""
+    parts: dict[str, Any] = {
+        "suggested": gr.State(""),
+        "shown": gr.State(None),
+        "sent": gr.State(None),
+        "timer": gr.Timer(1.0, active=False),
+    }
+    with gr.Row(elem_id="school"):
+        with gr.Column(elem_id="pupils"), gr.Column(elem_id="picker-sheet", elem_classes="sheet"):
+            parts["picker"] = component("picker", {"cards": []}, elem_id="picker")
+        with gr.Column(elem_id="plan"):
+            with gr.Column(elem_id="lessons-sheet", elem_classes="sheet"):
+                parts["lessons"] = component("lessons", None, elem_id="lessons")
+            parts |= _begin()
+        with gr.Column(elem_id="report"):
+            with gr.Column(elem_id="live-sheet", elem_classes="sheet"):
+                parts["live"] = component("training", INVITATION, elem_id="live")
+                with gr.Row(elem_id="live-run"):
+                    parts["stop"] = gr.Button("Stop", elem_id="train-stop", visible=False)
+                    parts["resume"] = gr.Button("Continue", elem_id="train-resume", visible=False)
+                parts["previews"] = component("previews", {"pictures": []}, elem_id="previews")
+            with gr.Column(elem_id="trainings-sheet", elem_classes="sheet"):
+                parts["trainings"] = component("trainings", {"rows": []}, elem_id="trainings")
+    return TrainPage(**parts)
+
+
+def _begin() -> dict[str, Any]:
+    with gr.Column(elem_id="begin-sheet", elem_classes="sheet"):
+        with gr.Row(elem_id="begin"):
+            name = gr.Textbox(
+                label="Name of the result", placeholder="my_gates", max_lines=1, elem_id="gate-name"
+            )
+            steps = _number("steps", "Steps", 0, info="300 are enough for two LoRAs")
+        start = gr.Button("Start training", variant="primary", elem_id="train-start")
+        problem = gr.HTML(visible=False, apply_default_css=False, elem_id="train-problem")
+        with gr.Accordion("Advanced", open=False, elem_id="train-advanced"):
+            with gr.Row(elem_id="presets"):
+                recommended = gr.Button("Recommended", size="sm")
+                published = gr.Button("As in the paper", size="sm")
+            settings = _advanced()
+    return {
+        "name": name,
+        "start": start,
+        "problem": problem,
+        "settings": {"steps": steps, **settings},
+        "recommended": recommended,
+        "published": published,
+    }
+
+
+def _advanced() -> dict[str, Any]:
+    with gr.Row(elem_classes="fields"):
+        choices = {
+            "granularity": _choice(
+                "granularity",
+                "One gate for each",
+                {"block": "block", "layer": "layer", "matrix": "matrix", "network": "network"},
+                "Finer gates know more and cost more",
+            ),
+            "input": _choice(
+                "input",
+                "A gate looks at",
+                {"hidden": "what comes in", "experts": "what the LoRAs answer"},
+                "The second is the paper's, and slower",
+            ),
+            "reduce": _choice(
+                "reduce",
+                "and sees it as",
+                {
+                    "mean": "its mean",
+                    "grid": "a coarse grid",
+                    "tokens": "each place by itself",
+                    "flatten": "all of it, at one size",
+                },
+                "Each place: for subjects side by side",
+            ),
+            "activation": _choice(
+                "activation",
+                "Weights are",
+                {
+                    "free": "any numbers",
+                    "sigmoid": "from 0 to 2",
+                    "scaled": "shares of a learnt total",
+                    "softmax": "shares of 1",
+                },
+                "Shares of 1 are the paper's",
+            ),
+            "normalise": _choice(
+                "normalise",
+                "What is seen is brought to",
+                {"layer": "mean 0, variance 1", "l2": "length 1"},
+                "Length 1 is the paper's",
+            ),
+            "objective": _choice(
+                "objective",
+                "Who judges",
+                {"distill": "the LoRAs themselves", "clip": "CLIP"},
+                "CLIP is the paper's, and slower",
+            ),
+        }
+        numbers = {
+            "learning_rate": _number("learning_rate", "Learning rate"),
+            "balance": _number("balance", "Balance loss", info="0.5 in the paper"),
+            "batch_size": _number("batch_size", "Rows at once", 0),
+            "trajectories": _number("trajectories", "Samplings to learn from", 0),
+            "teacher_steps": _number("teacher_steps", "Steps of each", 0),
+            "seed": _number("seed", "Seed", 0),
+        }
+    with gr.Row(elem_classes="switches"):
+        switches = {
+            "time": _switch("time", "Gates know the step"),
+            "bias": _switch("bias", "Gates have a bias"),
+            "start": _switch("start", "Start from the least-squares solution"),
+            "text_encoder": _switch("text_encoder", "Gates in the text encoder too"),
+            "gradient_checkpointing": _switch("gradient_checkpointing", "Less memory, slower"),
+        }
+    return {**choices, **numbers, **switches}
+
+
+def _id(name: str) -> str:
+    return f"train-{name.replace('_', '-')}"
+
+
+def _number(name: str, label: str, precision: int | None = None, info: str | None = None) -> Any:
+    return gr.Number(
+        DEFAULT[name], label=label, precision=precision, info=info, elem_id=_id(name), min_width=80
+    )
+
+
+def _choice(name: str, label: str, choices: dict[str, str], info: str) -> Any:
+    return gr.Dropdown(
+        [(words, value) for value, words in choices.items()],
+        value=DEFAULT[name],
+        label=label,
+        info=info,
+        elem_id=_id(name),
+        min_width=80,
+    )
+
+
+def _switch(name: str, label: str) -> Any:
+    return gr.Checkbox(DEFAULT[name], label=label, container=False, elem_id=_id(name))

@@ -1,0 +1,251 @@
+"""What the components of the page that trains gates are fed: plain values from the studio's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from composer.errors import ComposerError
+from composer.studio import Training
+from composer.ui.views import card_view, thumbnail, thumbnail_url
+
+if TYPE_CHECKING:
+    from composer.studio import Card
+
+Json = dict[str, Any]
+Cards = Mapping[str, "Card"]
+
+MOST_POINTS = 240  # of a curve, more cannot be seen
+STAGES = (("teach", "Teachers", 0.3), ("start", "Start", 0.06), ("train", "Training", 0.64))
+BLANK: Json = {"text": "", "drafted": ""}
+
+
+def picker_view(cards: Iterable[Card]) -> Json:
+    """The LoRAs to choose from: those that can be used."""
+    usable = [card for card in cards if not card.error]
+    return {"cards": [card_view(card, thumbnail(card.info.preview)) for card in usable]}
+
+
+# --- what the gates learn from
+
+
+def lora_line(card: Card) -> Json:
+    """A chosen LoRA, before prompts are drafted."""
+    info = card.info
+    title = info.title or card.name
+    return {"name": card.name, "title": title, "role": info.role, "trigger": info.trigger, **BLANK}
+
+
+def no_lessons(loras: Sequence[Json] = ()) -> Json:
+    """The value of the lessons without prompts."""
+    return {"turn": 0, "loras": list(loras), "together": dict(BLANK), "neutral": dict(BLANK)}
+
+
+def read_lessons(value: object) -> Json:
+    """The lessons as the page sends them, checked.
+
+    Raises:
+        ComposerError: no page of ours sends such a thing.
+    """
+    try:
+        given = cast("dict[str, Any]", value or no_lessons())
+        loras = [
+            {name: str(line[name]) for name in ("name", "title", "role", "trigger", *BLANK)}
+            for line in cast("list[Json]", given["loras"])
+        ]
+        groups = {
+            key: {name: str(given[key][name]) for name in BLANK} for key in ("together", "neutral")
+        }
+        return {"turn": int(given["turn"]), "loras": loras, **groups}
+    except (TypeError, KeyError, ValueError) as error:
+        raise ComposerError("The page sent lessons that are none. Reload the page.") from error
+
+
+def redrafted(group: Json, prompts: Sequence[str], *, keep: bool = True) -> Json:
+    """A group of prompts drafted anew; what the user wrote there stays if it is to be kept."""
+    drafted = "\n".join(prompts)
+    own = keep and group["text"].strip() and group["text"] != group["drafted"]
+    return {**group, "text": group["text"] if own else drafted, "drafted": drafted}
+
+
+def lines(text: str) -> tuple[str, ...]:
+    """The prompts of a text with one on each line, each once."""
+    return tuple(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+
+
+# --- how it goes
+
+
+def training_view(training: Training, cards: Cards) -> Json:
+    """The training that is shown."""
+    step = 0 if training.stage != "train" else training.step
+    total = max(training.request.steps, 1)
+    return {
+        "state": training.state,
+        "title": training.name,
+        "loras": _loras(training, cards),
+        "stages": _stages(training),
+        "what": _what(training),
+        "left": _left(training),
+        "message": _message(training),
+        "good": training.state == "finished",
+        "step": step,
+        "total": total,
+        "curves": _curves(training, cards),
+        "entropy": _thin(
+            [(p.step, p.entropy) for p in training.history if p.entropy is not None], 3
+        ),
+    }
+
+
+def previews_view(training: Training) -> Json:
+    """The pictures made on the way."""
+    pictures = [
+        {"step": shown.step, "src": thumbnail_url(thumbnail(shown.path))}
+        for shown in training.previews
+    ]
+    return {"prompt": training.request.prompts[0] if pictures else "", "pictures": pictures}
+
+
+def trainings_view(trainings: Iterable[Training], cards: Cards, shown: str | None) -> Json:
+    """The list of all trainings."""
+    return {
+        "shown": shown,
+        "rows": [
+            {
+                "name": training.name,
+                "state": training.state,
+                "about": _about(training),
+                "loras": _loras(training, cards),
+                "resumes": training.state in ("stopped", "failed"),
+                "forgets": not training.active,
+            }
+            for training in trainings
+        ],
+    }
+
+
+def _loras(training: Training, cards: Cards) -> list[Json]:
+    return [_named(name, cards) for name in training.request.loras]
+
+
+def _named(name: str, cards: Cards) -> Json:
+    info = cards[name].info if name in cards else None
+    return {
+        "title": (info.title if info else "") or name,
+        "role": info.role if info else "other",
+    }
+
+
+def _curves(training: Training, cards: Cards) -> list[Json]:
+    """The whole first, then each LoRA's own, then the other groups."""
+    words = {"loss": "all", "together": "together", "neutral": "without", "CLIP": "CLIP"}
+    loras = training.request.loras
+    groups = dict.fromkeys(group for point in training.history for group in point.losses)
+    order = [*(g for g in ("loss", *loras, "together", "neutral") if g in groups)]
+    order += [group for group in groups if group not in order and group != "CLIP"]
+    curves: list[Json] = []
+    for group in order:
+        named = _named(group, cards) if group in loras else {"title": words.get(group, group)}
+        points = [(p.step, p.losses[group]) for p in training.history if group in p.losses]
+        curves.append(
+            {
+                "key": group,
+                "label": named["title"],
+                "role": named.get("role"),
+                "main": group == "loss",
+                "points": _thin(points, 4),
+            }
+        )
+    return curves
+
+
+def _thin(points: Sequence[tuple[int, float]], digits: int) -> list[list[float]]:
+    """So many points as can be seen; the last one is kept."""
+    every = -(-len(points) // MOST_POINTS) or 1
+    kept = [*points[::every]]
+    if points and kept[-1] != points[-1]:
+        kept.append(points[-1])
+    return [[step, round(number, digits)] for step, number in kept]
+
+
+def _stages(training: Training) -> list[Json]:
+    names = [name for name, _, _ in STAGES]
+    now = names.index(training.stage) if training.stage in names else -1
+    done = training.step / training.total if training.total else 0.0
+    stages: list[Json] = []
+    for place, (key, label, share) in enumerate(STAGES):
+        fraction = 1.0 if place < now or training.state == "finished" else 0.0
+        if place == now and training.state != "finished":
+            fraction = done
+        here = place == now and training.state == "running"
+        stages.append(
+            {"key": key, "label": label, "share": share, "fraction": fraction, "now": here}
+        )
+    return stages
+
+
+def _what(training: Training) -> str:
+    step, total = training.step, training.total
+    if training.state == "waiting":
+        many = training.ahead
+        return f"Waits for {many} other training{'s' if many > 1 else ''}" if many else "Starting"
+    if training.state == "finished":
+        return f"Finished after {training.trained} steps"
+    if training.state == "failed":
+        return f"Failed at step {training.trained}" if training.trained else "It did not start"
+    if training.state == "stopped":
+        trained, asked = training.trained, training.request.steps
+        return (
+            f"Stopped at step {trained} of {asked}" if trained else "Stopped before the first step"
+        )
+    if training.state == "stopping":
+        return "Stopping after this step"
+    if training.gives_way:
+        return "Waits while a picture is made"
+    return {
+        "prepare": "Getting ready",
+        "teach": f"Asking the LoRAs · {step} of {total}",
+        "start": "Solving for a good start",
+        "train": f"Step {step} of {total}",
+    }[training.stage]
+
+
+def _left(training: Training) -> str:
+    if training.state != "running" or training.seconds_left is None:
+        return ""
+    then = {"teach": ", then the training", "train": ""}.get(training.stage, "")
+    return f"{duration(training.seconds_left)} left{then}"
+
+
+def _message(training: Training) -> str:
+    if training.state == "finished" and not training.message:
+        return f"The gates “{training.name}” are ready in Compose."
+    parts = [training.message] if training.message else []
+    if training.skipped and training.state != "failed":
+        several = "s" if training.skipped > 1 else ""
+        parts.append(f"{training.skipped} step{several} without a finite loss skipped.")
+    return " ".join(parts)
+
+
+def _about(training: Training) -> str:
+    last = training.history[-1].losses.get("loss") if training.history else None
+    loss = f" · {last:.3f} from its teachers" if last is not None else ""
+    of = f"{training.trained} of {training.request.steps} steps"
+    return {
+        "waiting": "waits",
+        "running": f"running · {of}",
+        "stopping": f"stopping · {of}",
+        "stopped": f"stopped · {of}",
+        "failed": f"failed · {of}",
+        "finished": f"finished · {training.trained} steps{loss}",
+    }[training.state]
+
+
+def duration(seconds: float) -> str:
+    """A time to wait, in words."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"
