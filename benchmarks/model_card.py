@@ -96,7 +96,8 @@ def main() -> None:
     training = MODEL / "training.json"
     spent = json.loads(training.read_text()) if training.exists() else {}
     told = "; ".join(
-        f"{stage}: {said['images']:,} pictures in {said['minutes']:.0f} minutes on {said['machine']}"
+        f"{stage}: {said['images']:,} pictures in {said['minutes']:.0f} minutes"
+        f" on {said['machine']}"
         for stage, said in spent.items()
     )
     card = TEXT.format(

@@ -23,7 +23,8 @@ from composer.evaluation import Cell
 from composer.evaluation.sampling import Shot, sample
 from composer.experts import Expert, ModuleNames, read_expert
 from composer.fusions import FUSIONS
-from composer.mixture import attach
+from composer.fusions.gate_file import read_gates
+from composer.mixture import Granularity, Mixture, attach
 from composer.toybox.oracle import Oracle, Verdict, score
 from composer.toybox.render import render
 from composer.toybox.world import ELEMENTS, Element, Scene, element
@@ -31,12 +32,23 @@ from composer.toybox.world import ELEMENTS, Element, Scene, element
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A picture to be made and judged: what it should show, its prompt, and LoRAs by weight."""
+    """A picture to be made and judged: what it should show, its prompt, and how it is fused.
+
+    weights: LoRAs by weight, added up exactly.
+    gates: a gate file instead, which says itself what its LoRAs are; `off` are switched off.
+    """
 
     scene: Scene
     prompt: str
     seed: int
     weights: tuple[tuple[str, float], ...] = ()
+    gates: Path | None = None
+    off: tuple[str, ...] = ()
+
+    @property
+    def fused(self) -> tuple[object, ...]:
+        """What stands in the model while the picture is made."""
+        return self.weights, self.gates, self.off
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,29 +132,47 @@ class Studio:
         todo = {path: case for path, case in zip(paths, cases, strict=True) if not path.exists()}
         progress = _Progress(self.options.name, len(todo))
         self.options.cache.mkdir(parents=True, exist_ok=True)
-        for weights in dict.fromkeys(case.weights for case in todo.values()):
-            alike = [path for path, case in todo.items() if case.weights == weights]
+        for fused in dict.fromkeys(case.fused for case in todo.values()):
+            alike = [path for path, case in todo.items() if case.fused == fused]
             shots = [Shot(prompt=todo[p].prompt, seed=todo[p].seed) for p in alike]
-            with self._attached(weights):
+            with self.attached(todo[alike[0]]):
                 made = sample(self.model, shots, self.options.sampling)
                 for path, image in zip(alike, made, strict=True):
                     _save(path, image)
                     progress.tick()
         return [_read(path) for path in paths]
 
-    def _attached(self, weights: tuple[tuple[str, float], ...]) -> AbstractContextManager[object]:
-        """The exact weighted sum of these LoRAs, for as long as the context lasts."""
-        if not weights:
-            return nullcontext()
-        mixture = attach(self.model.models, {name: self.expert(name).sites for name, _ in weights})
-        mixture.set_weights(FUSIONS["weighted"].weigh(dict(weights)))
+    def attached(self, case: Case) -> AbstractContextManager[Mixture | None]:
+        """The LoRAs of this case, fused as it says, for as long as the context lasts."""
+        if case.gates is None:
+            if not case.weights:
+                return nullcontext()
+            mixture = self._attach([name for name, _ in case.weights], "network")
+            mixture.set_weights(FUSIONS["weighted"].weigh(dict(case.weights)))
+            return mixture
+        file = read_gates(case.gates)
+        mixture = self._attach([expert.name for expert in file.experts], file.granularity)
+        try:
+            file.check_experts({name: self.expert(name).tensor_hash for name in mixture.names})
+            file.fit(mixture)
+            for name in case.off:
+                mixture.toggle(name, False)
+        except BaseException:
+            mixture.detach()
+            raise
         return mixture
+
+    def _attach(self, names: Sequence[str], granularity: Granularity) -> Mixture:
+        sites = {name: self.expert(name).sites for name in names}
+        return attach(self.model.models, sites, granularity=granularity)
 
     def _kept(self, case: Case) -> Path:
         """Where this picture is kept: a name made of everything that decides it."""
         sampling = self.options.sampling
         loras = [(self.expert(name).sha256, weight) for name, weight in case.weights]
         decides = [self._model_hash, loras, case.prompt, case.seed]
+        if case.gates is not None:
+            decides += [hashlib.sha256(case.gates.read_bytes()).hexdigest(), case.off]
         decides += [sampling.steps, sampling.cfg_scale, sampling.sampler]
         name = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:24]
         return self.options.cache / f"{name}.png"

@@ -51,7 +51,7 @@ def train_lora(
     accumulation: Annotated[int, typer.Option(help="Batches for one step.")] = 1,
     optimizer: Annotated[str, typer.Option(help="adamw or muon.")] = "adamw",
     learning_rate: Annotated[
-        float, typer.Option(help="Highest learning rate; muon wants 2e-2 or so.")
+        float, typer.Option(help="Highest learning rate; muon wants 5e-3 or so.")
     ] = 5e-4,
     text_learning_rate: Annotated[
         float | None, typer.Option(help="That of the text encoder; half of the other if not given.")

@@ -78,7 +78,7 @@ class LoraTraining:
     batch_size: int = 4
     accumulation: int = 1
     optimizer: Optimizer = "adamw"
-    """Muon learns in half the steps what AdamW does, at learning rates of about 2e-2."""
+    """Muon learns in half the steps what AdamW does, at learning rates of about 5e-3."""
     learning_rate: float = 5e-4
     text_learning_rate: float | None = None
     schedule: Schedule = "cosine"

@@ -54,7 +54,7 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         decay: float = 0,
     ) -> None:
-        super().__init__(list(params), {"lr": lr, "momentum": momentum, "decay": decay})
+        super().__init__(cast(Any, list(params)), {"lr": lr, "momentum": momentum, "decay": decay})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -1,8 +1,16 @@
 """Training gates over frozen LoRAs: MoLE, by distillation or as published."""
 
-from composer.training.gates.config import GateTraining
+from composer.training.gates.config import RECOMMENDED, GateTraining
 from composer.training.gates.progress import GateProgress
 from composer.training.gates.prompts import Called, Prompts, draft_prompts
 from composer.training.gates.train import train_gates
 
-__all__ = ["Called", "GateProgress", "GateTraining", "Prompts", "draft_prompts", "train_gates"]
+__all__ = [
+    "RECOMMENDED",
+    "Called",
+    "GateProgress",
+    "GateTraining",
+    "Prompts",
+    "draft_prompts",
+    "train_gates",
+]

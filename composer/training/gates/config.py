@@ -32,6 +32,9 @@ _AT_LEAST: dict[str, float] = {
 }
 _ABOVE_ZERO = ("learning_rate", "clip_norm")
 
+RECOMMENDED = GateSettings(activation="free", normalise="layer", time=True, bias=True)
+"""The gate to begin with; `benchmarks.gate_ablations` shows it against others."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GateTraining:
@@ -61,7 +64,7 @@ class GateTraining:
     neutral: tuple[str, ...] = ()
 
     granularity: Granularity = "block"
-    gate: GateSettings = field(default_factory=GateSettings)
+    gate: GateSettings = RECOMMENDED
     text_encoder: bool = False
     objective: Objective = "distill"
     clip: str = ""
