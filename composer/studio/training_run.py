@@ -133,9 +133,12 @@ class Run:
             message = f"{type(error).__name__}: {error}. The log has the whole story."
         training = self.get()
         if training.history and self.files.output(training.name).is_file():
-            path = self._publish()
-            message += f" The last good gates are kept as {path.stem!r}."
-            self.update(path=path)
+            try:
+                path = self._publish()
+                message += f" The last good gates are kept as {path.stem!r}."
+                self.update(path=path)
+            except (ComposerError, OSError):  # where they are is as good a place
+                message += f" The gates are kept in {self.files.output(training.name)}."
         self.update(state="failed", message=message, seconds_left=None)
 
     def _keep(self) -> None:

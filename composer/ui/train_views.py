@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 Cards = Mapping[str, "Card"]
 
+SMOOTHING = 0.9
 MOST_POINTS = 240  # of a curve, more cannot be seen
 STAGES = (("teach", "Teachers", 0.3), ("start", "Start", 0.06), ("train", "Training", 0.64))
 BLANK: Json = {"text": "", "drafted": ""}
@@ -92,9 +93,7 @@ def training_view(training: Training, cards: Cards) -> Json:
         "step": step,
         "total": total,
         "curves": _curves(training, cards),
-        "entropy": _thin(
-            [(p.step, p.entropy) for p in training.history if p.entropy is not None], 3
-        ),
+        "entropy": _thin(_smooth((p.step, p.entropy) for p in training.history), 3),
     }
 
 
@@ -158,6 +157,16 @@ def _curves(training: Training, cards: Cards) -> list[Json]:
             }
         )
     return curves
+
+
+def _smooth(points: Iterable[tuple[int, float | None]]) -> list[tuple[int, float]]:
+    """A batch of prompts more or less makes entropy jump; its course is what tells."""
+    found: list[tuple[int, float]] = []
+    for step, number in points:
+        if number is not None:
+            before = found[-1][1] if found else number
+            found.append((step, SMOOTHING * before + (1 - SMOOTHING) * number))
+    return found
 
 
 def _thin(points: Sequence[tuple[int, float]], digits: int) -> list[list[float]]:

@@ -106,3 +106,4 @@ watch('value', render);
 render();
 document.dispatchEvent(new CustomEvent('composer:hello'));
 element.querySelector('.refresh').addEventListener('click', () => trigger('refresh'));
+document.addEventListener('composer:refresh', () => trigger('refresh'));

@@ -5,6 +5,7 @@ const root = element.querySelector('.training');
 const SVG = 'http://www.w3.org/2000/svg';
 const charts = {};
 const muted = new Set();
+let last = '';
 
 function make(tag, className, text) {
   const node = document.createElement(tag);
@@ -177,6 +178,11 @@ function stages(list) {
 function render() {
   const value = props.value || {state: 'none'};
   const none = value.state === 'none';
+  // New gates: whoever shows gates looks for them again.
+  if (value.state === 'finished' && last === value.title + ' running') {
+    document.dispatchEvent(new CustomEvent('composer:refresh'));
+  }
+  last = value.title + ' ' + (value.state === 'stopping' ? 'running' : value.state);
   root.dataset.state = value.state;
   root.dataset.name = value.title || '';
   element.querySelector('.invitation').hidden = !none;
