@@ -1,0 +1,241 @@
+"""Gates are trained by mouse: watched, left alone, stopped, continued, used."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from running_app import PATIENCE, App, running
+
+from composer.fusions.gate_file import read_gates
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300, func_only=True)]
+
+
+@pytest.fixture(scope="module")
+def app(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """An app of its own: others must not find gates where they look for none."""
+    with running(tiny_sd, tmp_path_factory.mktemp("train")) as app:
+        yield app
+
+
+def keep(page: Page, name: str, folder: Path) -> None:
+    target = Path(os.environ.get("SCREENSHOTS", folder))
+    target.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=target / f"{name}.png", full_page=True)
+
+
+def open_tab(page: Page, name: str = "Train gates") -> None:
+    page.get_by_role("tab", name=name).click()
+
+
+def choose(page: Page, *names: str) -> None:
+    """Exactly these LoRAs, with prompts as short as the tiny model needs them."""
+    page.wait_for_selector(".face")
+    expect(page.locator(".lessons .nothing, .lora-line").first).to_be_attached()
+    while page.locator(".lora-line").count():
+        page.locator(".lora-line .remove").first.click()
+    for name in names:
+        page.click(f".face[data-name={name}]")
+    expect(page.locator(".lora-line")).to_have_count(len(names))
+    expect(page.locator(".lora-line .many").last).to_contain_text("prompts")
+    for name in names:
+        write(page, f"alone {name}", name)
+    write(page, "together", " ".join(names))
+    write(page, "neutral", "cat\ndog")
+
+
+def write(page: Page, key: str, prompts: str) -> None:
+    fold = page.locator(f".prompts[data-key='{key}']")
+    if fold.get_attribute("open") is None:
+        fold.locator("summary").click()
+    fold.locator("textarea").fill(prompts)
+
+
+def settle(page: Page, steps: int, name: str) -> None:
+    page.fill("#gate-name input, #gate-name textarea", name)
+    page.fill("#train-steps input", str(steps))
+    if not page.locator("#train-trajectories input").is_visible():
+        page.click("#train-advanced > button")
+    small = {"trajectories": 3, "teacher-steps": 3, "batch-size": 4}
+    for field, value in small.items():
+        page.fill(f"#train-{field} input", str(value))
+
+
+def state(page: Page, wanted: str) -> None:
+    expect(page.locator(".training")).to_have_attribute("data-state", wanted)
+
+
+def step(page: Page) -> int:
+    found = re.search(r"[Ss]tep (\d+)", page.inner_text(".training .what"))
+    return int(found[1]) if found else 0
+
+
+def wait_for_step(page: Page, least: int) -> int:
+    page.wait_for_function(
+        "least => +(/step (\\d+)/i.exec(document.querySelector('.training .what').innerText)"
+        " || [0, 0])[1] >= least",
+        arg=least,
+    )
+    return step(page)
+
+
+def test_gates_are_trained_by_mouse(page: Page, app: App, tmp_path: Path) -> None:
+    open_tab(page)
+    expect(page.locator(".lora-line")).to_have_count(2)  # a pair is there already
+    choose(page, "zibo", "neon")
+    expect(page.locator("#gate-name input, #gate-name textarea")).to_have_value("zibo_neon")
+    settle(page, 4000, "pair")
+    page.click("#train-start")
+    state(page, "running")
+    wait_for_step(page, 20)
+    curve = page.locator(".chart.loss .line.is-loss")
+    expect(curve).to_have_attribute("d", re.compile(r"^M[\d. ]+L"))
+    expect(page.locator(".chart.entropy .line")).to_have_attribute("d", re.compile("L"))
+    before = curve.get_attribute("d")
+    assert page.locator(".legend button").count() == 5
+    assert "left" in page.inner_text(".training .left")
+    keep(page, "training", tmp_path)
+
+    # the page is closed and opened again: it went on
+    page.reload()
+    page.wait_for_selector(".state.ready")
+    open_tab(page)
+    state(page, "running")
+    later = wait_for_step(page, 40)
+    assert page.locator(".chart.loss .line.is-loss").get_attribute("d") != before
+
+    page.click("#train-stop")
+    state(page, "stopped")
+    stopped = step(page)
+    assert stopped >= later
+    gates = app.loras / "gates" / "pair.safetensors"
+    assert not gates.exists()
+    expect(page.locator(".trainings .row[data-name=pair]")).to_contain_text("stopped")
+
+    page.locator(".trainings .row[data-name=pair] .resume").click()
+    state(page, "running")
+    assert wait_for_step(page, stopped + 5) < 4000
+    page.click("#train-stop")
+    state(page, "stopped")
+
+
+def test_a_training_ends_with_a_file_that_compose_offers(
+    page: Page, app: App, tmp_path: Path
+) -> None:
+    open_tab(page)
+    choose(page, "zibo", "moon")
+    settle(page, 24, "whole")
+    page.click("#train-start")
+    state(page, "finished")
+    assert "ready in Compose" in page.inner_text(".training .message")
+    assert page.locator(".previews figure").count() == 6
+    keep(page, "trained", tmp_path)
+    file = read_gates(app.loras / "gates" / "whole.safetensors")
+    assert [expert.name for expert in file.experts] == ["zibo", "moon"]
+    expect(page.locator("#gate-name input, #gate-name textarea")).to_have_value("zibo_moon")
+
+    # the same name again is refused, in place
+    page.fill("#gate-name input, #gate-name textarea", "whole")
+    page.click("#train-start")
+    expect(page.locator("#train-problem")).to_contain_text("'whole' already")
+
+    row = page.locator(".trainings .row[data-name=whole]")
+    row.locator(".forget").click()
+    row.locator(".forget").click()
+    expect(row).to_have_count(0)
+    assert (app.loras / "gates" / "whole.safetensors").is_file()
+
+
+def test_a_picture_is_made_while_gates_are_trained(page: Page, app: App) -> None:
+    open_tab(page)
+    choose(page, "zibo", "neon")
+    settle(page, 4000, "beside")
+    page.click("#train-start")
+    wait_for_step(page, 3)
+    open_tab(page, "Compose")
+    page.fill("#steps input", "4")
+    page.evaluate("document.querySelector('.stage').dataset.phase = 'before'")
+    page.click("#generate")
+    expect(page.locator(".stage")).to_have_attribute("data-phase", "done")
+    open_tab(page)
+    state(page, "running")
+    wait_for_step(page, step(page) + 3)
+    page.click("#train-stop")
+    state(page, "stopped")
+
+
+def test_mistakes_are_told_in_place_and_the_page_stays_alive(page: Page, tmp_path: Path) -> None:
+    open_tab(page)
+    choose(page, "zibo", "neon")
+    problem = page.locator("#train-problem")
+
+    def refused(words: str) -> None:
+        page.click("#train-start")
+        expect(problem).to_contain_text(words)
+
+    settle(page, 10, "../x")
+    refused("cannot be the name")
+    page.fill("#gate-name input, #gate-name textarea", "fine")
+    page.fill("#train-learning-rate input", "")
+    refused("Learning rate is empty")
+    page.fill("#train-learning-rate input", "-1")
+    refused("learning_rate is -1")
+    page.fill("#train-learning-rate input", "0.01")
+    write(page, "together", "  \n ")
+    refused("names all LoRAs together")
+    write(page, "together", "zibo neon " * 20)
+    page.click("#train-start")
+    state(page, "failed")
+    expect(page.locator(".training .message")).to_contain_text("longer than the 30 tokens")
+    keep(page, "training-failed", tmp_path)
+    write(page, "together", "zibo neon")
+    page.click("#train-start")
+    state(page, "finished")
+
+    # what strangers wrote is only text here too
+    page.click(".face[data-name=evil]")
+    expect(page.locator(".lora-line")).to_have_count(3)
+    assert page.evaluate("window.hacked") is None
+
+
+def test_a_narrow_page_in_the_dark_shows_everything(page: Page, tmp_path: Path) -> None:
+    page.click(".masthead .light")
+    page.set_viewport_size({"width": 390, "height": 844})
+    open_tab(page)
+    expect(page.locator(".lora-line").first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    keep(page, "train-narrow", tmp_path)
+
+
+def test_words_that_call_a_lora_change_its_prompts_but_not_ones_own(page: Page) -> None:
+    open_tab(page)
+    expect(page.locator(".lora-line")).to_have_count(2)
+    line = page.locator(".lora-line").first
+    name = line.get_attribute("data-name")
+    page.locator(f".prompts[data-key='alone {name}'] summary").click()
+    own = page.locator(f".prompts[data-key='alone {name}'] textarea")
+    together = page.locator(".prompts[data-key=together] textarea")
+    line.locator(".called input").fill("wuzzle")
+    line.locator(".called input").press("Enter")
+    expect(together).to_have_value(re.compile("wuzzle"), timeout=PATIENCE * 1000)
+    expect(own).to_have_value(re.compile("wuzzle"))
+    own.fill("only this")
+    line.locator(".called input").fill("woozle")
+    line.locator(".called input").press("Enter")
+    expect(together).to_have_value(re.compile("woozle"))
+    expect(own).to_have_value("only this")
+
+
+def test_the_paper_is_one_click_away(page: Page, browser: Browser) -> None:
+    open_tab(page)
+    page.click("#train-advanced > button")
+    page.get_by_role("button", name="As in the paper").click()
+    expect(page.locator("#train-balance input")).to_have_value("0.5")
+    expect(page.locator("#train-activation input")).to_have_value("shares of 1")
+    page.get_by_role("button", name="Recommended").click()
+    expect(page.locator("#train-balance input")).to_have_value("0")
