@@ -107,7 +107,7 @@ class TrainingRequest:
                 "prompts": self.prompts,
                 "alone": {name: self.alone[name] for name in self.loras},
                 "neutral": self.neutral,
-                "preview_every": max(1, self.steps // PREVIEWS),
+                "preview_every": max(1, -(-self.steps // PREVIEWS)),
                 "checkpoint_every": CHECKPOINT_EVERY,
                 "resume": resume,
             }

@@ -182,9 +182,12 @@ class TrainActions:
             page.trainings: views.trainings_view(known, cards, found.name if found else None),
         }
         marks = {str(part.elem_id): _mark(value) for part, value in values.items()}
-        buttons = {page.stop: state in ("running", "waiting"), page.resume: _resumes(state)}
+        buttons = {
+            page.stop: state in ("running", "waiting"),
+            page.resume: bool(found and views.resumes(found)),
+        }
         active = any(training.active for training in known)
-        marks["state"] = f"{state} {active}"
+        marks["state"] = f"{buttons.values()} {active}"
         old = sent or {}
         update: Update = {
             part: value
@@ -199,10 +202,6 @@ class TrainActions:
 
 def _mark(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-def _resumes(state: str) -> bool:
-    return state in ("stopped", "failed")
 
 
 def _problem(message: str) -> Any:

@@ -116,12 +116,18 @@ def trainings_view(trainings: Iterable[Training], cards: Cards, shown: str | Non
                 "state": training.state,
                 "about": _about(training),
                 "loras": _loras(training, cards),
-                "resumes": training.state in ("stopped", "failed"),
+                "resumes": resumes(training),
                 "forgets": not training.active,
             }
             for training in trainings
         ],
     }
+
+
+def resumes(training: Training) -> bool:
+    """Whether it can go on. What failed before any work is mended in the form."""
+    begun = training.stage != "prepare"
+    return training.state == "stopped" or (training.state == "failed" and begun)
 
 
 def _loras(training: Training, cards: Cards) -> list[Json]:

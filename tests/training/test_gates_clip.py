@@ -14,7 +14,8 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenize
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.errors import ComposerError
-from composer.mixture import attach
+from composer.mixture import Mixture, attach
+from composer.training.gates import GateTraining, train_gates
 from composer.training.gates.build import new_gates
 from composer.training.gates.clip import Clip, ClipGuidance, clip_loss
 
@@ -90,6 +91,29 @@ def test_clip_sees_as_its_own_processor_does(model: Model, clip_folder: Path) ->
     )
 
 
+def prepared(model: Model, mixture: Mixture, config: GateTraining) -> ClipGuidance:
+    drawing = ClipGuidance.prepare(model, mixture, config)
+    while True:
+        try:
+            next(drawing)
+        except StopIteration as end:
+            return end.value
+
+
+def test_the_experts_draw_themselves_step_by_step(
+    model: Model, clip_folder: Path, tmp_path: Path
+) -> None:
+    config = training(tmp_path, objective="clip", clip=str(clip_folder))
+    experts = experts_for(model, tmp_path)
+    reports = train_gates(model, experts, config)
+    told = [next(reports) for _ in range(6)]
+    assert [(report.step, report.total) for report in told] == [(n, 6) for n in range(1, 7)]
+    assert {report.stage for report in told} == {"teach"}
+    reports.close()  # pyright: ignore[reportAttributeAccessIssue]
+    stopped = train_gates(model, experts, config, cancelled=lambda: True)
+    assert list(stopped) == []
+
+
 def test_a_step_along_the_gradient_lowers_the_loss_by_as_much(
     model: Model, clip_folder: Path, tmp_path: Path
 ) -> None:
@@ -100,7 +124,7 @@ def test_a_step_along_the_gradient_lowers_the_loss_by_as_much(
     for parameter in frozen:
         parameter.requires_grad_(False)
     with attach(model.models, {e.name: e.sites for e in experts}, granularity="block") as mixture:
-        guidance = ClipGuidance.prepare(model, mixture, config)
+        guidance = prepared(model, mixture, config)
         mixture.set_weights(dict.fromkeys(mixture.names, 1.0))
         gates = new_gates(mixture, {"unet": config.gate}, lambda: run_once(model), seed=0)
         mixture.set_gates(gates)

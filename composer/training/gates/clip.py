@@ -13,7 +13,7 @@ image_i, the expert itself draws them here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -140,9 +140,11 @@ class ClipGuidance:
     _latents: Tensor | None = None
 
     @classmethod
-    @torch.no_grad()
-    def prepare(cls, model: Model, mixture: Mixture, config: GateTraining) -> ClipGuidance:
-        """Let each expert draw itself; call it before gates are put in.
+    def prepare(
+        cls, model: Model, mixture: Mixture, config: GateTraining
+    ) -> Generator[tuple[int, int], None, ClipGuidance]:
+        """Let each expert draw itself; call it before gates are put in. Yields (steps done, in
+        all) after each step.
 
         Raises:
             ComposerError: there is no CLIP.
@@ -151,10 +153,15 @@ class ClipGuidance:
         teachers = Teachers(model, mixture)
         images: list[Tensor] = []
         texts: list[Tensor] = []
+        total = len(mixture.names) * config.teacher_steps
         for index, name in enumerate(mixture.names):
             prompts = [config.alone[name][n % len(config.alone[name])] for n in range(ALONE)]
-            latents = _draw(model, teachers, config, prompts, index)
-            seen = clip.image(_picture(model, latents)).mean(0)
+            latents = torch.empty(0)
+            drawn = _draw(model, teachers, config, prompts, index)
+            for step, latents in enumerate(drawn, start=1):
+                yield index * config.teacher_steps + step, total
+            with torch.no_grad():
+                seen = clip.image(_picture(model, latents)).mean(0)
             images.append(functional.normalize(seen, dim=0))
             texts.append(functional.normalize(clip.text(prompts).mean(0), dim=0))
         return cls(
@@ -224,8 +231,8 @@ class ClipGuidance:
 
 def _draw(
     model: Model, teachers: Teachers, config: GateTraining, prompts: Sequence[str], expert: int
-) -> Tensor:
-    """Latents of what one expert alone draws for these prompts."""
+) -> Iterator[Tensor]:
+    """Latents of what one expert alone draws for these prompts, after each step."""
     generator = generator_for(config.seed, "gates clip alone", expert)
     noise = torch.randn((len(prompts), *_shape(model)), generator=generator).to(model.device)
     sampling = Sampling(model, config.teacher_steps, noise, config.cfg_scale)
@@ -233,7 +240,7 @@ def _draw(
         said = teachers.ask(sampling.latents, timestep, prompts, [expert])[0]
         unsaid = teachers.ask(sampling.latents, timestep, [""] * len(prompts), [expert])[0]
         sampling.advance(timestep, unsaid, said)
-    return sampling.latents
+        yield sampling.latents
 
 
 def _picture(model: Model, latents: Tensor) -> Tensor:

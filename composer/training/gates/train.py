@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -89,9 +89,12 @@ def _train(
             parameter.requires_grad_(False)
         if config.gradient_checkpointing:
             model.unet.enable_gradient_checkpointing()
-        published = config.objective == "clip"
-        guidance = ClipGuidance.prepare(model, mixture, config) if published else None
-        memory = yield from _teach(model, mixture, config, cancelled)
+        guidance = None
+        if config.objective == "clip":
+            guidance = yield from _taught(ClipGuidance.prepare(model, mixture, config), cancelled)
+            if guidance is None:
+                return
+        memory = yield from _taught(remember(model, mixture, config), cancelled)
         if memory is None:
             return
         gates = _gates(model, mixture, config, memory)
@@ -127,11 +130,14 @@ def _train(
             model.unet.disable_gradient_checkpointing()
 
 
-def _teach(
-    model: Model, mixture: Mixture, config: GateTraining, cancelled: Callable[[], bool]
-) -> Generator[GateProgress, None, Memory | None]:
+Lesson = TypeVar("Lesson")
+
+
+def _taught(
+    sampling: Generator[tuple[int, int], None, Lesson], cancelled: Callable[[], bool]
+) -> Generator[GateProgress, None, Lesson | None]:
+    """What samplings of the teachers come to, or None when cancelled."""
     clock: Clock | None = None
-    sampling = remember(model, mixture, config)
     while True:
         try:
             done, total = next(sampling)

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from test_views import EVIL, card
+
+from composer.errors import ComposerError
+from composer.studio import Point, Preview, Training, TrainingRequest
+from composer.training.gates import RECOMMENDED, GateTraining
+from composer.ui import train_views as views
+from composer.ui.train_layout import DEFAULT, PUBLISHED
+
+REQUEST = TrainingRequest(
+    name="both",
+    loras=("zibo", "neon"),
+    prompts=("zibo in neon",),
+    alone={"zibo": ("zibo",), "neon": ("neon",)},
+    neutral=("cat",),
+)
+CARDS = {"zibo": card("zibo", "character", trigger="zibo fox"), "neon": card("neon", "style")}
+
+
+def at(step: int, **losses: float) -> Point:
+    return Point(step=step, losses={"loss": 1 / step, **losses}, entropy=0.5)
+
+
+def running(**changes: Any) -> Training:
+    values = {"state": "running", "stage": "train", "step": 30, "total": 300, **changes}
+    return Training(request=REQUEST, **values)
+
+
+def test_the_settings_of_the_page_are_those_of_the_training() -> None:
+    ours = TrainingRequest(
+        name="x", loras=("a",), prompts=("a",), alone={"a": ("a",)}, neutral=("b",)
+    ).config(Path("x.safetensors"))
+    theirs = GateTraining(output=Path("x.safetensors"))
+    assert ours.gate == RECOMMENDED == theirs.gate
+    own = {"prompts", "alone", "neutral", "preview_every", "checkpoint_every"}
+    for field in dataclasses.fields(GateTraining):
+        if field.name not in own:
+            assert getattr(ours, field.name) == getattr(theirs, field.name), field.name
+
+
+def test_the_papers_settings_make_a_training() -> None:
+    assert PUBLISHED.keys() <= DEFAULT.keys()
+    config = dataclasses.replace(REQUEST, **PUBLISHED).config(Path("x.safetensors"))
+    assert config.gate.activation == "softmax" and config.balance == 0.5
+    assert config.objective == "clip" and not config.gate.time
+
+
+def test_a_request_survives_the_disk() -> None:
+    told = json.loads(json.dumps(REQUEST.to_json()))
+    assert TrainingRequest.from_json(told) == REQUEST
+    for wrong in ({}, {**told, "colour": 1}, {**told, "alone": 3}):
+        with pytest.raises(ComposerError, match="says too little"):
+            TrainingRequest.from_json(wrong)
+
+
+def test_a_running_training_is_told_in_words_and_curves() -> None:
+    history = tuple(at(step, neon=0.25, together=0.75) for step in range(1, 31))
+    view = views.training_view(running(history=history, seconds_left=95.0), CARDS)
+    assert (view["what"], view["left"]) == ("Step 30 of 300", "2 min left")
+    assert [stage["fraction"] for stage in view["stages"]] == [1.0, 1.0, 0.1]
+    assert [stage["now"] for stage in view["stages"]] == [False, False, True]
+    assert [curve["key"] for curve in view["curves"]] == ["loss", "neon", "together"]
+    assert view["curves"][1] == {
+        "key": "neon",
+        "label": "neon",
+        "role": "style",
+        "main": False,
+        "points": [[step, 0.25] for step in range(1, 31)],
+    }
+    assert view["entropy"][-1] == [30, 0.5]
+    json.dumps(view)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what", "message"),
+    [
+        ({"state": "waiting", "ahead": 2}, "Waits for 2 other trainings", ""),
+        ({"stage": "prepare"}, "Getting ready", ""),
+        ({"stage": "teach", "step": 3, "total": 9}, "Asking the LoRAs · 3 of 9", ""),
+        ({"gives_way": True}, "Waits while a picture is made", ""),
+        ({"state": "stopping"}, "Stopping after this step", ""),
+        ({"state": "stopped", "history": (at(30),)}, "Stopped at step 30 of 300", ""),
+        ({"state": "failed", "message": "No."}, "It did not start", "No."),
+        ({"skipped": 2}, "Step 30 of 300", "2 steps without a finite loss skipped."),
+        (
+            {"state": "finished", "history": (at(300),)},
+            "Finished after 300 steps",
+            "The gates “both” are ready in Compose.",
+        ),
+    ],
+)
+def test_what_happens_is_told(changes: dict[str, Any], what: str, message: str) -> None:
+    view = views.training_view(running(**changes), CARDS)
+    assert (view["what"], view["message"]) == (what, message)
+
+
+def test_long_curves_are_thinned_and_keep_their_end() -> None:
+    history = tuple(at(step) for step in range(1, 1002))
+    points = views.training_view(running(history=history), CARDS)["curves"][0]["points"]
+    assert len(points) <= views.MOST_POINTS + 1
+    assert points[0][0] == 1 and points[-1][0] == 1001
+
+
+def test_a_history_is_continued_where_it_was_resumed() -> None:
+    training = running(history=tuple(at(step) for step in range(1, 31)))
+    history = training.with_point(at(26))
+    assert [point.step for point in history] == list(range(1, 27))
+
+
+def test_a_lora_that_is_gone_keeps_its_name() -> None:
+    view = views.training_view(running(), {})
+    assert view["loras"] == [{"title": "zibo", "role": "other"}, {"title": "neon", "role": "other"}]
+
+
+def test_only_what_was_begun_can_be_continued() -> None:
+    trainings = [
+        running(state="failed", stage="prepare"),
+        running(state="failed"),
+        running(state="stopped", stage="prepare"),
+        running(),
+        running(state="finished"),
+    ]
+    rows = views.trainings_view(trainings, CARDS, "both")["rows"]
+    assert [row["resumes"] for row in rows] == [False, True, True, False, False]
+    assert [row["forgets"] for row in rows] == [True, True, True, False, True]
+
+
+def test_previews_are_shown_and_those_that_went_are_not(tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.webp")
+    shown = (Preview(step=10, path=tmp_path / "a.webp"), Preview(step=20, path=tmp_path / "b.webp"))
+    view = views.previews_view(running(previews=shown))
+    assert view["prompt"] == "zibo in neon"
+    assert view["pictures"][0]["src"].startswith("data:image/webp;base64,")
+    assert view["pictures"][1]["src"] == ""
+
+
+def test_lessons_come_back_from_the_browser() -> None:
+    line = views.lora_line(card(EVIL, "style", trigger=EVIL))
+    lessons = views.no_lessons([line])
+    assert views.read_lessons(lessons) == lessons
+    assert views.read_lessons(None) == views.no_lessons()
+    for wrong in ("lessons", {"turn": 0}, {**lessons, "loras": [{"name": "a"}]}, [1]):
+        with pytest.raises(ComposerError, match="Reload the page"):
+            views.read_lessons(wrong)
+
+
+def test_what_the_user_wrote_is_kept_when_prompts_are_drafted_anew() -> None:
+    drafted = views.redrafted({"text": "", "drafted": ""}, ["a", "b"])
+    assert drafted == {"text": "a\nb", "drafted": "a\nb"}
+    assert views.redrafted(drafted, ["c"])["text"] == "c"
+    assert views.redrafted({**drafted, "text": "mine"}, ["c"]) == {"text": "mine", "drafted": "c"}
+    assert views.redrafted({**drafted, "text": " "}, ["c"])["text"] == "c"
+    assert views.lines(" a \n\nb\na") == ("a", "b")
+
+
+def test_times_are_told_in_words() -> None:
+    told = [views.duration(seconds) for seconds in (0.2, 61, 200, 9000)]
+    assert told == ["1 s", "61 s", "3 min", "2.5 h"]
