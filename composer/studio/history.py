@@ -18,7 +18,7 @@ from composer.diffusion.png import read_png, write_png
 from composer.diffusion.record import PictureRecord
 from composer.errors import ComposerError
 from composer.files import write_atomically
-from composer.studio.requests import LoraRow
+from composer.studio.requests import GATES, LoraRow
 
 if TYPE_CHECKING:
     from composer.fusions.gate_record import GateRecord
@@ -43,6 +43,11 @@ class SavedPicture:
     def rows(self) -> tuple[LoraRow, ...]:
         """The LoRAs by the names they had then."""
         return tuple(map(LoraRow.of, self.record.loras))
+
+    @property
+    def gated(self) -> bool:
+        """Whether learned gates fused its LoRAs."""
+        return self.record.fusion.get("name") == GATES
 
     @property
     def gates_path(self) -> Path:

@@ -6,6 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,6 @@ import gradio as gr
 
 from composer.diffusion.request import SEEDS, Request
 from composer.errors import ComposerError
-from composer.fusions import FUSIONS
 from composer.studio import (
     ComposeRequest,
     Event,
@@ -24,8 +24,9 @@ from composer.studio import (
     SavedPicture,
     Studio,
 )
-from composer.ui import views
+from composer.ui import gate_views, views
 from composer.ui.examples import Example, choose_examples
+from composer.ui.gate_actions import WEIGHTED, GateActions
 from composer.ui.layout import Page
 from composer.ui.triggers import with_trigger, without_trigger
 
@@ -45,6 +46,7 @@ class Actions:
     def __init__(self, studio: Studio, page: Page) -> None:
         self._studio = studio
         self._page = page
+        self.gates = GateActions(studio, page)
 
     # --- the page opens
 
@@ -70,19 +72,37 @@ class Actions:
             if status.state != "loading":
                 return
 
-    def refresh(self) -> views.Json:
+    def greet_gates(self, mixer: object, prompt: str) -> Update:
+        """Once the model is there: gates that fit it, and their LoRAs in a form still untouched."""
+        page, cards = self._page, self._cards()
+        update = self.refresh(None)
+        first = next(iter(choose_examples(cards.values(), 1)), None)
+        shown = list(self.gates.examples(cards))
+        for button, (example, _) in zip(page.gate_examples, shown, strict=False):
+            update[button] = gr.update(value=example.prompt, visible=True)
+        rows = [row.name for row in views.read_rows(mixer)]
+        untouched = not rows if first is None else (rows, prompt) == ([*first.loras], first.prompt)
+        if shown and untouched:
+            update |= self._filled(shown[0][0], cards)
+        return update
+
+    def refresh(self, fusion: str | None) -> Update:
         """Look into the LoRA folders again."""
-        return self._library(refresh=True)[0]
+        return {self._page.library: self._library(refresh=True)[0], **self.gates.refresh(fusion)}
 
     def _library(self, *, refresh: bool) -> tuple[views.Json, dict[str, Card]]:
         try:
             cards = self._studio.cards(refresh=refresh)
         except ComposerError as error:  # a folder is missing: the page works without LoRAs
             return views.library_view((), problems=(str(error),)), {}
-        return views.library_view(cards), {card.name: card for card in cards}
+        view = views.library_view(cards, problems=self.gates.problems())
+        return view, {card.name: card for card in cards}
 
     def _cards(self) -> dict[str, Card]:
-        return self._library(refresh=False)[1]
+        try:
+            return {card.name: card for card in self._studio.cards()}
+        except ComposerError:
+            return {}
 
     # --- filling in the form
 
@@ -96,11 +116,27 @@ class Actions:
 
         return fill
 
+    def gate_example(self, number: int) -> Callable[[], Update]:
+        """The action of the example button of that number that brings gates."""
+
+        def fill() -> Update:
+            cards = self._cards()
+            for index, (example, offer) in enumerate(self.gates.examples(cards)):
+                if index == number:
+                    chosen = gate_views.MARK + offer.name
+                    filled = self._filled(example, cards)
+                    return {**filled, self._page.fusion: self.gates.fusion(chosen, cards)}
+            gr.Warning("Press Refresh to see which gates there are.", title="These gates are gone")
+            return {self._page.prompt: gr.update()}
+
+        return fill
+
     def _filled(self, example: Example, cards: dict[str, Card]) -> Update:
         rows = [LoraRow(name=name, unet=cards[name].info.weight) for name in example.loras]
         return {
             self._page.mixer: [views.row_view(row, cards.get(row.name)) for row in rows],
             self._page.prompt: example.prompt,
+            self._page.fusion: self.gates.fusion(WEIGHTED, cards),
         }
 
     def add_trigger(self, prompt: str, wanted: bool, event: gr.EventData) -> str:
@@ -114,10 +150,6 @@ class Actions:
     def _trigger(self, event: gr.EventData) -> str:
         card = self._cards().get(str(event.name))
         return card.info.trigger if card else ""
-
-    def describe_fusion(self, name: str) -> Any:
-        """What the chosen fusion does, in words."""
-        return gr.update(info=FUSIONS[name].description)
 
     def use(self, current: str | None) -> Update:
         """All settings of the picture that is shown."""
@@ -149,15 +181,22 @@ class Actions:
         return update
 
     def _restored(self, picture: SavedPicture) -> Update:
+        return self._filled_in(self._recalled(picture))
+
+    def _recalled(self, picture: SavedPicture) -> ComposeRequest:
         recalled = self._studio.recall(picture)
-        page, asked, cards = self._page, recalled.asked, self._cards()
-        request = asked.request
         if recalled.notes:
             notes = views.escaped(" ".join(recalled.notes))
             gr.Warning(notes, title="Not everything is as it was")
+        return recalled.asked
+
+    def _filled_in(self, asked: ComposeRequest) -> Update:
+        """The whole form, so that it asks for this."""
+        page, cards, request = self._page, self._cards(), asked.request
+        fusion = gate_views.MARK + asked.gates if asked.gates else asked.fusion
         return {
             page.mixer: [views.row_view(row, cards.get(row.name)) for row in asked.rows],
-            page.fusion: asked.fusion,
+            page.fusion: self.gates.fusion(fusion, cards),
             page.prompt: request.prompt,
             page.negative: request.negative_prompt,
             page.steps: request.steps,
@@ -175,16 +214,47 @@ class Actions:
 
     def generate(self, request: gr.Request, *values: Any) -> Iterator[Update]:
         """Paint what the form asks for, and show how it goes."""
-        page, studio = self._page, self._studio
+
+        def asked() -> tuple[ComposeRequest, Update]:
+            wanted = self._asked(values)
+            return wanted, {self._page.seed: wanted.request.seed}
+
+        yield from self._paint(asked, str(request.session_hash))
+
+    def remake(self, request: gr.Request, current: str | None) -> Iterator[Update]:
+        """Paint the picture that is shown again: without its gates, or with gates for its LoRAs."""
+
+        def asked() -> tuple[ComposeRequest, Update]:
+            picture = self._studio.history.find(current or "")
+            wanted, cards = self._recalled(picture), self._cards()
+            if picture.gated:
+                rows = tuple(
+                    replace(row, unet=cards[row.name].info.weight) if row.name in cards else row
+                    for row in wanted.without_gates().rows
+                )
+                wanted = replace(wanted.without_gates(), rows=rows)
+            elif (offer := self.gates.gates_for(picture)) is not None:
+                loras = tuple(LoraRow(name=name) for name in offer.loras)
+                wanted = replace(wanted, rows=loras, gates=offer.name, gate_map=True)
+            form = self._filled_in(wanted)
+            kept = (self._page.seed, self._page.new_seed, self._page.count)
+            return wanted, {field: value for field, value in form.items() if field not in kept}
+
+        yield from self._paint(asked, str(request.session_hash))
+
+    def _paint(
+        self, ask: Callable[[], tuple[ComposeRequest, Update]], owner: str
+    ) -> Iterator[Update]:
+        page = self._page
         try:
-            asked = self._asked(values)
+            asked, form = ask()
             yield {
                 page.stage: {"phase": "starting", "title": "Starting"},
                 page.stop: gr.update(interactive=True),
-                page.seed: asked.request.seed,
+                **form,
             }
             told = 0.0
-            for event in studio.compose(asked, owner=str(request.session_hash)):
+            for event in self._studio.compose(asked, owner=owner):
                 if isinstance(event, Progress) and event.step < event.steps:
                     if time.monotonic() - told < TELL_EVERY:
                         continue
@@ -210,13 +280,16 @@ class Actions:
 
     def _asked(self, values: Sequence[Any]) -> ComposeRequest:
         given = dict(zip(self._page.form, values, strict=True))
-        rows = views.read_rows(given.pop("mixer"))
         fusion, new_seed = given.pop("fusion"), given.pop("new_seed")
+        gates = gate_views.gates_of(fusion)
+        rows = views.read_rows(given.pop("mixer"), gated=bool(gates))
         if new_seed or given["seed"] == -1:
             given["seed"] = secrets.randbelow(SEEDS)
         request = Request(
             prompt=given.pop("prompt") or "", negative_prompt=given.pop("negative") or "", **given
         )
+        if gates:
+            return ComposeRequest(request=request, rows=rows, gates=gates, gate_map=True)
         return ComposeRequest(request=request, rows=rows, fusion=fusion)
 
     def _report(self, event: Event) -> Update:
@@ -250,6 +323,7 @@ class Actions:
             page.actions: gr.update(visible=True),
             page.download: views.download(picture),
             page.current: picture.id,
+            **self.gates.shown(picture),
         }
 
     def _strip(self, selected: str | None) -> views.Json:

@@ -23,8 +23,8 @@ def build(studio: Studio) -> gr.Blocks:
     ) as blocks:
         masthead = head()
         with gr.Tabs(elem_id="pages"):
-            with gr.Tab("Compose", id="compose"):
-                compose_page.add(blocks, studio, masthead)
+            with gr.Tab("Compose", id="compose") as compose:
+                compose_page.add(blocks, studio, masthead, compose)
             with gr.Tab("Train gates", id="train") as tab:
                 train_page.add(tab, studio)
     blocks.queue(max_size=64, api_open=False)

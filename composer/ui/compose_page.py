@@ -17,8 +17,16 @@ QUICK: dict[str, Any] = {**PRIVATE, "queue": False}
 NOTING: dict[str, Any] = {**PRIVATE, "concurrency_limit": None}
 
 
-def add(blocks: gr.Blocks, studio: Studio, masthead: gr.HTML | None = None) -> None:
-    """Add the page to the Blocks, which are open, under the head of all pages if there is one."""
+def add(
+    blocks: gr.Blocks,
+    studio: Studio,
+    masthead: gr.HTML | None = None,
+    tab: gr.Tab | None = None,
+) -> None:
+    """Add the page to the Blocks, which are open, under the head of all pages if there is one.
+
+    tab: the page's own; whenever it is opened, gates that were trained meanwhile are there.
+    """
     page = lay_out(masthead)
     actions = Actions(studio, page)
     form = list(page.form.values())
@@ -41,6 +49,8 @@ def add(blocks: gr.Blocks, studio: Studio, masthead: gr.HTML | None = None) -> N
     gates: Any = page.gates
     gate_map: Any = page.gate_map
     library.refresh(actions.refresh, page.fusion, offered, **QUICK)
+    if tab is not None:
+        tab.select(actions.gates.refresh, page.fusion, [page.fusion, page.gates], **QUICK)
     words = [page.prompt, page.triggers]
     mixer.added(actions.add_trigger, words, page.prompt, **QUICK)
     mixer.removed(actions.remove_trigger, words, page.prompt, **QUICK)
@@ -53,7 +63,7 @@ def add(blocks: gr.Blocks, studio: Studio, masthead: gr.HTML | None = None) -> N
     for number, button in enumerate(page.examples):
         button.click(actions.example(number), outputs=filled, **QUICK)
     for number, button in enumerate(page.gate_examples):
-        button.click(actions.gate_example(number), outputs=filled, **QUICK)
+        button.click(actions.gate_example(number), outputs=filled, **NOTING)
     gr.on(  # pyright: ignore[reportUnknownMemberType]
         [page.generate.click, page.prompt.submit],
         actions.generate,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,3 +45,16 @@ def _made(by_role: dict[str, list[Card]]) -> Iterator[Example]:
                 prompt=wording.format(**triggers),
                 loras=tuple(card.name for card in chosen.values()),
             )
+
+
+def gate_example(cards: Sequence[Card]) -> Example | None:
+    """A prompt for just these LoRAs, all at once; None if one does not say how it is called."""
+    if not cards or not all(card.info.trigger for card in cards):
+        return None
+    said: dict[str, list[str]] = {}
+    for card in cards:
+        said.setdefault(card.info.role, []).append(card.info.trigger)
+    worn, places, styles = (said.pop(role, []) for role in ("clothing", "background", "style"))
+    subjects = [trigger for triggers in said.values() for trigger in triggers] or ["a panda"]
+    scene = " ".join([" and ".join(subjects), *worn, *(places or ["in the snow"])])
+    return Example(prompt=", ".join([scene, *styles]), loras=tuple(card.name for card in cards))

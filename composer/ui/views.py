@@ -10,7 +10,7 @@ import base64
 import contextlib
 import html
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -123,13 +123,26 @@ def row_view(row: LoraRow, card: Card | None) -> Json:
         "on": row.on,
         "unet": row.unet,
         "text_encoder": row.text_encoder,
+        "steps": list(row.steps),
     }
 
 
-def read_rows(value: object) -> tuple[LoraRow, ...]:
-    """The mixer's lines as rows. They come from a browser: their names are only ever looked up."""
+def read_rows(value: object, *, gated: bool = False) -> tuple[LoraRow, ...]:
+    """The mixer's lines as rows. They come from a browser: their names are only ever looked up.
+
+    gated: only what gates heed, switches and steps; otherwise only what a sum heeds, weights.
+    """
     lines = cast("list[Any]", value or [])
     try:
+        if gated:
+            return tuple(
+                LoraRow(
+                    name=str(line["name"]),
+                    on=bool(line["on"]),
+                    steps=(float(line["steps"][0]), float(line["steps"][1])),
+                )
+                for line in lines
+            )
         return tuple(
             LoraRow(
                 name=str(line["name"]),
@@ -139,7 +152,7 @@ def read_rows(value: object) -> tuple[LoraRow, ...]:
             )
             for line in lines
         )
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, IndexError, ValueError) as error:
         if isinstance(error, ComposerError):
             raise
         raise ComposerError("The page sent rows that are not rows. Reload the page.") from error
@@ -229,16 +242,16 @@ def recipe(saved: SavedPicture, cards: Mapping[str, Card]) -> str:
     """The settings of a picture, as markup."""
     request, fusion = saved.record.request, str(saved.record.fusion.get("name", ""))
     chips = "".join(
-        f'<span class="lora role-{role}">{html.escape(title)} {weight}</span>'
-        for title, role, weight in (_chip(row, cards.get(row.name)) for row in saved.rows)
+        f'<span class="{kind}">{html.escape(text)}</span>' for kind, text in _chips(saved, cards)
     )
+    title = FUSIONS[fusion].title if fusion in FUSIONS else fusion
     facts = {
         "Seed": request.seed,
         "Steps": request.steps,
         "Sampler": request.sampler,
         "CFG": f"{request.cfg_scale:g}",
         "Size": f"{request.width} × {request.height}",
-        "Fusion": FUSIONS[fusion].title if fusion in FUSIONS else fusion,
+        "Fusion": f"Learned gates: {saved.record.fusion.get('gates')}" if saved.gated else title,
         "Model": saved.record.model_name,
     }
     if request.negative_prompt:
@@ -252,10 +265,24 @@ def recipe(saved: SavedPicture, cards: Mapping[str, Card]) -> str:
     return f'<div class="recipe"><p class="prompt">{prompt}</p>{loras}<dl>{pairs}</dl></div>'
 
 
-def _chip(row: LoraRow, card: Card | None) -> tuple[str, str, str]:
-    apart = "" if row.text_encoder is None else f" (text {row.text_encoder:g})"
-    title = (card.info.title or card.name) if card else row.name
-    return title, card.info.role if card else "other", f"{row.unet:g}{apart}"
+def _chips(saved: SavedPicture, cards: Mapping[str, Card]) -> Iterator[tuple[str, str]]:
+    """For each LoRA its class and its text: with its weight, or with what gates heed."""
+
+    def titled(name: str) -> tuple[str, str]:
+        card = cards.get(name)
+        title = (card.info.title or card.name) if card else name
+        return f"lora role-{card.info.role if card else 'other'}", title
+
+    for row in saved.rows:
+        kind, title = titled(row.name)
+        apart = "" if row.text_encoder is None else f" (text {row.text_encoder:g})"
+        yield kind, title if saved.gated else f"{title} {row.unet:g}{apart}"
+    switches = saved.record.fusion.get("switches")
+    if saved.gated and isinstance(switches, Mapping):
+        for name, on in cast("Mapping[Any, Any]", switches).items():
+            if not on:
+                kind, title = titled(str(name))
+                yield f"{kind} silent", f"{title} off"
 
 
 def download(picture: SavedPicture) -> str:

@@ -1,4 +1,5 @@
-// The chosen LoRAs. value: [{name, title, role, trigger, on, unet, text_encoder|null}, ...].
+// The chosen LoRAs. value: [{name, title, role, trigger, on, unet, text_encoder|null, steps}, ...],
+// steps: from which part of the sampling to which gates let it speak, [0, 1] for all of it.
 const list = element.querySelector('.rows');
 const bar = element.querySelector('.bar');
 const sum = element.querySelector('.sum');
@@ -6,6 +7,7 @@ const nothing = element.querySelector('.nothing');
 const LIMIT = 2;  // of the slider
 const MOST = 10;  // of the number beside it, as the studio allows
 let rows = [];
+let gates = null;  // the learned gates that are chosen: {id, names}
 const opened = new Set();
 
 function make(tag, className, text) {
@@ -21,6 +23,13 @@ function commit() {
 }
 
 function shares() {
+  if (gates) {
+    const on = rows.filter((row) => row.on);
+    bar.replaceChildren(...on.map((row) => make('span', 'gated role-' + row.role)));
+    sum.textContent = (on.length === 1 ? '1 LoRA' : on.length + ' LoRAs') + ' · shared out by gates';
+    sum.title = '';
+    return;
+  }
   const speaking = rows.filter((row) => row.on && row.unet);
   const total = speaking.reduce((whole, row) => whole + Math.abs(row.unet), 0);
   bar.replaceChildren(...speaking.map((row) => {
@@ -97,6 +106,7 @@ function line(row) {
   const remove = make('button', 'remove', '×');
   remove.type = 'button';
   remove.setAttribute('aria-label', 'Remove ' + row.title);
+  remove.hidden = Boolean(gates);  // gates need all of theirs; the switch takes one out
   remove.addEventListener('click', () => toggle(row));
   top.append(power, name, kind, more, remove);
 
@@ -119,17 +129,47 @@ function line(row) {
     commit();
   });
   weight.addEventListener('moved', follow);
-  fold.append(apart, words);
+  fold.append(...(gates ? [spanOf(row)] : [apart, words]));
   const unfold = (open) => {
     fold.hidden = !open;
     more.setAttribute('aria-expanded', open);
     if (open) opened.add(row.name); else opened.delete(row.name);
   };
   more.addEventListener('click', () => unfold(fold.hidden));
-  unfold(opened.has(row.name) || row.text_encoder !== null);
+  unfold(opened.has(row.name) || (gates ? limited(row) : row.text_encoder !== null));
   follow();
+  if (gates) {
+    weight.classList.add('idle');
+    weight.title = 'The gates decide how much this LoRA speaks';
+    weight.querySelectorAll('input').forEach((input) => { input.disabled = true; });
+  }
   node.append(top, weight, fold);
   return node;
+}
+
+function limited(row) {
+  return row.steps[0] > 0 || row.steps[1] < 1;
+}
+
+function spanOf(row) {
+  const label = make('div', 'span');
+  const fields = [0, 1].map((end) => {
+    const field = make('input', 'number');
+    field.type = 'number';
+    field.min = 0; field.max = 100; field.step = 5;
+    field.value = Math.round(100 * row.steps[end]);
+    field.setAttribute('aria-label', (end ? 'Last' : 'First') + ' part of the steps of ' + row.title + ', in percent');
+    field.addEventListener('input', () => {
+      const value = Number(field.value) / 100;
+      if (field.value === '' || !Number.isFinite(value)) return;
+      row.steps = row.steps.map((old, i) => (i === end ? Math.min(1, Math.max(0, value)) : old));
+      commit();
+    });
+    return field;
+  });
+  label.append(make('span', '', 'Speaks from'), fields[0], make('span', '', 'to'), fields[1],
+    make('span', '', '% of the steps'));
+  return label;
 }
 
 function tell() {
@@ -145,12 +185,18 @@ function render() {
 
 function toggle(entry) {
   const there = rows.some((row) => row.name === entry.name);
+  if (there && gates) {
+    rows.forEach((row) => { if (row.name === entry.name) row.on = !row.on; });
+    commit();
+    render();
+    return;
+  }
   if (there) {
     rows = rows.filter((row) => row.name !== entry.name);
   } else {
     rows.push({
       name: entry.name, title: entry.title, role: entry.role, trigger: entry.trigger,
-      on: true, unet: entry.weight, text_encoder: null,
+      on: true, unet: entry.weight, text_encoder: null, steps: [0, 1],
     });
   }
   commit();
@@ -160,9 +206,15 @@ function toggle(entry) {
 
 document.addEventListener('composer:toggle', (event) => toggle(event.detail));
 document.addEventListener('composer:hello', tell);
+document.addEventListener('composer:gates', (event) => {
+  const before = gates && gates.id;
+  gates = event.detail;
+  if (before !== (gates && gates.id)) render();
+});
 watch('value', () => {
   rows = (props.value || []).map((row) => ({...row}));
   render();
 });
 rows = (props.value || []).map((row) => ({...row}));
 render();
+document.dispatchEvent(new CustomEvent('composer:hello'));
