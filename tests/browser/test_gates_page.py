@@ -1,0 +1,160 @@
+"""Learned gates by mouse: chosen, switched branch by branch, seen, and left again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+from running_app import App, running
+from tiny_gates import write_gates
+
+from composer.diffusion.png import read_png
+from composer.diffusion.record import PictureRecord
+
+# Starting the app and its model takes its time on a busy machine, and is no part of a test.
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300, func_only=True)]
+
+
+@pytest.fixture(scope="module")
+def app(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """An app of its own, with gates for Zibo and Neon."""
+    with running(tiny_sd, tmp_path_factory.mktemp("gates")) as app:
+        loras = {name: app.loras / f"{name}.safetensors" for name in ("zibo", "neon")}
+        write_gates(app.loras / "gates" / "pair.safetensors", tiny_sd, loras)
+        (app.loras / "gates" / "cut.safetensors").write_bytes(b"\x40" + bytes(20))
+        yield app
+
+
+def keep(page: Page, name: str, folder: Path) -> None:
+    """A screenshot, into $SCREENSHOTS if that is set, so that people can look at the page."""
+    target = Path(os.environ.get("SCREENSHOTS", folder))
+    target.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=target / f"{name}.png", full_page=True)
+
+
+def paint(page: Page, app: App, button: str = "#generate") -> PictureRecord:
+    """Press the button, wait until the picture is there, and return what it says of itself."""
+    page.evaluate("document.querySelector('.stage').dataset.phase = 'before'")
+    page.click(button)
+    expect(page.locator(".stage")).to_have_attribute("data-phase", "done")
+    return read_png(max(app.outputs.rglob("*.png"), key=lambda path: path.stat().st_mtime_ns))
+
+
+def choose_gates(page: Page) -> None:
+    page.click("#fusion input")
+    page.get_by_role("option", name="Learned gates: Zibo + Neon").click()
+    expect(page.locator(".gates .chosen")).to_be_visible()
+
+
+def test_gates_are_chosen_switched_and_seen(page: Page, app: App, tmp_path: Path) -> None:
+    page.wait_for_selector("#examples .with-gates")
+    page.fill("#steps input", "4")
+    choose_gates(page)
+    assert page.locator(".mixer .row").count() == 2
+    assert page.locator(".row[data-name=neon] > .fader input[type=range]").is_disabled()
+    assert page.locator(".mixer .remove:visible").count() == 0
+    expect(page.locator(".gates .chosen")).to_contain_text("its weight has no effect")
+
+    both = paint(page, app)
+    assert (both.fusion["name"], both.fusion["gates"]) == ("gates", "pair")
+    assert both.fusion["switches"] == {"zibo": True, "neon": True}
+    expect(page.locator(".recipe")).to_contain_text("Learned gates: pair")
+
+    # one branch off: the next picture is without it
+    page.click(".row[data-name=neon] .switch")
+    alone = paint(page, app)
+    assert alone.fusion["switches"] == {"zibo": True, "neon": False}
+    expect(page.locator(".recipe .lora.silent")).to_have_text("Neon off")
+
+    # the map of this picture, then of the earlier one
+    page.click(".gatemap summary")
+    expect(page.locator(".gatemap .shares")).to_have_count(2)
+    neon = page.locator(".gatemap .shares.role-style td").first
+    expect(neon).to_have_text("0")
+    expect(page.locator(".gatemap .entropy td").first).to_have_text("0.0")
+    page.locator(".strip .film button").nth(1).click()
+    expect(neon).not_to_have_text("0")
+    page.get_by_role("tab", name="Without it").click()
+    expect(page.get_by_role("tab", name="Without it")).to_have_attribute("aria-selected", "true")
+    page.hover(".gatemap .time.role-style canvas")
+    expect(page.locator(".gatemap .told")).to_contain_text("of the steps done · Neon")
+    keep(page, "gates", tmp_path)
+    for words, ends in (("Download map", "gates-without.png"), ("Download numbers", ".gates.npz")):
+        with page.expect_download() as download:
+            page.get_by_role("link", name=words).click()
+        assert download.value.suggested_filename.endswith(ends)
+
+    # its settings come back, gates, switches and all
+    page.click("#use")
+    expect(page.locator(".row[data-name=neon] .switch")).to_have_attribute("aria-checked", "true")
+    assert paint(page, app) == both
+
+
+def test_the_difference_shows_in_two_clicks(page: Page, app: App) -> None:
+    expect(page.locator(".gates .offer")).to_contain_text("Learned gates know these LoRAs")
+    weighted = paint(page, app)
+    assert weighted.fusion == {"name": "weighted"} and len(weighted.loras) == 2
+    expect(page.locator(".gatemap")).to_be_hidden()
+    gated = paint(page, app, "#other-way")
+    assert gated.fusion["name"] == "gates" and gated.request == weighted.request
+    expect(page.locator(".gates .chosen")).to_be_visible()
+    expect(page.locator("#other-way")).to_have_text("Same as weighted sum")
+    assert paint(page, app, "#other-way") == weighted
+
+
+def test_gates_are_offered_used_and_left(page: Page, app: App, tmp_path: Path) -> None:
+    page.click(".gates .use-gates")
+    expect(page.locator(".gates .chosen")).to_be_visible()
+    expect(page.locator(".mixer .sum")).to_have_text("2 LoRAs · shared out by gates")
+
+    # a card is a switch now, and a LoRA that the gates do not know brings the weights back
+    page.click(".card[data-name=neon]")
+    expect(page.locator(".row[data-name=neon] .switch")).to_have_attribute("aria-checked", "false")
+    page.click(".row[data-name=zibo] .more")
+    page.fill(".row[data-name=zibo] .span .number >> nth=1", "50")
+    assert paint(page, app).fusion["steps"] == {"zibo": [0.0, 0.5]}
+    page.click(".card[data-name=moon]")
+    expect(page.locator(".gates")).to_be_hidden()
+    expect(page.locator(".toast-body").first).to_contain_text("know Zibo + Neon alone")
+    assert page.locator(".mixer .row").count() == 3
+    assert {lora.name for lora in paint(page, app).loras} == {"zibo", "moon"}
+
+    page.click("#examples .with-gates")
+    expect(page.locator(".gates .chosen")).to_be_visible()
+    assert page.locator(".mixer .row").count() == 2
+    page.click(".masthead .light")
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    keep(page, "gates narrow", tmp_path)
+    page.click(".gates .back")
+    expect(page.locator(".gates .offer")).to_be_visible()
+    assert page.locator(".row[data-name=neon] > .fader input[type=range]").is_enabled()
+
+
+def test_what_is_wrong_with_gates_is_told(page: Page, app: App) -> None:
+    page.wait_for_selector("#examples .with-gates")
+    expect(page.locator(".problems")).to_contain_text("cut.safetensors")
+    choose_gates(page)
+    page.fill("#prompt textarea", "a fox <lora:moon:1>")
+    page.click("#generate")
+    expect(page.locator(".stage")).to_have_attribute("data-phase", "failed")
+    expect(page.locator(".stage .caption")).to_contain_text("do not know the LoRA 'moon'")
+    page.fill("#prompt textarea", "a fox")
+    assert paint(page, app).fusion["name"] == "gates"
+
+
+def test_gates_that_appear_are_there_when_the_page_is_opened_again(
+    page: Page, app: App, tiny_sd: Path
+) -> None:
+    loras = {name: app.loras / f"{name}.safetensors" for name in ("zibo", "moon")}
+    path = write_gates(app.loras / "gates" / "second.safetensors", tiny_sd, loras)
+    try:
+        page.get_by_role("tab", name="Train gates").click()
+        page.get_by_role("tab", name="Compose").click()
+        page.click("#fusion input")
+        expect(page.get_by_role("option", name="Learned gates: Zibo + On the moon")).to_be_visible()
+    finally:
+        path.unlink()
