@@ -144,6 +144,16 @@ def test_a_training_ends_with_a_file_that_compose_offers(
     page.click("#train-start")
     expect(page.locator("#train-problem")).to_contain_text("'whole' already")
 
+    # one click puts them to use
+    page.locator(".training .use").click()
+    expect(page.locator(".mixer .row")).to_have_count(2)
+    expect(page.locator("#fusion input")).to_have_value(re.compile("whole"))
+    assert {row.get_attribute("data-name") for row in page.locator(".mixer .row").all()} == {
+        "zibo",
+        "moon",
+    }
+    open_tab(page)
+
     row = page.locator(".trainings .row[data-name=whole]")
     row.locator(".forget").click()
     row.locator(".forget").click()

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from composer.diffusion.model import Model
 from composer.errors import ComposerError
 from composer.experts import Expert
 from composer.files import write_atomically
@@ -49,20 +50,20 @@ def save_checkpoint(path: Path, trainer: GateTrainer, experts: Sequence[Expert])
     write_atomically(path, save(plain, {KEY: json.dumps(state)}))
 
 
+def check_checkpoint(
+    model: Model, experts: Sequence[Expert], config: GateTraining, processes: Any
+) -> None:
+    """Before any work: raises ComposerError if the state to go on from, where there is one, is
+    broken or belongs to another training."""
+    if config.resume and config.checkpoint.is_file():
+        state, _ = _read(config.checkpoint)
+        _check_same(config.checkpoint, state, model, experts, config, processes)
+
+
 def load_checkpoint(path: Path, trainer: GateTrainer, experts: Sequence[Expert]) -> None:
     """Raises ComposerError if the file is broken or belongs to another training."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        opened: Any = safe_open(path, framework="pt")
-        with opened as file:
-            state: dict[str, Any] = json.loads(file.metadata()[KEY])
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ComposerError(
-            f"{path} is no state of a gate training: delete it, or start without resume."
-        ) from error
-    _check_same(path, state, trainer, experts)
+    state, tensors = _read(path)
+    _check_same(path, state, trainer.model, experts, trainer.config, trainer.processes)
     with torch.no_grad():
         for name, parameter in trainer.parameters.items():
             parameter.copy_(tensors[f"gate.{name}"])
@@ -81,14 +82,34 @@ def load_checkpoint(path: Path, trainer: GateTrainer, experts: Sequence[Expert])
     trainer.bad_in_a_row, trainer.smoothed = state["bad_in_a_row"], state["smoothed"]
 
 
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        opened: Any = safe_open(path, framework="pt")
+        with opened as file:
+            state: dict[str, Any] = json.loads(file.metadata()[KEY])
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ComposerError(
+            f"{path} is no state of a gate training: delete it, or start without resume."
+        ) from error
+    return state, tensors
+
+
 def _check_same(
-    path: Path, state: dict[str, Any], trainer: GateTrainer, experts: Sequence[Expert]
+    path: Path,
+    state: dict[str, Any],
+    model: Model,
+    experts: Sequence[Expert],
+    config: GateTraining,
+    processes: Any,
 ) -> None:
     remedy = "train with the same again, or start without resume."
     if state["version"] != VERSION:
         raise ComposerError(f"{path} is from another version of Composer: start without resume.")
     then = GateTraining.from_json(state["config"]).to_json()
-    now = trainer.config.to_json()
+    now = config.to_json()
     for key in now:
         if key not in FREE and json.dumps(then[key]) != json.dumps(now[key]):
             raise ComposerError(
@@ -96,10 +117,10 @@ def _check_same(
             )
     if state["experts"] != [[expert.name, expert.tensor_hash] for expert in experts]:
         raise ComposerError(f"{path} was trained on other LoRAs, or in another order: {remedy}")
-    if state["model"] != trainer.model.hash:
+    if state["model"] != model.hash:
         raise ComposerError(f"{path} was trained on another model: {remedy}")
-    if state["processes"] != trainer.processes.num_processes:
+    if state["processes"] != processes.num_processes:
         raise ComposerError(
             f"{path} was trained by {state['processes']} processes, not"
-            f" {trainer.processes.num_processes}: {remedy}"
+            f" {processes.num_processes}: {remedy}"
         )

@@ -158,7 +158,8 @@ class ClipGuidance:
             prompts = [config.alone[name][n % len(config.alone[name])] for n in range(ALONE)]
             latents = torch.empty(0)
             drawn = _draw(model, teachers, config, prompts, index)
-            for step, latents in enumerate(drawn, start=1):
+            for step, noisy in enumerate(drawn, start=1):
+                latents = noisy
                 yield index * config.teacher_steps + step, total
             with torch.no_grad():
                 seen = clip.image(_picture(model, latents)).mean(0)

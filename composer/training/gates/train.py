@@ -18,7 +18,7 @@ from composer.experts import Expert
 from composer.fusions.gate_file import GatedExpert, GateFile, gate_sizes, gate_tensors
 from composer.mixture import GateSettings, LearnedGate, Mixture, attach
 from composer.training.gates.build import new_gates
-from composer.training.gates.checkpoint import load_checkpoint, save_checkpoint
+from composer.training.gates.checkpoint import check_checkpoint, load_checkpoint, save_checkpoint
 from composer.training.gates.clip import ClipGuidance
 from composer.training.gates.closed_form import Products, solve
 from composer.training.gates.config import GateTraining
@@ -62,6 +62,8 @@ def train_gates(
     if len(set(names)) < len(names):
         raise ComposerError("Two LoRAs have the same name: rename one of the files.")
     check_writable(config.output)
+    processes = join_processes()
+    check_checkpoint(model, experts, config, processes)
     mixture = attach(
         model.models, {e.name: e.sites for e in experts}, granularity=config.granularity
     )
@@ -70,7 +72,7 @@ def train_gates(
     except BaseException:
         mixture.detach()
         raise
-    return _train(model, experts, mixture, config, cancelled)
+    return _train(model, experts, mixture, config, processes, cancelled)
 
 
 def _train(
@@ -78,9 +80,9 @@ def _train(
     experts: Sequence[Expert],
     mixture: Mixture,
     config: GateTraining,
+    processes: Any,
     cancelled: Callable[[], bool],
 ) -> Iterator[GateProgress]:
-    processes = join_processes()
     parts = (*model.models.values(), model.vae)
     frozen = {p: p.requires_grad for part in parts for p in part.parameters()}
     checkpointed = bool(model.unet.is_gradient_checkpointing)

@@ -43,6 +43,7 @@ function tell() {
 }
 
 element.querySelector('.back').addEventListener('click', () => trigger('leave'));
+document.addEventListener('composer:use-gates', (event) => trigger('choose', {id: 'gates:' + event.detail}));
 document.addEventListener('composer:rows', (event) => { inMixer = event.detail; render(); });
 document.addEventListener('composer:hello', tell);
 watch('value', () => { render(); tell(); });

@@ -196,8 +196,9 @@ function render() {
   element.querySelector('.left').textContent = value.left;
   const message = element.querySelector('.message');
   message.hidden = !value.message;
-  message.textContent = value.message;
+  message.firstChild.textContent = value.message;
   message.classList.toggle('good', !!value.good);
+  element.querySelector('.use').hidden = !value.good;
   const some = value.curves.some((curve) => curve.points.length);
   for (const figure of element.querySelectorAll('.chart')) figure.hidden = !some;
   if (!some) return;
@@ -211,6 +212,10 @@ function render() {
   plot(charts.entropy, entropy, value.total, 1, [[0, '0'], [0.5, '½'], [1, '1']]);
 }
 
+element.querySelector('.use').addEventListener('click', () => {
+  document.querySelector('#pages [role=tab]').click();
+  document.dispatchEvent(new CustomEvent('composer:use-gates', {detail: props.value.title}));
+});
 new ResizeObserver(render).observe(root);
 watch('value', render);
 render();
