@@ -120,8 +120,8 @@ class GateActions:
     def other_way(self, picture: SavedPicture) -> str:
         """What the button says that makes it again in the other way; empty if there is none."""
         if picture.gated:
-            return "Same as weighted sum"
-        return "Same with learned gates" if self.gates_for(picture) else ""
+            return "Same by weights"
+        return "Same by gates" if self.gates_for(picture) else ""
 
     def gates_for(self, picture: SavedPicture) -> GateOffer | None:
         """Gates for just the LoRAs of a picture."""

@@ -101,7 +101,7 @@ def test_the_difference_shows_in_two_clicks(page: Page, app: App) -> None:
     gated = paint(page, app, "#other-way")
     assert gated.fusion["name"] == "gates" and gated.request == weighted.request
     expect(page.locator(".gates .chosen")).to_be_visible()
-    expect(page.locator("#other-way")).to_have_text("Same as weighted sum")
+    expect(page.locator("#other-way")).to_have_text("Same by weights")
     assert paint(page, app, "#other-way") == weighted
 
 

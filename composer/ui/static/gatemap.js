@@ -96,7 +96,7 @@ function fill(value) {
   value.experts.forEach((expert, e) => {
     const role = 'role-' + expert.role;
     body.append(line('shares ' + role, expert.title, row.mean[e].map((share, u) => {
-      const cell = make('td', share > 55 ? 'strong' : '', share);
+      const cell = make('td', share > 85 ? 'strong full' : share > 50 ? 'strong' : '', share);
       cell.style.setProperty('--share', share + '%');
       cell.title = value.units[u].name + ': ' + expert.title + ' ' + share + ' %';
       return cell;
@@ -108,7 +108,7 @@ function fill(value) {
   body.append(line('entropy', 'Evenness', row.entropy.map((number) => make('td', '', number.toFixed(1)))));
   table.replaceChildren(body);
   redraw.forEach((draw) => draw());
-  say('');
+  say('Point at a place in the map to read it.');
   tabs.hidden = value.rows.length < 2;
   tabs.replaceChildren(...value.rows.map((one, i) => {
     const tab = make('button', '', one.label);
