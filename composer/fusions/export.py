@@ -73,7 +73,8 @@ def block_weights(
 ) -> tuple[float, ...]:
     """The 17 numbers of one LoRA for the block weight extensions, for SD 1.x and 2.x.
 
-    Each is the mean over the units of its block; 0 where the expert changes nothing there.
+    Each is the mean over the units of its block, a larger unit counting in all that it covers; 0
+    where the expert changes nothing there.
     """
     index = mixture.names.index(expert)
     numbers: list[float] = []
@@ -81,10 +82,16 @@ def block_weights(
         here = [
             weights.get(name, unit.constant.weights)[index]
             for name, unit in mixture.units.items()
-            if unit.present[index] and any(_inside(name, place) for place in places)
+            if unit.present[index] and any(_lies(site, places) for site in unit.plan.sites)
         ]
         numbers.append(sum(here) / len(here) if here else 0.0)
     return tuple(numbers)
+
+
+def unplaced_sites(mixture: Mixture) -> tuple[str, ...]:
+    """The sites that none of the 17 numbers speaks of: some in every model but SD 1.x and 2.x."""
+    everywhere = [place for places in LBW_SD1 for place in places]
+    return tuple(site for site in mixture.sites if not _lies(site, everywhere))
 
 
 def lbw_string(name: str, numbers: Sequence[float]) -> str:
@@ -92,5 +99,5 @@ def lbw_string(name: str, numbers: Sequence[float]) -> str:
     return f"<lora:{name}:1:lbw={','.join(f'{number:.3g}' for number in numbers)}>"
 
 
-def _inside(unit: str, place: str) -> bool:
-    return unit == place or unit.startswith(f"{place}.")
+def _lies(site: str, places: Sequence[str]) -> bool:
+    return any(site.startswith(f"{place}.") for place in places)

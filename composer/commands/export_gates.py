@@ -1,0 +1,123 @@
+"""`composer export-gates`: one gate file in, one ordinary LoRA out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from composer.commands._watching import show, stopped_by_user
+from composer.errors import ComposerError
+
+if TYPE_CHECKING:
+    from composer.training.gates.export_plan import Exported
+
+ROOT = Path(__file__).parents[2]
+
+
+def register(app: typer.Typer) -> None:
+    """Add `composer export-gates`."""
+    app.command("export-gates")(export_gates)
+
+
+def export_gates(
+    gates: Annotated[str, typer.Argument(help="The name of a gate file, or its path.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors file to write.")],
+    naming: Annotated[str, typer.Option(help="kohya or diffusers.")] = "kohya",
+    bins: Annotated[
+        int, typer.Option(help="Divide the steps into so many parts, each with its own file.")
+    ] = 1,
+    lbw: Annotated[
+        bool, typer.Option("--lbw", help="Print each LoRA's string of block weights too.")
+    ] = False,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A prompt to listen to the gates on; repeatable.",
+            show_default="those they were trained on",
+        ),
+    ] = None,
+    pictures: Annotated[int, typer.Option(help="How many pictures to listen to.")] = 24,
+    steps: Annotated[int, typer.Option(help="Denoising steps of each.")] = 12,
+    cfg: Annotated[float, typer.Option(help="CFG scale.")] = 3.0,
+    seed: Annotated[int, typer.Option(help="Of the first picture; the others count up.")] = 0,
+    model: Annotated[
+        str, typer.Option(help="Model folder or hub name.", show_default="the toybox")
+    ] = str(ROOT / "assets" / "toybox"),
+    lora_dir: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder of LoRAs; repeatable.", show_default="the toybox's"),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Merge LoRAs as trained gates weigh them on average: a LoRA that any program loads."""
+    from composer.training.gates.export_plan import GateExport
+
+    config = GateExport(
+        output=output,
+        gates=Path(gates).stem if Path(gates).is_file() else gates,
+        naming=cast(Any, naming),  # checked there
+        bins=bins,
+        prompts=tuple(prompt or ()),
+        pictures=pictures,
+        steps=steps,
+        cfg_scale=cfg,
+        seed=seed,
+    )
+    from composer.diffusion.load import load_model
+    from composer.experts import Library, ModuleNames, read_expert
+    from composer.fusions.gate_file import read_gates
+    from composer.fusions.gate_library import GateLibrary
+    from composer.studio.gating import find_loras
+    from composer.training.gates.exporting import export_gates
+
+    folders = lora_dir or [ROOT / "loras"]
+    library = GateLibrary(folders)
+    card = library.lend(Path(gates)) if Path(gates).is_file() else library.find(gates)
+    loras = {name: lora.path for name, lora in find_loras(card, Library(folders)).items()}
+    taken = {path.resolve() for path in (card.path, *loras.values())}
+    for path in config.paths:
+        if path.resolve() in taken:
+            raise ComposerError(f"{path} is what the export is made from: give another output.")
+    loaded = load_model(model, device=device)
+    modules = ModuleNames.of(loaded.models, model=loaded.name)
+    experts = [read_expert(path, modules, name=name) for name, path in loras.items()]
+    words = {"sample": "listening", "measure": "measuring", "saved": "saved"}
+    exported = None
+    with stopped_by_user() as stopped:
+        reports = export_gates(
+            loaded, experts, read_gates(card.path), config, cancelled=stopped.is_set
+        )
+        for report in reports:
+            line = f"{words[report.stage]} {report.step}/{report.total}"
+            show(line, step=report.step, total=report.total, seconds_left=report.seconds_left)
+            exported = report.exported
+    typer.echo(err=True)
+    if exported is None:
+        typer.echo("Stopped; nothing is written.", err=True)
+        raise typer.Exit(130)
+    _tell(exported, lbw=lbw)
+
+
+def _tell(exported: Exported, *, lbw: bool) -> None:
+    for file in exported.files:
+        typer.echo(str(file.path))
+        if len(exported.files) > 1:
+            start, end = file.shares
+            typer.echo(
+                f"  steps {file.first} to {file.last} of {file.steps} "
+                f"({start:.0%} to {end:.0%} of the sampling, timesteps {file.timesteps[0]} to "
+                f"{file.timesteps[1]}), loss {file.loss:.4f}"
+            )
+        for text in file.lbw if lbw else ():
+            typer.echo(f"  {text}")
+    typer.echo(f"loss {exported.loss:.4f} (0: as the gates; 1: as far as the bare model)")
+    if lbw and exported.unplaced:
+        typer.secho(
+            f"{len(exported.unplaced)} of the places that these LoRAs change, such as "
+            f"{exported.unplaced[0]}, have none among the 17 numbers, which are those of Stable "
+            "Diffusion 1.x and 2.x: the strings do not speak of them.",
+            fg=typer.colors.YELLOW,
+            err=True,
+        )

@@ -1,0 +1,253 @@
+"""Trained gates taken away: one ordinary LoRA that any other program loads, with what it loses.
+
+A gate that looks answers each picture anew, and a LoRA cannot. So pictures are sampled with the
+gates, what they said is averaged unit by unit, over all steps or over each of K bins of them, and
+the LoRAs are merged with these weights (`composer.fusions.export`). The loss is measured where the
+gates lead: the mean over the pictures of
+
+    sum_t || v_gated - v_exported ||^2  /  sum_t || v_gated - v_base ||^2
+
+with the guided predictions v at the same latents: 0 is nothing lost, 1 is as far as the bare model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from composer.diffusion.model import Model
+from composer.errors import ComposerError
+from composer.experts import Expert, LoraInfo, write_lora
+from composer.experts.low_rank import LowRank
+from composer.fusions.export import block_weights, merged, unplaced_sites
+from composer.fusions.gate_file import GateFile
+from composer.mixture import Mixture, attach
+from composer.training.gates.export_plan import (
+    Exported,
+    ExportedLora,
+    ExportProgress,
+    ExportStage,
+    GateExport,
+)
+from composer.training.gates.trajectories import Heard, Trajectories, plan_trajectories
+from composer.training.output import check_writable
+from composer.training.progress import Clock
+
+_LEAST = 1e-12
+
+
+def export_gates(
+    model: Model,
+    experts: Sequence[Expert],
+    file: GateFile,
+    config: GateExport,
+    *,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Iterator[ExportProgress]:
+    """Average gates over pictures and steps, merge their LoRAs so, write that and say what it
+    loses.
+
+    The last report has stage "saved" and what was written. When cancelled, the reports end without
+    it and nothing is written. However it ends, the model is as it was, bit for bit.
+
+    experts: those of the gate file, in any order.
+
+    Raises:
+        ComposerError: before the first report: another model, other LoRAs than the gates were
+            trained with, no prompts, no place for the output. Later: predictions that are no
+            numbers, a disk that is full.
+    """
+    file.check_model(model.name, model.hash)
+    file.check_experts({expert.name: expert.tensor_hash for expert in experts})
+    config = replace(config, prompts=config.prompts or prompts_of(file))
+    for path in config.paths:
+        check_writable(path)
+        if path.is_dir():
+            raise ComposerError(f"{path} is a folder: give the name of a file as output.")
+    with _gated(model, experts, file):
+        pass  # whatever does not fit is said now
+    return _export(model, experts, file, config, cancelled)
+
+
+def prompts_of(file: GateFile) -> tuple[str, ...]:
+    """The prompts that name all experts, on which the gates were trained.
+
+    Raises:
+        ComposerError: the gate file tells none.
+    """
+    settings = file.training.get("settings")
+    told: Any = cast(Mapping[str, Any], settings).get("prompts") if _is_table(settings) else None
+    found = tuple(p for p in told if isinstance(p, str) and p.strip()) if _is_list(told) else ()
+    if not found:
+        raise ComposerError(
+            "This gate file tells no prompts that it was trained on: give prompts that name all "
+            "of its LoRAs."
+        )
+    return found
+
+
+def _export(
+    model: Model,
+    experts: Sequence[Expert],
+    file: GateFile,
+    config: GateExport,
+    cancelled: Callable[[], bool],
+) -> Iterator[ExportProgress]:
+    batches = plan_trajectories(
+        model,
+        config.prompts,
+        pictures=config.pictures,
+        seed=config.seed,
+        cfg_scale=config.cfg_scale,
+    )
+    heard = Heard(steps=config.steps)
+    report = _Reports("sample", len(batches) * config.steps)
+    with _gated(model, experts, file) as mixture:
+        for batch in batches:
+            for _ in batch.sample(model, mixture, heard):
+                yield report.next()
+                if cancelled():
+                    return
+        weights = [heard.mean(span) for span in config.spans]
+        loras = [_as_written(merged(mixture, experts, each), config) for each in weights]
+        blocks = [{n: block_weights(mixture, n, each) for n in mixture.names} for each in weights]
+        unplaced = unplaced_sites(mixture)
+    report = _Reports("measure", 2 * len(batches) * config.steps)
+    far, lost = ([torch.zeros(len(b.prompts), config.steps) for b in batches] for _ in range(2))
+    everything = range(config.steps)
+    for sites, steps, into in [
+        (None, everything, far),
+        *((sites, span, lost) for sites, span in zip(loras, config.spans, strict=True)),
+    ]:
+        alone = {} if sites is None else {"exported": sites}
+        with attach(model.models, alone):
+            for batch, row in zip(batches, into, strict=True):
+                text = batch.text(model)
+                for step in steps:
+                    row[:, step] = batch.distance(model, step, text)
+                    yield report.next()
+                    if cancelled():
+                        return
+    exported = Exported(
+        files=tuple(
+            ExportedLora(
+                path=path,
+                first=span.start + 1,
+                last=span.stop,
+                steps=config.steps,
+                timesteps=_timesteps(batches[0], span),
+                loss=_loss(lost, far, span),
+                blocks=numbers,
+            )
+            for path, span, numbers in zip(config.paths, config.spans, blocks, strict=True)
+        ),
+        loss=_loss(lost, far, everything),
+        unplaced=unplaced,
+    )
+    for sites, told in zip(loras, exported.files, strict=True):
+        info = _info(file, experts, config, exported, told)
+        write_lora(told.path, sites, info, naming=config.naming, dtype=config.dtype)
+    yield ExportProgress(stage="saved", step=1, total=1, exported=exported)
+
+
+def _gated(model: Model, experts: Sequence[Expert], file: GateFile) -> Mixture:
+    """The mixture as pictures with these gates have it."""
+    mixture = attach(model.models, {e.name: e.sites for e in experts}, granularity=file.granularity)
+    try:
+        file.fit(mixture)
+    except BaseException:
+        mixture.detach()
+        raise
+    return mixture
+
+
+def _as_written(sites: Mapping[str, LowRank], config: GateExport) -> dict[str, LowRank]:
+    """With the numbers that the file will hold, so that its loss is measured."""
+    return {
+        site: LowRank(
+            down=factors.down.to(config.dtype).float(),
+            up=factors.up.to(config.dtype).float(),
+            scale=factors.scale,
+        )
+        for site, factors in sites.items()
+    }
+
+
+def _loss(lost: Sequence[Tensor], far: Sequence[Tensor], span: range) -> float:
+    """lost, far: (batch, steps) of each batch."""
+    some = slice(span.start, span.stop)
+    part = [
+        here[:, some].sum(1) / base[:, some].sum(1).clamp_min(_LEAST)
+        for here, base in zip(lost, far, strict=True)
+    ]
+    return float(torch.cat(part).mean())
+
+
+def _timesteps(batch: Trajectories, span: range) -> tuple[int, int]:
+    return int(batch.timesteps[span.start]), int(batch.timesteps[span.stop - 1])
+
+
+def _info(
+    file: GateFile,
+    experts: Sequence[Expert],
+    config: GateExport,
+    exported: Exported,
+    told: ExportedLora,
+) -> LoraInfo:
+    names = " + ".join(expert.name for expert in file.experts)
+    by_name = {expert.name: expert.info for expert in experts}
+    triggers = [e.trigger.strip() or by_name[e.name].trigger for e in file.experts]
+    bases = {info.base for info in by_name.values()}
+    part = "" if len(exported.files) == 1 else f", for steps {told.first} to {told.last}"
+    origin = {
+        "gates": config.gates,
+        "model": file.model,
+        "model_hash": file.model_hash,
+        "loras": [asdict(expert) for expert in file.experts],
+        "loss": told.loss,
+        "loss_of_all_steps": exported.loss,
+        "steps": [told.first, told.last],
+        "of_steps": told.steps,
+        "timesteps": list(told.timesteps),
+        "cfg_scale": config.cfg_scale,
+        "pictures": config.pictures,
+        "block_weights": {name: list(numbers) for name, numbers in told.blocks.items()},
+    }
+    return LoraInfo(
+        trigger=", ".join(trigger for trigger in triggers if trigger),
+        role="other",
+        base=bases.pop() if len(bases) == 1 else "",
+        title=told.path.stem,
+        description=(
+            f"{names}, merged as their gates weigh them on average{part}; of what the gates do it "
+            f"loses {told.loss:.1%}."
+        ),
+        extra={"composer.export": json.dumps(origin, ensure_ascii=False)},
+    )
+
+
+class _Reports:
+    """Counts the steps of one stage."""
+
+    def __init__(self, stage: ExportStage, total: int) -> None:
+        self.stage: ExportStage = stage
+        self.total, self.step = total, 0
+        self.clock = Clock(0, total)
+
+    def next(self) -> ExportProgress:
+        self.step += 1
+        left = self.clock.seconds_left(self.step)
+        return ExportProgress(stage=self.stage, step=self.step, total=self.total, seconds_left=left)
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list | tuple)
