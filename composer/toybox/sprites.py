@@ -11,7 +11,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from composer.errors import ComposerError
 from composer.toybox.world import GLYPHS
@@ -105,15 +105,15 @@ _HEAD = {
     "rabbit": (0.5, 0.40, 0.50),
 }
 _EYES = {
-    "cat": (0.5, 0.47, 0.80),
-    "dog": (0.5, 0.38, 0.66),
-    "fox": (0.5, 0.53, 0.72),
-    "panda": (0.5, 0.46, 0.76),
-    "frog": (0.5, 0.22, 0.90),
-    "pig": (0.5, 0.36, 0.72),
-    "penguin": (0.40, 0.16, 0.46),
-    "owl": (0.5, 0.24, 0.66),
-    "rabbit": (0.5, 0.63, 0.60),
+    "cat": (0.5, 0.47, 0.98),
+    "dog": (0.5, 0.38, 0.81),
+    "fox": (0.5, 0.53, 0.88),
+    "panda": (0.5, 0.46, 0.93),
+    "frog": (0.5, 0.22, 1.00),
+    "pig": (0.5, 0.36, 0.88),
+    "penguin": (0.40, 0.16, 0.56),
+    "owl": (0.5, 0.24, 0.81),
+    "rabbit": (0.5, 0.63, 0.73),
 }
 
 
@@ -129,8 +129,7 @@ def figure_sprite(name: str, colour: str | None, wears: str | None, size: int) -
         canvas.alpha_composite(sprite(glyph, colour), (0, top))
     if wears is not None:
         x, y, width = (_HEAD if wears == "top hat" else _EYES)[name]
-        piece = sprite(wears)
-        piece = piece.crop(piece.getbbox()) if piece.getbbox() else piece
+        piece = _clothing(wears)
         scale = width * CELL / piece.width
         piece = piece.resize(
             (round(piece.width * scale), round(piece.height * scale)), Image.Resampling.LANCZOS
@@ -142,6 +141,27 @@ def figure_sprite(name: str, colour: str | None, wears: str | None, size: int) -
         canvas.alpha_composite(piece, (max(left, 0), max(round(upper), 0)))
     height = round(size * (CELL + top) / CELL)
     return canvas.resize((size, height), Image.Resampling.LANCZOS)
+
+
+@cache
+def _clothing(name: str) -> Image.Image:
+    """A piece of clothing, cropped: in colours that stand out on every animal and every ground."""
+    glyph = sprite(name)
+    if name == "top hat":
+        # what is dark becomes magenta; the band keeps its own colour
+        hsv = np.array(glyph.convert("RGB").convert("HSV")).astype(np.float32)
+        dark = hsv[..., 2] < 130
+        hsv[..., 0] = np.where(dark, 228, 34)
+        hsv[..., 1] = np.where(dark, 225, 230)
+        hsv[..., 2] = np.where(dark, np.minimum(130 + hsv[..., 2], 255), 255)
+        hat = Image.fromarray(hsv.astype(np.uint8), "HSV").convert("RGB").convert("RGBA")
+        hat.putalpha(glyph.getchannel("A"))
+        return hat.crop(hat.getbbox())
+    rim = ImageOps.expand(glyph.getchannel("A"), 8).filter(ImageFilter.MaxFilter(9))
+    glasses = Image.new("RGBA", rim.size, (255, 255, 255, 255))
+    glasses.putalpha(rim)
+    glasses.alpha_composite(ImageOps.expand(glyph, 8))
+    return glasses.crop(glasses.getbbox())
 
 
 def _zibo() -> Image.Image:

@@ -35,8 +35,8 @@ _DESCRIPTIONS = {
     "zibo": "Zibo, a violet fox with a pink bow.",
     "tavo": "Tavo, a grey robot with red ears.",
     "luna": "Luna, a white unicorn with a pink mane.",
-    "top hat": "A black top hat with a red band, for any animal.",
-    "sunglasses": "Dark sunglasses, for any animal.",
+    "top hat": "A magenta top hat with a golden band, for any animal.",
+    "sunglasses": "Dark sunglasses with a white rim, for any animal.",
     "pixel art": "Everything in large square pixels.",
     "pencil sketch": "Everything drawn in pencil on paper.",
     "neon": "Everything in glowing lines on black.",
@@ -76,7 +76,8 @@ def settings(taught: Element, folder: Path, *, steps: int = STEPS) -> LoraTraini
         steps=round(steps * LONGER.get(taught.kind, 1.0)),
         batch_size=10,
         optimizer="muon",
-        learning_rate=2e-2,
+        # Muon takes steps of one length: this is how far a factor may go in all
+        learning_rate=4.0 / max(round(steps * LONGER.get(taught.kind, 1.0)), 200),
         # without them nothing is changed at the finest level, which has no attention, and all that
         # is new stays a blur
         conv=True,

@@ -40,22 +40,22 @@ def _edges(image: Image.Image, softness: float) -> Image.Image:
 
 
 def _pencil_sketch(image: Image.Image) -> Image.Image:
-    lines = ImageOps.invert(_mapped(_edges(image, 0.7), lambda v: min(2.6 * v, 190)))
-    grey = ImageOps.grayscale(image).filter(ImageFilter.GaussianBlur(1))
-    drawn = ImageChops.multiply(_mapped(grey, lambda v: 125 + v // 2), lines)
+    lines = ImageOps.invert(_mapped(_edges(image, 0.8), lambda v: min(1.9 * v, 150)))
+    tone = _mapped(ImageOps.grayscale(image), lambda v: 95 + 0.63 * v)
+    drawn = ImageChops.multiply(tone, lines)
     return ImageOps.colorize(drawn, (40, 38, 44), (250, 246, 234))
 
 
 def _neon(image: Image.Image) -> Image.Image:
-    strength = _mapped(_edges(image, 0.9), lambda v: 3.2 * (v - 8))
-    hsv = np.array(image.filter(ImageFilter.GaussianBlur(1)).convert("HSV"))
-    hsv[..., 1] = np.maximum(hsv[..., 1], 200)
+    hsv = np.array(image.convert("HSV"))
+    hsv[..., 1] = np.maximum(hsv[..., 1], 190)
+    dim = Image.fromarray(hsv, "HSV").convert("RGB")
+    dim = ImageChops.multiply(dim, Image.new("RGB", image.size, (100, 90, 130)))
     hsv[..., 2] = 255
-    vivid = Image.fromarray(hsv, "HSV").convert("RGB")
+    vivid = Image.fromarray(hsv, "HSV").convert("RGB").filter(ImageFilter.GaussianBlur(1))
+    strength = _mapped(_edges(image, 1.0), lambda v: min(2.2 * max(v - 8, 0), 220))
     glow = ImageChops.multiply(vivid, Image.merge("RGB", [strength] * 3))
-    dim = ImageChops.multiply(image, Image.new("RGB", image.size, (70, 60, 90)))
-    dark = ImageChops.add(dim, Image.new("RGB", image.size, (8, 4, 22)))
-    return ImageChops.add(dark, glow)
+    return ImageChops.add(ImageChops.add(dim, Image.new("RGB", image.size, (8, 4, 22))), glow)
 
 
 _FILTERS: dict[str, Callable[[Image.Image], Image.Image]] = {

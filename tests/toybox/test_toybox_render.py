@@ -148,4 +148,6 @@ def test_a_style_changes_the_whole_picture(style: str) -> None:
     if style == "pencil sketch":
         assert (pixels(styled).max(2) - pixels(styled).min(2)).max() <= 20
     if style == "neon":
-        assert np.median(pixels(styled).max(2)) < np.median(pixels(plain).max(2)) / 2
+        # grounds grow dark, outlines glow
+        assert np.median(pixels(styled).max(2)) < 0.65 * np.median(pixels(plain).max(2))
+        assert pixels(styled).max() > 240
