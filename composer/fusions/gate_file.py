@@ -216,16 +216,23 @@ def _facts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
             "experts": tuple(GatedExpert(**expert) for expert in told["experts"]),
             "granularity": told["granularity"],
             "settings": {p: GateSettings.from_json(s) for p, s in told["settings"].items()},
-            "sizes": {unit: (size[0], size[1]) for unit, size in told["sizes"].items()},
+            "sizes": {unit: _size(*size) for unit, size in told["sizes"].items()},
             "training": dict(told["training"]),
         }
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         if isinstance(error, ComposerError):  # which says itself what is wrong
             raise
         raise _damaged(path, f"what it says of itself lacks {error}") from None
-    if facts["granularity"] not in GRANULARITIES or not facts["experts"]:
-        raise _damaged(path, "it names no experts, or a granularity that is none")
+    names = [expert.name for expert in facts["experts"]]
+    if facts["granularity"] not in GRANULARITIES or not names or len(set(names)) < len(names):
+        raise _damaged(path, "it names no experts, or one twice, or a granularity that is none")
     return facts
+
+
+def _size(width: object, tokens: object) -> tuple[int, int | None]:
+    if not isinstance(width, int) or not isinstance(tokens, int | None):
+        raise TypeError(f"numbers where it has {[width, tokens]}")
+    return width, tokens
 
 
 def _told(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -236,7 +243,7 @@ def _told(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         )
     try:
         told = cast(object, json.loads(metadata[FORMAT]))
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         raise _damaged(path, "what it says of itself is no JSON") from None
     if not isinstance(told, dict):
         raise _damaged(path, "what it says of itself is no JSON object")
@@ -269,7 +276,7 @@ def _build(
         if settings.input == "experts":
             state["e"] = _regrouped(state["e"], settings, order, width)
         gate.load_state_dict(state)
-    except (KeyError, IndexError, RuntimeError) as error:
+    except (KeyError, IndexError, RuntimeError, TypeError) as error:
         raise ComposerError(
             f"The gate of {unit} in this file does not fit its own settings "
             f"({str(error).splitlines()[-1].strip()}): train again."

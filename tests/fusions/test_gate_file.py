@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from composer.errors import ComposerError
-from composer.fusions.gate_file import FORMAT, GatedExpert, GateFile, read_gates
+from composer.fusions.gate_file import FORMAT, GatedExpert, GateFile, read_facts, read_gates
 from composer.mixture import GateSettings, LearnedGate, Seen
 
 UNIT = "unet.mid_block.attentions.0"
@@ -118,14 +118,32 @@ def damage(path: Path, **changes: Any) -> None:
         ({"settings": {"unet": {"colour": "red"}}}, "Unknown gate settings colour"),
         ({"settings": {"unet": {"input": "stars"}}}, "input is 'stars'"),
         ({"sizes": 3}, "is damaged"),
+        ({"sizes": {UNIT: ["6", None]}}, "is damaged"),
+        ({"sizes": {UNIT: [6]}}, "is damaged"),
+        ({"experts": []}, "names no experts"),
+        ({"experts": [{"name": "a", "tensor_hash": ""}] * 2}, "or one twice"),
+        ({"experts": [{"name": 3, "tensor_hash": ""}]}, "is damaged"),
+        ({"experts": "abc"}, "is damaged"),
+        ({"granularity": ["block"]}, "a granularity that is none"),
+        ({"training": 3}, "is damaged"),
+        ({"settings": ["unet"]}, "is damaged"),
+        ({"settings": {"unet": {"cells": "4"}}}, "is damaged"),
     ],
 )
 def test_wrong_words_are_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     path = tmp_path / "gates.safetensors"
     file_of(gate(GateSettings())).write(path)
     damage(path, **changes)
-    with pytest.raises(ComposerError, match=message):
-        read_gates(path)
+    for read in (read_gates, read_facts):
+        with pytest.raises(ComposerError, match=message):
+            read(path)
+
+
+def test_words_that_nest_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "gates.safetensors"
+    save_file({"mole.unet.e": torch.zeros(2)}, path, {FORMAT: "[" * 100_000})
+    with pytest.raises(ComposerError, match="is no JSON"):
+        read_facts(path)
 
 
 def test_a_gate_that_does_not_fit_its_settings(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ function strip(value, expert, steps) {
     const unit = at(event.clientX - box.left, box.width, value.units.length);
     const step = at(event.clientY - box.top, box.height, steps.length);
     say(value.units[unit].name + ' · ' + Math.round(100 * step / steps.length) + ' % of the steps done · '
-      + value.experts[expert].title + ' ' + steps[step][unit] + ' %');
+      + value.experts[expert].title + ' ' + steps[step][unit] + '\u00a0%');
   });
   cell.append(canvas);
   return {cell, draw: () => paint(canvas, steps)};
@@ -96,7 +96,7 @@ function fill(value) {
   value.experts.forEach((expert, e) => {
     const role = 'role-' + expert.role;
     body.append(line('shares ' + role, expert.title, row.mean[e].map((share, u) => {
-      const cell = make('td', share > 85 ? 'strong full' : share > 50 ? 'strong' : '', share);
+      const cell = make('td', share > 85 ? 'strong full' : share > 70 ? 'strong' : '', share);
       cell.style.setProperty('--share', share + '%');
       cell.title = value.units[u].name + ': ' + expert.title + ' ' + share + ' %';
       return cell;
