@@ -185,7 +185,7 @@ def _advanced() -> dict[str, Any]:
 
 
 def _id(name: str) -> str:
-    return f"train-{name.replace('_', '-')}"
+    return f"train-set-{name.replace('_', '-')}"
 
 
 def _number(name: str, label: str, precision: int | None = None, info: str | None = None) -> Any:

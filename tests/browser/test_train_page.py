@@ -58,12 +58,12 @@ def write(page: Page, key: str, prompts: str) -> None:
 
 def settle(page: Page, steps: int, name: str) -> None:
     page.fill("#gate-name input, #gate-name textarea", name)
-    page.fill("#train-steps input", str(steps))
-    if not page.locator("#train-trajectories input").is_visible():
+    page.fill("#train-set-steps input", str(steps))
+    if not page.locator("#train-set-trajectories input").is_visible():
         page.click("#train-advanced > button")
     small = {"trajectories": 3, "teacher-steps": 3, "batch-size": 4}
     for field, value in small.items():
-        page.fill(f"#train-{field} input", str(value))
+        page.fill(f"#train-set-{field} input", str(value))
 
 
 def state(page: Page, wanted: str) -> None:
@@ -147,7 +147,7 @@ def test_a_training_ends_with_a_file_that_compose_offers(
     # one click puts them to use
     page.locator(".training .use").click()
     expect(page.locator(".mixer .row")).to_have_count(2)
-    expect(page.locator("#fusion input")).to_have_value(re.compile("whole"))
+    expect(page.locator("#fusion input")).to_have_value(re.compile("Learned gates"))
     assert {row.get_attribute("data-name") for row in page.locator(".mixer .row").all()} == {
         "zibo",
         "moon",
@@ -191,11 +191,11 @@ def test_mistakes_are_told_in_place_and_the_page_stays_alive(page: Page, tmp_pat
     settle(page, 10, "../x")
     refused("cannot be the name")
     page.fill("#gate-name input, #gate-name textarea", "fine")
-    page.fill("#train-learning-rate input", "")
+    page.fill("#train-set-learning-rate input", "")
     refused("Learning rate is empty")
-    page.fill("#train-learning-rate input", "-1")
+    page.fill("#train-set-learning-rate input", "-1")
     refused("learning_rate is -1")
-    page.fill("#train-learning-rate input", "0.01")
+    page.fill("#train-set-learning-rate input", "0.01")
     write(page, "together", "  \n ")
     refused("names all LoRAs together")
     write(page, "together", "zibo neon " * 20)
@@ -245,7 +245,7 @@ def test_the_paper_is_one_click_away(page: Page, browser: Browser) -> None:
     open_tab(page)
     page.click("#train-advanced > button")
     page.get_by_role("button", name="As in the paper").click()
-    expect(page.locator("#train-balance input")).to_have_value("0.5")
-    expect(page.locator("#train-activation input")).to_have_value("shares of 1")
+    expect(page.locator("#train-set-balance input")).to_have_value("0.5")
+    expect(page.locator("#train-set-activation input")).to_have_value("shares of 1")
     page.get_by_role("button", name="Recommended").click()
-    expect(page.locator("#train-balance input")).to_have_value("0")
+    expect(page.locator("#train-set-balance input")).to_have_value("0")

@@ -38,3 +38,10 @@ def test_a_picture_that_is_gone_is_named(studio: Studio, monkeypatch: pytest.Mon
     assert "is gone from" in actions.pick(event)[page.stage]["detail"]
     assert actions.use(event.id) == {} == actions.reuse_seed(event.id)
     assert len(told) == 2 and all("is gone from" in message for message in told)
+
+
+def test_no_two_components_share_an_id(studio: Studio) -> None:
+    config: Any = build(studio).get_config_file()
+    ids = [part["props"].get("elem_id") for part in config["components"]]
+    named = [name for name in ids if name]
+    assert len(named) == len(set(named))
