@@ -196,7 +196,8 @@ function render() {
   element.querySelector('.left').textContent = value.left;
   const message = element.querySelector('.message');
   message.hidden = !value.message;
-  message.firstChild.textContent = value.message;
+  // Told anew only when it changes: it is read out.
+  if (message.firstChild.textContent !== value.message) message.firstChild.textContent = value.message;
   message.classList.toggle('good', !!value.good);
   element.querySelector('.use').hidden = !value.good;
   const some = value.curves.some((curve) => curve.points.length);
