@@ -132,6 +132,18 @@ def test_cancel_acts_within_one_step(model: Model) -> None:
     assert all(isinstance(event, Step) for event in seen)
 
 
+def test_each_pass_of_each_batch_is_announced(model: Model) -> None:
+    told: list[tuple[int, int]] = []
+    request = Request(seed=1, steps=3, width=16, height=16, count=2)
+    pieces = generate(
+        model, request, batch_size=1, before_step=lambda i, total: told.append((i, total))
+    )
+    for piece in pieces:
+        if isinstance(piece, Step):
+            assert len(told) == piece.index + 1
+    assert told == [(0, 3), (1, 3), (2, 3)] * 2
+
+
 def test_gradients_stay_on_for_the_caller(model: Model) -> None:
     for _ in generate(model, Request(seed=1, steps=2)):
         assert torch.is_grad_enabled()

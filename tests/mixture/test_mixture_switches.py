@@ -89,6 +89,9 @@ def test_a_switch_for_steps_follows_the_sampling() -> None:
             mixture.at_step(step, 10)
             expected = nobody_inks if step in (4, 5, 6, 7) else everybody
             assert same_bits(output(host), expected), step
+    mixture.at_step(5, 10)
+    mixture.at_rest()  # a picture was left half-way
+    assert off(mixture, "ink") == []
 
 
 def test_constant_weights_follow_the_same_switches() -> None:
