@@ -36,6 +36,7 @@ class Case:
 
     weights: LoRAs by weight, added up exactly.
     gates: a gate file instead, which says itself what its LoRAs are; `off` are switched off.
+    lora: one LoRA file instead, at weight 1.
     """
 
     scene: Scene
@@ -44,11 +45,12 @@ class Case:
     weights: tuple[tuple[str, float], ...] = ()
     gates: Path | None = None
     off: tuple[str, ...] = ()
+    lora: Path | None = None
 
     @property
     def fused(self) -> tuple[object, ...]:
         """What stands in the model while the picture is made."""
-        return self.weights, self.gates, self.off
+        return self.weights, self.gates, self.off, self.lora
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +146,9 @@ class Studio:
 
     def attached(self, case: Case) -> AbstractContextManager[Mixture | None]:
         """The LoRAs of this case, fused as it says, for as long as the context lasts."""
+        if case.lora is not None:
+            sites = read_expert(case.lora, self.modules).sites
+            return attach(self.model.models, {case.lora.stem: sites})
         if case.gates is None:
             if not case.weights:
                 return nullcontext()
@@ -173,6 +178,8 @@ class Studio:
         decides = [self._model_hash, loras, case.prompt, case.seed]
         if case.gates is not None:
             decides += [hashlib.sha256(case.gates.read_bytes()).hexdigest(), case.off]
+        if case.lora is not None:
+            decides.append(hashlib.sha256(case.lora.read_bytes()).hexdigest())
         decides += [sampling.steps, sampling.cfg_scale, sampling.sampler]
         name = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:24]
         return self.options.cache / f"{name}.png"

@@ -70,12 +70,15 @@ def export_gates(
     from composer.fusions.gate_file import read_gates
     from composer.fusions.gate_library import GateLibrary
     from composer.studio.gating import find_loras
-    from composer.training.gates.exporting import export_gates
+    from composer.training.gates.exporting import export_gates, prompts_of
 
     folders = lora_dir or [ROOT / "loras"]
     library = GateLibrary(folders)
     card = library.lend(Path(gates)) if Path(gates).is_file() else library.find(gates)
     loras = {name: lora.path for name, lora in find_loras(card, Library(folders)).items()}
+    file = read_gates(card.path)
+    if not config.prompts:
+        prompts_of(file)  # said before the model is loaded
     taken = {path.resolve() for path in (card.path, *loras.values())}
     for path in config.paths:
         if path.resolve() in taken:
@@ -86,9 +89,7 @@ def export_gates(
     words = {"sample": "listening", "measure": "measuring", "saved": "saved"}
     exported = None
     with stopped_by_user() as stopped:
-        reports = export_gates(
-            loaded, experts, read_gates(card.path), config, cancelled=stopped.is_set
-        )
+        reports = export_gates(loaded, experts, file, config, cancelled=stopped.is_set)
         for report in reports:
             line = f"{words[report.stage]} {report.step}/{report.total}"
             show(line, step=report.step, total=report.total, seconds_left=report.seconds_left)

@@ -1,9 +1,9 @@
 """Trained gates taken away: one ordinary LoRA that any other program loads, with what it loses.
 
 A gate that looks answers each picture anew, and a LoRA cannot. So pictures are sampled with the
-gates, what they said is averaged unit by unit, over all steps or over each of K bins of them, and
-the LoRAs are merged with these weights (`composer.fusions.export`). The loss is measured where the
-gates lead: the mean over the pictures of
+gates, what they said in the pass that sees the prompt is averaged unit by unit, over all steps or
+over each of K bins of them, and the LoRAs are merged with these weights
+(`composer.fusions.export`). The loss is measured where the gates lead: the mean over pictures of
 
     sum_t || v_gated - v_exported ||^2  /  sum_t || v_gated - v_base ||^2
 
@@ -12,9 +12,8 @@ with the guided predictions v at the same latents: 0 is nothing lost, 1 is as fa
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -22,11 +21,12 @@ from torch import Tensor
 
 from composer.diffusion.model import Model
 from composer.errors import ComposerError
-from composer.experts import Expert, LoraInfo, write_lora
+from composer.experts import Expert, write_lora
 from composer.experts.low_rank import LowRank
 from composer.fusions.export import block_weights, merged, unplaced_sites
 from composer.fusions.gate_file import GateFile
 from composer.mixture import Mixture, attach
+from composer.training.gates.export_info import info_of
 from composer.training.gates.export_plan import (
     Exported,
     ExportedLora,
@@ -150,7 +150,7 @@ def _export(
         unplaced=unplaced,
     )
     for sites, told in zip(loras, exported.files, strict=True):
-        info = _info(file, experts, config, exported, told)
+        info = info_of(file, experts, config, exported, told)
         write_lora(told.path, sites, info, naming=config.naming, dtype=config.dtype)
     yield ExportProgress(stage="saved", step=1, total=1, exported=exported)
 
@@ -190,45 +190,6 @@ def _loss(lost: Sequence[Tensor], far: Sequence[Tensor], span: range) -> float:
 
 def _timesteps(batch: Trajectories, span: range) -> tuple[int, int]:
     return int(batch.timesteps[span.start]), int(batch.timesteps[span.stop - 1])
-
-
-def _info(
-    file: GateFile,
-    experts: Sequence[Expert],
-    config: GateExport,
-    exported: Exported,
-    told: ExportedLora,
-) -> LoraInfo:
-    names = " + ".join(expert.name for expert in file.experts)
-    by_name = {expert.name: expert.info for expert in experts}
-    triggers = [e.trigger.strip() or by_name[e.name].trigger for e in file.experts]
-    bases = {info.base for info in by_name.values()}
-    part = "" if len(exported.files) == 1 else f", for steps {told.first} to {told.last}"
-    origin = {
-        "gates": config.gates,
-        "model": file.model,
-        "model_hash": file.model_hash,
-        "loras": [asdict(expert) for expert in file.experts],
-        "loss": told.loss,
-        "loss_of_all_steps": exported.loss,
-        "steps": [told.first, told.last],
-        "of_steps": told.steps,
-        "timesteps": list(told.timesteps),
-        "cfg_scale": config.cfg_scale,
-        "pictures": config.pictures,
-        "block_weights": {name: list(numbers) for name, numbers in told.blocks.items()},
-    }
-    return LoraInfo(
-        trigger=", ".join(trigger for trigger in triggers if trigger),
-        role="other",
-        base=bases.pop() if len(bases) == 1 else "",
-        title=told.path.stem,
-        description=(
-            f"{names}, merged as their gates weigh them on average{part}; of what the gates do it "
-            f"loses {told.loss:.1%}."
-        ),
-        extra={"composer.export": json.dumps(origin, ensure_ascii=False)},
-    )
 
 
 class _Reports:

@@ -1,0 +1,63 @@
+"""The benchmark of exported gates: that it runs, and how it counts what is kept."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_loras import write_lora
+
+from benchmarks import gate_export
+from benchmarks.gate_files import trained
+from composer.evaluation import read_results
+from composer.toybox.oracle import Oracle, OracleNet
+from composer.toybox.world import element
+
+TAUGHT = ("zibo", "neon")
+
+
+@pytest.fixture
+def told(tiny_zero_snr_sd: Path, tmp_path: Path) -> list[str]:
+    """A tiny model with an oracle that was never trained, and LoRAs of a character and a style."""
+    model = tmp_path / "tiny"
+    shutil.copytree(tiny_zero_snr_sd, model)
+    torch.manual_seed(0)
+    Oracle(OracleNet()).save(model / "oracle")
+    for seed, taught in enumerate(map(element, TAUGHT)):
+        write_lora(tmp_path / "loras" / f"{taught.file}.safetensors", seed=seed)
+    folders = {
+        "--model": model,
+        "--loras": tmp_path / "loras",
+        "--cache": tmp_path / "cache",
+        "--results": tmp_path / "results",
+        "--images": tmp_path / "images",
+    }
+    return ["--steps", "1", *(str(word) for pair in folders.items() for word in pair)]
+
+
+def test_it_runs_for_the_kinds_that_have_files(
+    told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def quickly(*given: Any) -> Path:
+        few = {"steps": 1, "trajectories": 1, "teacher_steps": 2}
+        short = {"prompts": ("zibo, neon",), "alone": {n: (n,) for n in TAUGHT}}
+        return trained(*given, neutral=("cat",), **few, **short)
+
+    monkeypatch.setattr(gate_export, "trained", quickly)
+    gate_export.main([*told, "--count", "2", "--sets", "1"])
+    results = read_results(tmp_path / "results" / "gate_export.json")
+    ways = [str(row["way"]) for row in results.rows]
+    assert [way.split()[0] for way in ways] == ["average", "sum,", "learned", "exported"]
+    last = results.rows[-1]
+    (file,) = (tmp_path / "cache" / "gates").glob("*-lora.safetensors")
+    assert last["loss"] == pytest.approx(gate_export.loss_of(file), abs=1e-4)
+    assert last["file (kB)"] == round(file.stat().st_size / 1000)
+    assert len(list((tmp_path / "cache" / "pictures").glob("*.png"))) == 2 * len(ways)
+
+
+def test_what_is_kept_is_counted_from_the_average() -> None:
+    assert gate_export.kept(0.2, 0.6, 0.5) == pytest.approx(0.75)
+    assert gate_export.kept(0.2, 0.2, 0.5) is None
