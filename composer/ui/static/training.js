@@ -208,9 +208,13 @@ function render() {
   legend(value.curves);
   const shown = value.curves.filter((curve) => !muted.has(curve.key));
   const highest = Math.max(0.01, ...shown.flatMap((curve) => curve.points.map((p) => p[1]).filter(Number.isFinite)));
-  plot(charts.loss, value.curves, value.total, highest * 1.08);
+  // Early on the curves get a part of the way as their width, else they would be a dot.
+  const made = Math.max(...value.curves.map((curve) => curve.points.length && curve.points[curve.points.length - 1][0]));
+  let width = value.total;
+  while (width / 2 >= Math.max(20, 2 * made)) width = Math.ceil(width / 2);
+  plot(charts.loss, value.curves, width, highest * 1.08);
   const entropy = [{key: 'entropy', label: 'evenness', main: true, points: value.entropy}];
-  plot(charts.entropy, entropy, value.total, 1, [[0, '0'], [0.5, '½'], [1, '1']]);
+  plot(charts.entropy, entropy, width, 1, [[0, '0'], [0.5, '½'], [1, '1']]);
 }
 
 element.querySelector('.use').addEventListener('click', () => {
