@@ -29,7 +29,10 @@ def export_gates(
         int, typer.Option(help="Divide the steps into so many parts, each with its own file.")
     ] = 1,
     lbw: Annotated[
-        bool, typer.Option("--lbw", help="Print each LoRA's string of block weights too.")
+        bool,
+        typer.Option(
+            "--lbw", help="Print each LoRA's string of block weights too, and what is lost with it."
+        ),
     ] = False,
     prompt: Annotated[
         list[str] | None,
@@ -64,6 +67,7 @@ def export_gates(
         steps=steps,
         cfg_scale=cfg,
         seed=seed,
+        lbw=lbw,
     )
     from composer.diffusion.load import load_model
     from composer.experts import Library, ModuleNames, read_expert
@@ -114,6 +118,8 @@ def _tell(exported: Exported, *, lbw: bool) -> None:
         for text in file.lbw if lbw else ():
             typer.echo(f"  {text}")
     typer.echo(f"loss {exported.loss:.4f} (0: as the gates; 1: as far as the bare model)")
+    if exported.lbw_loss is not None:
+        typer.echo(f"loss {exported.lbw_loss:.4f} with the LoRAs by these strings instead")
     if lbw and exported.unplaced:
         typer.secho(
             f"{len(exported.unplaced)} of the places that these LoRAs change, such as "

@@ -47,24 +47,33 @@ def merged(
     Raises:
         ComposerError: the experts are not those of the mixture.
     """
-    by_name = {expert.name: expert for expert in experts}
-    if set(by_name) != set(mixture.names):
-        raise ComposerError(
-            f"The LoRAs given are {', '.join(by_name)}, and the gates are for "
-            f"{', '.join(mixture.names)}."
-        )
+    by_name = _by_name(mixture, experts)
+    return {
+        site: _side_by_side(by_name, site, weights.get(name, unit.constant.weights))
+        for name, unit in mixture.units.items()
+        for site in unit.plan.sites
+    }
+
+
+def merged_by_blocks(
+    mixture: Mixture, experts: Sequence[Expert], numbers: Mapping[str, Sequence[float]]
+) -> dict[str, LowRank]:
+    """One LoRA's factors, as strings of block weights add the experts up.
+
+    numbers: by expert, its 17 numbers.
+
+    Raises:
+        ComposerError: the experts are not those of the mixture.
+        ValueError: some of `unplaced_sites`, of which the numbers do not speak.
+    """
+    by_name = _by_name(mixture, experts)
     found: dict[str, LowRank] = {}
-    for name, unit in mixture.units.items():
-        given = weights.get(name, unit.constant.weights)
-        for site in unit.plan.sites:
-            downs: list[torch.Tensor] = []
-            ups: list[torch.Tensor] = []
-            for expert, weight in zip(mixture.names, given, strict=True):
-                factors = by_name[expert].sites.get(site)
-                if factors is not None:
-                    downs.append(factors.down.float())
-                    ups.append(factors.up.float() * (factors.scale * weight))
-            found[site] = LowRank(down=torch.cat(downs, dim=0), up=torch.cat(ups, dim=1), scale=1.0)
+    for site in mixture.sites:
+        here = [index for index, places in enumerate(LBW_SD1) if _lies(site, places)]
+        if not here:
+            raise ValueError(f"no block weight speaks of {site}")
+        given = [numbers[name][here[0]] for name in mixture.names]
+        found[site] = _side_by_side(by_name, site, given)
     return found
 
 
@@ -97,6 +106,29 @@ def unplaced_sites(mixture: Mixture) -> tuple[str, ...]:
 def lbw_string(name: str, numbers: Sequence[float]) -> str:
     """As prompts write it: <lora:name:1:lbw=1,0.5,...>."""
     return f"<lora:{name}:1:lbw={','.join(f'{number:.3g}' for number in numbers)}>"
+
+
+def _by_name(mixture: Mixture, experts: Sequence[Expert]) -> dict[str, Expert]:
+    """In the mixture's order."""
+    by_name = {expert.name: expert for expert in experts}
+    if set(by_name) != set(mixture.names):
+        raise ComposerError(
+            f"The LoRAs given are {', '.join(by_name)}, and the gates are for "
+            f"{', '.join(mixture.names)}."
+        )
+    return {name: by_name[name] for name in mixture.names}
+
+
+def _side_by_side(experts: Mapping[str, Expert], site: str, weights: Sequence[float]) -> LowRank:
+    """The experts' ranks of one site, weighted."""
+    downs: list[torch.Tensor] = []
+    ups: list[torch.Tensor] = []
+    for expert, weight in zip(experts.values(), weights, strict=True):
+        factors = expert.sites.get(site)
+        if factors is not None:
+            downs.append(factors.down.float())
+            ups.append(factors.up.float() * (factors.scale * weight))
+    return LowRank(down=torch.cat(downs, dim=0), up=torch.cat(ups, dim=1), scale=1.0)
 
 
 def _lies(site: str, places: Sequence[str]) -> bool:

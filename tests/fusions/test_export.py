@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,14 @@ from tiny_loras import write_lora as write_tiny
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.errors import ComposerError
-from composer.experts import Expert, LoraInfo, ModuleNames, read_expert, write_lora
-from composer.fusions.export import block_weights, lbw_string, merged
+from composer.experts import Expert, LoraInfo, LowRank, ModuleNames, read_expert, write_lora
+from composer.fusions.export import (
+    block_weights,
+    lbw_string,
+    merged,
+    merged_by_blocks,
+    unplaced_sites,
+)
 from composer.mixture import Mixture, attach
 
 
@@ -95,8 +102,6 @@ def test_diffusers_loads_it(
 
 
 def pipeline_as_model(pipeline: Any, model: Model) -> Model:
-    import dataclasses
-
     return dataclasses.replace(model, unet=pipeline.unet, text_encoder=pipeline.text_encoder)
 
 
@@ -129,3 +134,32 @@ def test_block_weights(model: Model, experts: list[Expert]) -> None:
         assert numbers[:2] == (0.5, 0.5) and not any(numbers[2:])
         assert block_weights(mixture, "ink", weights)[:2] == pytest.approx((0.1, 0.3))
     assert lbw_string("ada", numbers[:3]) == "<lora:ada:1:lbw=0.5,0.5,0>"
+
+
+@pytest.mark.parametrize("granularity", ["network", "block"])
+def test_block_weights_of_larger_units_are_the_mixture(
+    model: Model, experts: list[Expert], granularity: Any
+) -> None:
+    """A unit counts in every block that it covers; the LoRAs by their strings are the mixture."""
+    sites = {e.name: e.sites for e in experts}
+    with attach(model.models, sites, granularity=granularity) as mixture:
+        weights = weights_for(mixture)
+        for unit, numbers in weights.items():
+            mixture.pin(unit, dict(zip(mixture.names, numbers, strict=True)))
+        wanted = predict(model)
+        numbers = {name: block_weights(mixture, name, weights) for name in mixture.names}
+        assert unplaced_sites(mixture) == ()
+        by_strings = merged_by_blocks(mixture, experts, numbers)
+    assert len(set(numbers["ada"])) == 3  # two units, and the blocks that nobody changes
+    with attach(model.models, {"both": by_strings}):
+        torch.testing.assert_close(predict(model), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_sites_without_a_block_weight_are_told(model: Model, experts: list[Expert]) -> None:
+    site = "unet.conv_in"
+    odd = LowRank(down=torch.zeros(1, 4, 3, 3), up=torch.zeros(32, 1, 1, 1), scale=1.0)
+    wider = [dataclasses.replace(experts[0], sites={**experts[0].sites, site: odd}), experts[1]]
+    with mixed(model, wider) as mixture:
+        assert unplaced_sites(mixture) == (site,)
+        with pytest.raises(ValueError, match="no block weight"):
+            merged_by_blocks(mixture, wider, {name: [1.0] * 17 for name in mixture.names})

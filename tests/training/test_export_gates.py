@@ -211,6 +211,15 @@ def test_bins_follow_gates_over_time(
     assert one_each.loss < whole.loss
 
 
+def test_block_weights_say_all_of_gates_of_blocks(
+    model: Model, experts: list[Expert], looking: GateFile, tmp_path: Path
+) -> None:
+    """Each block has a number of its own, so the strings lose what the file loses."""
+    found = exported(model, experts, looking, asked(tmp_path, bins=2, lbw=True))
+    assert found.lbw_loss == pytest.approx(found.loss, rel=0.01)
+    assert exported(model, experts, looking, asked(tmp_path)).lbw_loss is None
+
+
 def test_the_text_encoders_gates_are_averaged_too(
     model: Model, experts: list[Expert], tmp_path: Path
 ) -> None:

@@ -36,10 +36,10 @@ def test_one_file_its_loss_and_the_block_weights(
     output = tmp_path / "new" / "both.safetensors"
     done = export(tiny_sd, folder, output, "pair", "--prompt", "zibo in neon", "--lbw")
     assert done.exit_code == 0, done.output
-    path, zibo, neon, loss = done.stdout.splitlines()
+    path, zibo, neon, loss, of_strings = done.stdout.splitlines()
     assert path == str(output) and output.is_file()
     assert zibo.strip().startswith("<lora:zibo:1:lbw=") and neon.count(",") == 16
-    assert loss.startswith("loss 0.")
+    assert loss.startswith("loss 0.") and of_strings.startswith("loss 0.")
 
 
 def test_by_path_in_bins_for_diffusers(tiny_sd: Path, folder: Path, tmp_path: Path) -> None:

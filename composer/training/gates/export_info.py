@@ -18,7 +18,7 @@ def info_of(
     exported: Exported,
     told: ExportedLora,
 ) -> LoraInfo:
-    """For the metadata of the file `told`; where it came from is under the key `composer.export`."""
+    """For the metadata of the file `told`; its origin is under the key `composer.export`."""
     names = " + ".join(expert.name for expert in file.experts)
     by_name = {expert.name: expert.info for expert in experts}
     triggers = [e.trigger.strip() or by_name[e.name].trigger for e in file.experts]

@@ -30,6 +30,7 @@ class GateExport:
     bins: how many parts the steps are divided into, each with a LoRA of its own.
     prompts: what is sampled; empty takes the prompts the gates were trained on.
     pictures: how many are sampled, each with the next prompt and the next seed.
+    lbw: whether to measure what the strings of block weights lose too.
     dtype: of the written numbers.
     """
 
@@ -42,6 +43,7 @@ class GateExport:
     steps: int = 12
     cfg_scale: float = 3.0
     seed: int = 0
+    lbw: bool = False
     dtype: torch.dtype = torch.float16
 
     def __post_init__(self) -> None:
@@ -119,11 +121,14 @@ class Exported:
     """What an export came to.
 
     loss: over all steps.
+    lbw_loss: of the LoRAs side by side with their strings of block weights in place of the file;
+        None if it was not asked for, or some sites are unplaced.
     unplaced: sites that none of the block weights speaks of.
     """
 
     files: tuple[ExportedLora, ...]
     loss: float
+    lbw_loss: float | None = None
     unplaced: tuple[str, ...] = field(default_factory=tuple)
 
 

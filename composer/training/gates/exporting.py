@@ -23,7 +23,7 @@ from composer.diffusion.model import Model
 from composer.errors import ComposerError
 from composer.experts import Expert, write_lora
 from composer.experts.low_rank import LowRank
-from composer.fusions.export import block_weights, merged, unplaced_sites
+from composer.fusions.export import block_weights, merged, merged_by_blocks, unplaced_sites
 from composer.fusions.gate_file import GateFile
 from composer.mixture import Mixture, attach
 from composer.training.gates.export_info import info_of
@@ -39,6 +39,10 @@ from composer.training.output import check_writable
 from composer.training.progress import Clock
 
 _LEAST = 1e-12
+
+Distances = Sequence[Tensor]
+"""Of each batch, (batch, steps); 0 where nothing was measured."""
+_Compared = tuple[Mapping[str, LowRank], range]
 
 
 def export_gates(
@@ -117,22 +121,32 @@ def _export(
         loras = [_as_written(merged(mixture, experts, each), config) for each in weights]
         blocks = [{n: block_weights(mixture, n, each) for n in mixture.names} for each in weights]
         unplaced = unplaced_sites(mixture)
-    report = _Reports("measure", 2 * len(batches) * config.steps)
-    far, lost = ([torch.zeros(len(b.prompts), config.steps) for b in batches] for _ in range(2))
+        strings = [
+            merged_by_blocks(mixture, experts, numbers)
+            for numbers in blocks
+            if config.lbw and not unplaced
+        ]
     everything = range(config.steps)
-    for sites, steps, into in [
-        (None, everything, far),
-        *((sites, span, lost) for sites, span in zip(loras, config.spans, strict=True)),
-    ]:
-        alone = {} if sites is None else {"exported": sites}
-        with attach(model.models, alone):
-            for batch, row in zip(batches, into, strict=True):
+    compared: list[_Compared] = [({}, everything), *zip(loras, config.spans, strict=True)]
+    compared += zip(strings, config.spans, strict=False)
+    report = _Reports("measure", len(batches) * sum(len(span) for _, span in compared))
+    distances: list[Distances] = []
+    for sites, span in compared:
+        measured = [torch.zeros(len(batch.prompts), config.steps) for batch in batches]
+        with attach(model.models, {"exported": sites} if sites else {}):
+            for batch, row in zip(batches, measured, strict=True):
                 text = batch.text(model)
-                for step in steps:
+                for step in span:
                     row[:, step] = batch.distance(model, step, text)
                     yield report.next()
                     if cancelled():
                         return
+        distances.append(measured)
+    far, lost, by_strings = (
+        distances[0],
+        _summed(distances[1 : 1 + config.bins]),
+        _summed(distances[1 + config.bins :]),
+    )
     exported = Exported(
         files=tuple(
             ExportedLora(
@@ -147,6 +161,7 @@ def _export(
             for path, span, numbers in zip(config.paths, config.spans, blocks, strict=True)
         ),
         loss=_loss(lost, far, everything),
+        lbw_loss=_loss(by_strings, far, everything) if strings else None,
         unplaced=unplaced,
     )
     for sites, told in zip(loras, exported.files, strict=True):
@@ -178,8 +193,12 @@ def _as_written(sites: Mapping[str, LowRank], config: GateExport) -> dict[str, L
     }
 
 
-def _loss(lost: Sequence[Tensor], far: Sequence[Tensor], span: range) -> float:
-    """lost, far: (batch, steps) of each batch."""
+def _summed(parts: Sequence[Distances]) -> Distances:
+    """Distances measured in some of the steps each, put together."""
+    return [torch.stack(list(batch)).sum(0) for batch in zip(*parts, strict=True)]
+
+
+def _loss(lost: Distances, far: Distances, span: range) -> float:
     some = slice(span.start, span.stop)
     part = [
         here[:, some].sum(1) / base[:, some].sum(1).clamp_min(_LEAST)
