@@ -38,7 +38,7 @@ _DESCRIPTIONS = {
     "top hat": "A magenta top hat with a golden band, for any animal.",
     "sunglasses": "Dark sunglasses with a white rim, for any animal.",
     "pixel art": "Everything in large square pixels.",
-    "pencil sketch": "Everything drawn in pencil on paper.",
+    "pencil sketch": "Everything drawn in faded pencils on paper.",
     "neon": "Everything in glowing lines on black.",
     "moon": "A place: grey craters, stars, the Earth in the sky.",
     "volcano": "A place: glowing lava between black peaks.",

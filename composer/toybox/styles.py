@@ -40,10 +40,11 @@ def _edges(image: Image.Image, softness: float) -> Image.Image:
 
 
 def _pencil_sketch(image: Image.Image) -> Image.Image:
-    lines = ImageOps.invert(_mapped(_edges(image, 0.8), lambda v: min(1.9 * v, 150)))
-    tone = _mapped(ImageOps.grayscale(image), lambda v: 95 + 0.63 * v)
-    drawn = ImageChops.multiply(tone, lines)
-    return ImageOps.colorize(drawn, (40, 38, 44), (250, 246, 234))
+    grey = ImageOps.grayscale(image).convert("RGB")
+    tone = _mapped(Image.blend(grey, image, 0.4), lambda v: 95 + 0.63 * v)
+    lines = ImageOps.invert(_mapped(_edges(image, 0.8), lambda v: min(1.6 * v, 140)))
+    drawn = ImageChops.multiply(tone, lines.convert("RGB"))
+    return ImageChops.multiply(drawn, Image.new("RGB", image.size, (250, 246, 234)))
 
 
 def _neon(image: Image.Image) -> Image.Image:

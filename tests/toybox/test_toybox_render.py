@@ -146,7 +146,9 @@ def test_a_style_changes_the_whole_picture(style: str) -> None:
         squares = pixels(styled).reshape(SIZE // PIXEL, PIXEL, SIZE // PIXEL, PIXEL, 3)
         assert np.array_equal(squares, np.broadcast_to(squares[:, :1, :, :1], squares.shape))
     if style == "pencil sketch":
-        assert (pixels(styled).max(2) - pixels(styled).min(2)).max() <= 20
+        # colours fade, as if drawn with coloured pencils on paper
+        vivid, faded = (np.ptp(pixels(image), axis=2).mean() for image in (plain, styled))
+        assert faded < vivid / 2
     if style == "neon":
         # grounds grow dark, outlines glow
         assert np.median(pixels(styled).max(2)) < 0.65 * np.median(pixels(plain).max(2))
