@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from composer.studio.comparing import Comparison, Way
 from composer.studio.events import Event, Finished, PictureSaved, Progress, Queued, Started
 from composer.studio.gating import GateOffer
 from composer.studio.history import History, SavedPicture
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Card",
+    "Comparison",
     "ComposeRequest",
     "Event",
     "Finished",
@@ -43,4 +45,5 @@ __all__ = [
     "TrainingRequest",
     "Trainings",
     "Waiting",
+    "Way",
 ]

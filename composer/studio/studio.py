@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from composer.errors import ComposerError
+from composer.studio.comparing import Comparison, Way, paint_each, ways_of
 from composer.studio.events import Event, Finished, Queued
 from composer.studio.gating import GateOffer, Plan, offers, plan_gating
 from composer.studio.history import History, SavedPicture
@@ -205,6 +206,30 @@ class Studio:
 
         job = self._jobs.submit(work, owner=owner, title=plan.asked.request.prompt)
         return self._follow(job)
+
+    def ways(self, comparison: Comparison) -> tuple[Way, ...]:
+        """What a comparison comes to, checked against the library; gates only for a loaded model.
+
+        Raises:
+            ComposerError: a LoRA cannot be used, or nothing is left to compare.
+        """
+        asked = comparison.asked.merged(lambda name: self.card(name).name)
+        titles = {row.name: self.card(row.name).info.title for row in asked.rows if row.speaks}
+        offers, _ = self.gate_offers()
+        return ways_of(asked, comparison.kinds, offers, lambda name: titles[name] or name)
+
+    def compare(self, ways: Sequence[Way], *, owner: str = "") -> Iterator[Event]:
+        """Paint in all these ways as one job, way by way; otherwise as `compose`."""
+        self.start()
+        plans = tuple(self._resolve(way.asked) for way in ways)
+
+        def work(cancelled: Callable[[], bool]) -> Iterator[Event]:
+            if self._engine is None:
+                raise ComposerError(self._status.message)
+            return paint_each(self._engine, self.history, plans, cancelled)
+
+        title = f"Compare: {plans[0].asked.request.prompt}" if plans else "Compare"
+        return self._follow(self._jobs.submit(work, owner=owner, title=title))
 
     def interrupt(self, owner: str | None = None) -> bool:
         """Stop the jobs of this owner within one step, also those that wait; None: what runs.

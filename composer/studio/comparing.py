@@ -1,0 +1,202 @@
+"""The same prompt and seeds in several ways, side by side: each LoRA alone, merged, by gates."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from composer.diffusion.request import RANDOM_SEED, SEEDS, Request
+from composer.errors import ComposerError
+from composer.studio.events import Event, Finished, PictureSaved, Progress, Started
+from composer.studio.gating import GateOffer, Plan
+from composer.studio.requests import ALWAYS, ComposeRequest, LoraRow, find_fusion, speaking
+
+if TYPE_CHECKING:
+    from composer.studio.engine import Engine
+    from composer.studio.history import History, SavedPicture
+
+Kind = Literal["bare", "alone", "yours", "equal", "average", "gates"]
+KINDS: tuple[Kind, ...] = ("bare", "alone", "yours", "equal", "average", "gates")
+MOST_SEEDS = 4
+SAME = ", the same as "
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What is compared: a prompt, its seeds and sampling, the LoRAs, and in which ways.
+
+    request: its `count` is the number of seeds, from its `seed` on.
+    rows: the LoRAs with the user's weights; those that are off take no part.
+    kinds: which ways are wanted. "gates" stands for every gate file for just these LoRAs.
+    """
+
+    request: Request = field(default_factory=Request)
+    rows: tuple[LoraRow, ...] = ()
+    kinds: tuple[Kind, ...] = KINDS
+
+    def __post_init__(self) -> None:
+        if not self.kinds:
+            raise ComposerError("There is nothing to compare: choose one way or more.")
+        if unknown := next((kind for kind in self.kinds if kind not in KINDS), None):
+            raise ComposerError(f"There is no way {unknown!r}. Choose from: {', '.join(KINDS)}.")
+        if self.request.count > MOST_SEEDS:
+            raise ComposerError(
+                f"{self.request.count} seeds are too many to compare: choose 1 to {MOST_SEEDS}."
+            )
+
+    @property
+    def asked(self) -> ComposeRequest:
+        """The picture with the user's weights."""
+        rows = tuple(replace(row, steps=ALWAYS) for row in self.rows)
+        return ComposeRequest(request=self.request, rows=rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """One way of fusing the LoRAs: a row of the comparison, told in words."""
+
+    kind: Kind
+    title: str
+    detail: str
+    asked: ComposeRequest
+
+
+def ways_of(
+    asked: ComposeRequest,
+    kinds: Iterable[Kind],
+    offers: Iterable[GateOffer],
+    title: Callable[[str], str],
+) -> tuple[Way, ...]:
+    """The ways, in the order of `KINDS`. One that comes to the same as another is made once.
+
+    asked: with its tags turned into rows; its seed is drawn here, once for all ways.
+    offers: gates at hand; those for other LoRAs than these are left out.
+    title: what people call a LoRA.
+
+    Raises:
+        ComposerError: no LoRA speaks, or nothing is left to compare.
+    """
+    rows = tuple(row for row in asked.rows if row.speaks)
+    if not rows:
+        raise ComposerError("No LoRA is chosen. Choose one or more to compare.")
+    if asked.request.seed == RANDOM_SEED:
+        drawn = replace(asked.request, seed=secrets.randbelow(SEEDS))
+        asked = replace(asked, request=drawn)
+    found: dict[Any, Way] = {}
+    for way in _laid_out(asked, rows, offers, title):
+        if way.kind not in kinds:
+            continue
+        sound = _what_speaks(way.asked)
+        if sound in found:
+            first, more = found[sound], way.title[0].lower() + way.title[1:]
+            joint = ", " if SAME in first.detail else SAME
+            found[sound] = replace(first, detail=first.detail + joint + more)
+        else:
+            found[sound] = way
+    if not found:
+        raise ComposerError(
+            "No trained gates fit just these LoRAs. Train some, or choose another way."
+        )
+    return tuple(found.values())
+
+
+def _laid_out(
+    asked: ComposeRequest,
+    rows: tuple[LoraRow, ...],
+    offers: Iterable[GateOffer],
+    title: Callable[[str], str],
+) -> Iterator[Way]:
+    full = tuple(LoraRow(name=row.name) for row in rows)
+    many = len(rows)
+
+    def way(kind: Kind, title: str, detail: str, rows: tuple[LoraRow, ...], **how: Any) -> Way:
+        return Way(kind=kind, title=title, detail=detail, asked=replace(asked, rows=rows, **how))
+
+    yield way("bare", "Without LoRAs", "the model by itself", ())
+    for row in full:
+        yield way("alone", f"{title(row.name)} alone", "weight 1", (row,))
+    weights = " + ".join(f"{title(row.name)} {_weight(row)}" for row in rows)
+    yield way("yours", "Your weights", weights, rows)
+    yield way("equal", "Weights of 1", "each in full, added up", full)
+    share = f"each at 1/{many}" if many > 1 else "weight 1"
+    yield way("average", "Average (NLA)", share, full, fusion="nla")
+    names = {row.name for row in rows}
+    for offer in offers:
+        if set(offer.loras) == names:
+            how: dict[str, Any] = {"gates": offer.name, "gate_map": True}
+            yield way("gates", "Learned gates", offer.name, full, **how)
+
+
+def _weight(row: LoraRow) -> str:
+    apart = "" if row.text_encoder is None else f" (text {row.text_encoder:g})"
+    return f"{row.unet:g}{apart}"
+
+
+def _what_speaks(asked: ComposeRequest) -> object:
+    """Equal for two requests that give the same pictures."""
+    if asked.gates:
+        return asked.gates
+    weights = find_fusion(asked.fusion).weigh(dict(speaking(asked.rows)))
+    return tuple(
+        (name, tuple(sorted(weight.items())) if isinstance(weight, Mapping) else weight)
+        for name, weight in weights.items()
+    )
+
+
+def paint_each(
+    engine: Engine, history: History, plans: Sequence[Plan], cancelled: Callable[[], bool]
+) -> Iterator[Event]:
+    """Make the pictures of plans with as many pictures each, plan by plan, as one job.
+
+    Progress counts over all of them; pictures come plan by plan, and within a plan seed by seed.
+
+    Raises:
+        ComposerError: what is asked for cannot be. A file that cannot be used is found before the
+            first picture is begun.
+    """
+    from composer.studio.painting import paint
+
+    for plan in plans:
+        for name, card in plan.cards.items():
+            engine.read(name, card.path)
+    begun, told = time.monotonic(), set[str]()
+    finished: list[SavedPicture] = []
+    for number, plan in enumerate(plans):
+        if cancelled():
+            break
+        before = time.monotonic()
+        for event in paint(engine, history, plan, cancelled):
+            if isinstance(event, Started):
+                # what is to be known of a LoRA is told once
+                notes = tuple(note for note in event.notes if note not in told)
+                told.update(notes)
+                yield replace(event, notes=notes)
+            elif isinstance(event, Progress):
+                pace = (before - begun) / number if number else time.monotonic() - before
+                yield _overall(event, number, len(plans), pace)
+            elif isinstance(event, PictureSaved):
+                finished.append(event.saved)
+                yield event
+    yield Finished(
+        pictures=tuple(finished), cancelled=cancelled(), seconds=time.monotonic() - begun
+    )
+
+
+def _overall(event: Progress, number: int, plans: int, pace: float) -> Progress:
+    """The progress of one plan as that of the whole job.
+
+    pace: seconds for one plan; in the first one, the seconds that it took so far.
+    """
+    first = number * event.count
+    each = pace if number else pace + event.seconds_left
+    return replace(
+        event,
+        step=number * event.steps + event.step,
+        steps=plans * event.steps,
+        pictures=range(first + event.pictures.start, first + event.pictures.stop),
+        count=plans * event.count,
+        seconds_left=event.seconds_left + each * (plans - 1 - number),
+    )
