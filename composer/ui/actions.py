@@ -86,6 +86,10 @@ class Actions:
             update |= self._filled(shown[0][0], cards)
         return update
 
+    def reopen(self, fusion: str | None, current: str | None) -> Update:
+        """What came to be while another page was open."""
+        return {self._page.strip: self._strip(current), **self.gates.refresh(fusion)}
+
     def refresh(self, fusion: str | None) -> Update:
         """Look into the LoRA folders again."""
         return {self._page.library: self._library(refresh=True)[0], **self.gates.refresh(fusion)}

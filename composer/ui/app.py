@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from composer.studio import Studio
-from composer.ui import compose_page, train_page
+from composer.ui import compare_page, compose_page, train_page
 from composer.ui.layout import head
 from composer.ui.theme import HEAD, STATIC, static, theme
 
@@ -24,9 +24,11 @@ def build(studio: Studio) -> gr.Blocks:
         masthead = head()
         with gr.Tabs(elem_id="pages"):
             with gr.Tab("Compose", id="compose") as compose:
-                compose_page.add(blocks, studio, masthead, compose)
+                first = compose_page.add(blocks, studio, masthead, compose)
             with gr.Tab("Train gates", id="train") as tab:
                 train_page.add(tab, studio)
+            with gr.Tab("Compare", id="compare") as tab:
+                compare_page.add(tab, studio, first)
     blocks.queue(max_size=64, api_open=False)
     return blocks
 
@@ -50,7 +52,7 @@ def launch(
         "inbrowser": open_browser,
         "prevent_thread_lock": True,
         "theme": theme(),
-        "css": static("composer.css") + static("train.css"),
+        "css": "".join(map(static, ("composer.css", "train.css", "compare.css"))),
         "head": HEAD,
         "favicon_path": STATIC / "favicon.svg",
         "footer_links": [],

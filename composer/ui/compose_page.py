@@ -8,7 +8,7 @@ import gradio as gr
 
 from composer.studio import Studio
 from composer.ui.actions import Actions
-from composer.ui.layout import lay_out
+from composer.ui.layout import Page, lay_out
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 # Small things do not wait in Gradio's queue behind pictures.
@@ -22,10 +22,11 @@ def add(
     studio: Studio,
     masthead: gr.HTML | None = None,
     tab: gr.Tab | None = None,
-) -> None:
+) -> Page:
     """Add the page to the Blocks, which are open, under the head of all pages if there is one.
 
-    tab: the page's own; whenever it is opened, gates that were trained meanwhile are there.
+    tab: the page's own; whenever it is opened, gates that were trained meanwhile are there, and
+        pictures that were made on other pages.
     """
     page = lay_out(masthead)
     actions = Actions(studio, page)
@@ -50,7 +51,8 @@ def add(
     gate_map: Any = page.gate_map
     library.refresh(actions.refresh, page.fusion, offered, **QUICK)
     if tab is not None:
-        tab.select(actions.gates.refresh, page.fusion, [page.fusion, page.gates], **QUICK)
+        known = [page.fusion, page.gates, page.strip]
+        tab.select(actions.reopen, [page.fusion, page.current], known, **QUICK)
     words = [page.prompt, page.triggers]
     mixer.added(actions.add_trigger, words, page.prompt, **QUICK)
     mixer.removed(actions.remove_trigger, words, page.prompt, **QUICK)
@@ -84,3 +86,4 @@ def add(
     page.use.click(actions.use, page.current, form, **NOTING)
     page.same_seed.click(actions.reuse_seed, page.current, [page.seed, page.new_seed], **NOTING)
     page.restore.upload(actions.restore, page.restore, [page.restore, *form], **NOTING)
+    return page

@@ -9,6 +9,7 @@ const MOST = 10;  // of the number beside it, as the studio allows
 let rows = [];
 let gates = null;  // the learned gates that are chosen: {id, names}
 const opened = new Set();
+const room = 'composer:' + (props.room || '');  // a page with a mixer of its own names its room
 
 function make(tag, className, text) {
   const node = document.createElement(tag);
@@ -20,6 +21,12 @@ function make(tag, className, text) {
 function commit() {
   props.value = rows.map((row) => ({...row}));
   shares();
+  mixed();
+}
+
+function mixed() {
+  const speaking = rows.filter((row) => row.on && (row.unet || row.text_encoder));
+  document.dispatchEvent(new CustomEvent(room + 'mixed', {detail: speaking.map((row) => row.name)}));
 }
 
 function shares() {
@@ -173,7 +180,8 @@ function spanOf(row) {
 }
 
 function tell() {
-  document.dispatchEvent(new CustomEvent('composer:rows', {detail: rows.map((row) => row.name)}));
+  document.dispatchEvent(new CustomEvent(room + 'rows', {detail: rows.map((row) => row.name)}));
+  mixed();
 }
 
 function render() {
@@ -204,9 +212,9 @@ function toggle(entry) {
   trigger(there ? 'removed' : 'added', {name: entry.name});
 }
 
-document.addEventListener('composer:toggle', (event) => toggle(event.detail));
-document.addEventListener('composer:hello', tell);
-document.addEventListener('composer:gates', (event) => {
+document.addEventListener(room + 'toggle', (event) => toggle(event.detail));
+document.addEventListener(room + 'hello', tell);
+document.addEventListener(room + 'gates', (event) => {
   const before = gates && gates.id;
   gates = event.detail;
   if (before !== (gates && gates.id)) render();
@@ -217,4 +225,4 @@ watch('value', () => {
 });
 rows = (props.value || []).map((row) => ({...row}));
 render();
-document.dispatchEvent(new CustomEvent('composer:hello'));
+document.dispatchEvent(new CustomEvent(room + 'hello'));

@@ -1,8 +1,12 @@
-// The LoRAs at hand, small. value: {cards: [...]}. A click tells the lessons, which keep the choice.
+// The LoRAs at hand, small. value: {cards: [...], title}. A click tells the lessons, which keep the
+// choice; on a page with a mixer, which names its room, it tells the mixer.
 const faces = element.querySelector('.faces');
 const search = element.querySelector('.search');
 const nothing = element.querySelector('.nothing');
 const MANY = 12;  // from so many on there is a search
+const [teach, taught, who] = props.room
+  ? ['toggle', 'rows', 'hello'].map((word) => 'composer:' + props.room + word)
+  : ['composer:teach', 'composer:taught', 'composer:who'];
 let chosen = new Set();
 
 function make(tag, className, text) {
@@ -31,7 +35,7 @@ function face(entry) {
   picture.append(make('span', 'tick', '✓'));
   button.append(picture, make('span', 'name', entry.title));
   button.addEventListener('click', () => {
-    document.dispatchEvent(new CustomEvent('composer:teach', {detail: entry}));
+    document.dispatchEvent(new CustomEvent(teach, {detail: entry}));
   });
   return button;
 }
@@ -52,6 +56,7 @@ function filter() {
 
 function render() {
   const cards = (props.value && props.value.cards) || [];
+  if (props.value && props.value.title) element.querySelector('h2').textContent = props.value.title;
   faces.replaceChildren(...cards.map(face));
   search.hidden = cards.length < MANY;
   filter();
@@ -59,7 +64,7 @@ function render() {
 
 search.addEventListener('input', filter);
 element.querySelector('.refresh').addEventListener('click', () => trigger('refresh'));
-document.addEventListener('composer:taught', (event) => {
+document.addEventListener(taught, (event) => {
   chosen = new Set(event.detail);
   faces.querySelectorAll('.face').forEach((node) => {
     node.setAttribute('aria-pressed', chosen.has(node.dataset.name));
@@ -67,4 +72,4 @@ document.addEventListener('composer:taught', (event) => {
 });
 watch('value', render);
 render();
-document.dispatchEvent(new CustomEvent('composer:who'));
+document.dispatchEvent(new CustomEvent(who));

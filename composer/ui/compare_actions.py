@@ -1,0 +1,184 @@
+"""What the page that compares does: values of components in, values by component out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from composer.diffusion.request import Request
+from composer.errors import ComposerError
+from composer.studio import (
+    Comparison,
+    Event,
+    Finished,
+    PictureSaved,
+    Progress,
+    SavedPicture,
+    Studio,
+    Way,
+)
+from composer.ui import compare_views, views
+from composer.ui.actions import TELL_EVERY
+from composer.ui.compare_layout import ComparePage
+from composer.ui.layout import Page
+from composer.ui.train_views import picker_view
+from composer.ui.triggers import with_trigger, without_trigger
+
+if TYPE_CHECKING:
+    from composer.studio import Card
+
+Update = dict[Any, Any]
+log = logging.getLogger("composer")
+
+
+class CompareActions:
+    """The actions of the page. They keep nothing: the studio does, and the page itself.
+
+    compose: the first page, from which settings are taken over.
+    """
+
+    def __init__(self, studio: Studio, page: ComparePage, compose: Page) -> None:
+        self._studio = studio
+        self._page = page
+        self._compose = compose
+
+    # --- the page opens, the form is filled
+
+    def open(self, mixer: object, prompt: str, ways: object, *compose: Any) -> Update:
+        """Fill the page when its tab is opened; a form still untouched takes over from Compose."""
+        update = self.refresh(ways)
+        if not mixer and not prompt:
+            update |= self.take(*compose)
+        return update
+
+    def refresh(self, ways: object) -> Update:
+        """Look into the LoRA folders again."""
+        page = self._page
+        cards = self._cards(refresh=True)
+        offers, problems = self._studio.gate_offers()
+        return {
+            page.picker: {**picker_view(cards.values()), "title": "LoRAs to compare"},
+            page.ways: compare_views.ways_view(ways, offers, problems),
+        }
+
+    def take(self, *compose: Any) -> Update:
+        """The prompt, the LoRAs with their weights, the seed and the sampling of Compose."""
+        given = dict(zip(self._compose.form, compose, strict=True))
+        cards = self._cards()
+        try:
+            rows = views.read_rows(given["mixer"])
+        except ComposerError as error:
+            gr.Warning(views.escaped(error), title="No LoRAs were taken over")
+            rows = ()
+        page = self._page
+        taken: Update = {field: given[name] for name, field in page.form.items() if name in given}
+        taken[page.mixer] = [views.row_view(row, cards.get(row.name)) for row in rows]
+        return taken
+
+    def add_trigger(self, prompt: str, event: gr.EventData) -> str:
+        """The prompt with the trigger words of a LoRA that was just chosen."""
+        return with_trigger(prompt, self._trigger(event))
+
+    def remove_trigger(self, prompt: str, event: gr.EventData) -> str:
+        """The prompt without the trigger words of a LoRA that was just removed."""
+        return without_trigger(prompt, self._trigger(event))
+
+    def _trigger(self, event: gr.EventData) -> str:
+        card = self._cards().get(str(event.name))
+        return card.info.trigger if card else ""
+
+    def _cards(self, *, refresh: bool = False) -> dict[str, Card]:
+        try:
+            return {card.name: card for card in self._studio.cards(refresh=refresh)}
+        except ComposerError:  # a folder is missing: Compose says so
+            return {}
+
+    # --- comparing
+
+    def compare(self, request: gr.Request, *values: Any) -> Iterator[Update]:
+        """Paint in all ways that are chosen, and show how the grid fills."""
+        page = self._page
+        try:
+            comparison = self._asked(values)
+            yield {
+                page.pace: {"phase": "starting", "title": "Starting"},
+                page.stop: gr.update(interactive=True),
+            }
+            yield from self._loaded()
+            ways = self._studio.ways(comparison)
+            yield from self._followed(ways, _owner(request))
+        except ComposerError as error:
+            yield self._failed(str(error))
+        except Exception as error:
+            log.exception("a comparison failed")
+            yield self._failed(f"{type(error).__name__}: {error}. The log has the whole story.")
+
+    def stop(self, request: gr.Request) -> Any:
+        """Stop this visitor's comparison within one step; what is done stays."""
+        self._studio.interrupt(_owner(request))
+        return gr.update(interactive=False)
+
+    def _asked(self, values: Sequence[Any]) -> Comparison:
+        given = dict(zip(self._page.form, values, strict=True))
+        rows = views.read_rows(given.pop("mixer"))
+        kinds, seeds = compare_views.read_ways(given.pop("ways"))
+        asked = Request(
+            prompt=given.pop("prompt") or "",
+            negative_prompt=given.pop("negative") or "",
+            count=seeds,
+            **given,
+        )
+        return Comparison(request=asked, rows=rows, kinds=kinds)
+
+    def _loaded(self) -> Iterator[Update]:
+        """Wait for the model: which gates fit is known only then."""
+        while (status := self._studio.wait(0.5)).state == "loading":
+            yield {self._page.pace: {"phase": "waiting", "title": "Waiting for the model"}}
+        if status.state == "failed":
+            raise ComposerError(status.message)
+
+    def _followed(self, ways: Sequence[Way], owner: str) -> Iterator[Update]:
+        page, seeds = self._page, ways[0].asked.request.count
+        view = compare_views.comparison_view(ways)
+        places: dict[tuple[int, int], SavedPicture] = {}
+        yield {page.comparison: view}
+        told = 0.0
+        try:
+            for event in self._studio.compare(ways, owner=owner):
+                if isinstance(event, PictureSaved):
+                    way, seed = divmod(len(places), seeds)
+                    places[way, seed] = event.saved
+                    view = compare_views.with_picture(view, way, seed, event.saved)
+                    yield {page.comparison: view}
+                elif isinstance(event, Finished):
+                    yield {
+                        page.comparison: compare_views.finished_view(view, ways, places),
+                        page.pace: compare_views.over_view(event),
+                        page.stop: gr.update(interactive=False),
+                    }
+                elif not isinstance(event, Progress) or time.monotonic() - told > TELL_EVERY:
+                    told = time.monotonic()
+                    yield {page.pace: self._pace(event, ways)}
+        except Exception:  # it is told by who called; the grid must not wait for more
+            yield {page.comparison: compare_views.finished_view(view, ways, places)}
+            raise
+
+    def _pace(self, event: Event, ways: Sequence[Way]) -> views.Json:
+        if isinstance(event, Progress):
+            return compare_views.pace_view(event, ways)
+        return views.event_view(event)
+
+    def _failed(self, message: str) -> Update:
+        return {
+            self._page.pace: {"phase": "failed", "title": "No comparison", "detail": message},
+            self._page.stop: gr.update(interactive=False),
+        }
+
+
+def _owner(request: gr.Request) -> str:
+    """Comparisons are stopped apart from the pictures of Compose."""
+    return f"{request.session_hash} compares"

@@ -1,0 +1,191 @@
+// The grid of a comparison, and a slider between any two of its pictures. value: {id,
+// ways: [{title, detail, kind}], seeds: [...], cells: [[src|null]] by way and seed, over, sheet:
+// {src, name}|null}. Another id is another comparison; otherwise only what is new is drawn.
+const $ = (selector) => element.querySelector(selector);
+const grid = $('.grid');
+const frame = $('.frame');
+const divider = $('.divider');
+const room = 'composer:' + (props.room || '');
+let shown = null;  // the id of the comparison that is drawn
+let cells = [];  // buttons by way and seed
+let pair = [null, null];  // [way, seed] on the left and on the right
+let touched = false;  // the reader chose
+let turn = 0;  // which side the next click fills
+let at = 50;
+
+function make(tag, className, text) {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  if (text !== undefined && text !== null) node.textContent = text;
+  return node;
+}
+
+const source = (place) => place && props.value.cells[place[0]][place[1]];
+const same = (a, b) => a && b && a[0] === b[0] && a[1] === b[1];
+
+function named(place) {
+  const way = props.value.ways[place[0]];
+  const gates = props.value.ways.filter((other) => other.title === way.title).length > 1;
+  return way.title + (gates ? ': ' + way.detail : '');
+}
+
+function move(value) {
+  at = Math.min(100, Math.max(0, value));
+  frame.style.setProperty('--at', at + '%');
+  divider.setAttribute('aria-valuenow', Math.round(at));
+  divider.setAttribute('aria-valuetext', Math.round(at) + ' % of the left picture');
+}
+
+function choose(place) {
+  if (same(place, pair[0]) || same(place, pair[1])) return;
+  if (!touched) { touched = true; turn = 0; }
+  pair[turn] = place;
+  turn = 1 - turn;
+  compare();
+  if (!turn) $('.pair').scrollIntoView({block: 'nearest', behavior: 'smooth'});
+}
+
+// Until the reader chooses: the user's weights against the gates, or the first against the last.
+function suggest() {
+  if (touched) return;
+  const {ways, cells: pictures} = props.value;
+  const there = ways.map((_, way) => way).filter((way) => pictures[way][0]);
+  const first = (kind) => there.find((way) => ways[way].kind === kind);
+  if (there.length < 2) { pair = there.length ? [[there[0], 0], null] : [null, null]; return; }
+  const left = [first('yours'), first('equal'), there[0]].find((way) => way !== undefined);
+  const right = [first('gates'), there[there.length - 1], there[0]]
+    .find((way) => way !== undefined && way !== left);
+  pair = [[left, 0], [right, 0]];
+}
+
+function compare() {
+  const both = Boolean(source(pair[0]) && source(pair[1]));
+  frame.classList.toggle('both', both);
+  divider.hidden = !both;
+  $('.wait').hidden = both;
+  $('.swap').hidden = !both;
+  [['before', 'left'], ['after', 'right']].forEach(([image, side], i) => {
+    const place = pair[i];
+    const src = source(place);
+    const picture = $('.' + image);
+    picture.hidden = !src;
+    if (src && picture.getAttribute('src') !== src) picture.src = src;
+    picture.alt = place ? named(place) + ', seed ' + props.value.seeds[place[1]] : '';
+    $('.tag-' + side).textContent = place ? named(place) : '';
+    $('.tag-' + side).hidden = !src;
+    const one = $('.one.' + side);
+    one.hidden = !place;
+    if (!place) return;
+    one.querySelector('strong').textContent = props.value.ways[place[0]].title;
+    one.querySelector('.detail').textContent = props.value.ways[place[0]].detail
+      + ' · seed ' + props.value.seeds[place[1]];
+  });
+  cells.forEach((row, way) => row.forEach((cell, seed) => {
+    const side = same([way, seed], pair[0]) ? 'left' : same([way, seed], pair[1]) ? 'right' : '';
+    cell.dataset.side = side;
+    cell.setAttribute('aria-pressed', Boolean(side));
+  }));
+}
+
+function build(value) {
+  shown = value.id;
+  pair = [null, null];
+  touched = false;
+  turn = 0;
+  grid.style.setProperty('--seeds', value.seeds.length);
+  grid.dataset.seeds = value.seeds.length;
+  cells = value.ways.map((way, i) => value.seeds.map((seed, j) => {
+    const cell = make('button', 'cell');
+    cell.type = 'button';
+    cell.disabled = true;
+    cell.title = 'seed ' + seed;
+    cell.setAttribute('aria-label', way.title + ' (' + way.detail + '), seed ' + seed);
+    cell.append(make('img'));
+    cell.firstChild.alt = '';
+    cell.firstChild.hidden = true;
+    cell.addEventListener('click', () => choose([i, j]));
+    return cell;
+  }));
+  grid.replaceChildren(...value.ways.map((way, i) => {
+    const row = make('section', 'way kind-' + way.kind);
+    const label = make('div', 'label');
+    label.append(make('strong', '', way.title), make('span', 'detail', way.detail));
+    const pictures = make('div', 'cells');
+    pictures.append(...cells[i]);
+    row.append(label, pictures);
+    return row;
+  }));
+  move(50);
+}
+
+function render() {
+  const value = props.value;
+  $('.invitation').hidden = Boolean(value);
+  $('.made').hidden = !value;
+  if (!value) return;
+  if (value.id !== shown) build(value);
+  value.cells.forEach((row, i) => row.forEach((src, j) => {
+    const cell = cells[i][j];
+    cell.classList.toggle('lost', value.over && !src);
+    if (!src || !cell.disabled) return;
+    const image = cell.firstChild;
+    image.onload = () => frame.style.setProperty('--ratio', image.naturalWidth / image.naturalHeight);
+    image.src = src;
+    image.hidden = false;
+    cell.disabled = false;
+    cell.classList.remove('painting');
+  }));
+  if (value.over) cells.flat().forEach((cell) => {
+    if (cell.disabled) { cell.firstChild.hidden = true; cell.classList.remove('painting'); }
+  });
+  const link = $('.sheet-link');
+  link.hidden = !value.sheet;
+  if (value.sheet) { link.href = value.sheet.src; link.download = value.sheet.name; }
+  suggest();
+  compare();
+}
+
+document.addEventListener(room + 'previews', (event) => {
+  if (!props.value || props.value.over) return;
+  const {cells: made, previews} = event.detail;
+  const now = made.map(([way, seed]) => cells[way] && cells[way][seed]);
+  cells.flat().forEach((cell) => cell.classList.toggle('painting', cell.disabled && now.includes(cell)));
+  now.forEach((cell, i) => {
+    if (!cell || !cell.disabled || !previews[i]) return;
+    cell.firstChild.src = previews[i];
+    cell.firstChild.hidden = false;
+  });
+});
+
+const toPointer = (event) => {
+  const box = frame.getBoundingClientRect();
+  move(100 * (event.clientX - box.left) / box.width);
+};
+frame.addEventListener('pointerdown', (event) => {
+  if (divider.hidden || event.button) return;
+  event.preventDefault();  // no drag of the picture itself
+  frame.setPointerCapture(event.pointerId);
+  divider.focus({preventScroll: true});
+  toPointer(event);
+});
+frame.addEventListener('pointermove', (event) => {
+  if (frame.hasPointerCapture(event.pointerId)) toPointer(event);
+});
+divider.addEventListener('keydown', (event) => {
+  const step = event.shiftKey ? 10 : 2;
+  const to = {
+    ArrowLeft: at - step, ArrowDown: at - step, ArrowRight: at + step, ArrowUp: at + step,
+    PageDown: at - 20, PageUp: at + 20, Home: 0, End: 100,
+  }[event.key];
+  if (to === undefined) return;
+  event.preventDefault();
+  move(to);
+});
+$('.swap').addEventListener('click', () => {
+  touched = true;
+  pair.reverse();
+  compare();
+});
+watch('value', render);
+move(50);
+render();

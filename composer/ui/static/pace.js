@@ -1,0 +1,23 @@
+// How far a comparison is. value: {phase, title, detail, fraction, cells, previews}: cells, each
+// [way, seed], are those being made; the grid shows their previews in their places.
+const pace = element.querySelector('.pace');
+const progress = element.querySelector('.progress');
+const room = 'composer:' + (props.room || '');
+
+function render() {
+  const value = props.value || {phase: 'idle'};
+  pace.dataset.phase = value.phase;
+  pace.hidden = value.phase === 'idle';
+  element.querySelector('.title').textContent = value.title || '';
+  element.querySelector('.detail').textContent = value.detail || '';
+  const known = typeof value.fraction === 'number';
+  progress.classList.toggle('unknown', !known);
+  progress.setAttribute('aria-valuenow', known ? Math.round(100 * value.fraction) : 0);
+  progress.firstElementChild.style.width = known ? 100 * value.fraction + '%' : '';
+  if (value.cells) {
+    document.dispatchEvent(new CustomEvent(room + 'previews', {detail: value}));
+  }
+}
+
+watch('value', render);
+render();

@@ -1,0 +1,99 @@
+// In which ways to compare, and for how many seeds. value: {kinds: [{kind, title, help, on}], seeds,
+// most, offers: [[names of the LoRAs of a gate file]], problems: [...]}.
+const kinds = element.querySelector('.kinds');
+const seeds = element.querySelector('.seeds');
+const sum = element.querySelector('.sum');
+const problems = element.querySelector('.problems');
+const room = 'composer:' + (props.room || '');
+let state = {kinds: [], seeds: 1, most: 1, offers: [], problems: []};
+let speaking = [];
+
+function make(tag, className, text) {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  if (text !== undefined && text !== null) node.textContent = text;
+  return node;
+}
+
+const gates = () => state.offers.filter(
+  (names) => names.length === speaking.length && names.every((name) => speaking.includes(name))).length;
+
+function commit() {
+  props.value = structuredClone(state);
+  count();
+}
+
+function count() {
+  const each = {alone: speaking.length, gates: gates()};
+  const ways = state.kinds.filter((line) => line.on)
+    .reduce((whole, line) => whole + (line.kind in each ? each[line.kind] : 1), 0);
+  const pictures = ways * state.seeds;
+  // one LoRA alone comes to the same as its sums, which are then made once
+  sum.textContent = speaking.length > 1 && pictures
+    ? 'up to ' + pictures + (pictures === 1 ? ' picture' : ' pictures') : '';
+}
+
+function train() {
+  const tabs = [...document.querySelectorAll('#pages [role=tab]')];
+  const tab = tabs.find((one) => one.textContent.trim() === 'Train gates');
+  if (tab) tab.click();
+}
+
+function line(entry) {
+  const missing = entry.kind === 'gates' && !gates();
+  const label = make('label', 'kind' + (missing ? ' missing' : ''));
+  label.dataset.kind = entry.kind;
+  const box = make('input');
+  box.type = 'checkbox';
+  box.checked = entry.on && !missing;
+  box.disabled = missing;
+  box.addEventListener('change', () => { entry.on = box.checked; commit(); });
+  const words = make('span', 'words');
+  const several = entry.kind === 'gates' && gates() > 1 ? gates() + ' files ' : '';
+  const help = missing
+    ? (speaking.length > 1 ? 'none know just these LoRAs yet.' : 'for two LoRAs or more.')
+    : several + entry.help;
+  words.append(make('span', 'name', entry.title), make('span', 'help', help));
+  if (missing && speaking.length > 1) {
+    const more = make('button', 'train', 'Train some');
+    more.type = 'button';
+    more.addEventListener('click', train);
+    words.lastChild.append(' ', more);
+  }
+  label.append(box, words);
+  return label;
+}
+
+function choice(number) {
+  const label = make('label', 'seed-count');
+  const button = make('input');
+  button.type = 'radio';
+  button.name = 'seed-count';
+  button.value = number;
+  button.checked = number === state.seeds;
+  button.addEventListener('change', () => { state.seeds = number; commit(); });
+  label.append(button, make('span', '', String(number)));
+  return label;
+}
+
+function render() {
+  kinds.replaceChildren(...state.kinds.map(line));
+  const numbers = Array.from({length: state.most}, (_, i) => choice(i + 1));
+  seeds.replaceChildren(seeds.firstElementChild, ...numbers);
+  problems.hidden = !state.problems.length;
+  const many = state.problems.length > 1 ? ' gate files' : ' gate file';
+  problems.replaceChildren(
+    make('summary', '', state.problems.length + many + ' cannot be used'),
+    ...state.problems.map((text) => make('p', '', text)));
+  count();
+}
+
+function take() {
+  if (props.value) state = structuredClone(props.value);
+  render();
+}
+
+document.addEventListener(room + 'mixed', (event) => { speaking = event.detail; render(); });
+watch('value', take);
+take();
+document.dispatchEvent(new CustomEvent(room + 'hello'));
