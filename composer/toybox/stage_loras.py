@@ -25,9 +25,14 @@ from composer.training import LoraTraining, TrainingPicture, train_lora
 
 PICTURES, PRIORS = 480, 120
 STEPS = 400
-LONGER: dict[str, float] = {"clothing": 1.75, "style": 1.75}
-"""How much longer the kinds that are harder to learn are trained."""
-RANKS: dict[str, int] = {"clothing": 8, "style": 10}
+LONGER: dict[str, float] = {
+    "clothing": 1.75,
+    "style": 1.75,
+    "sunglasses": 3.5,
+    "pencil sketch": 3.5,
+}
+"""How much longer the kinds and elements that are harder to learn are trained."""
+RANKS: dict[str, int] = {"clothing": 8, "style": 10, "pencil sketch": 12}
 """Of those that need more than RANK; all files together may take 15 MB."""
 RANK = 5
 
@@ -62,22 +67,28 @@ def training_pictures(taught: Element, seed: int = 0) -> list[TrainingPicture]:
     return found
 
 
+def _of(values: dict[str, float], taught: Element, default: float) -> float:
+    """What is said of the element, or else of its kind."""
+    return values.get(taught.name, values.get(taught.kind, default))
+
+
 def settings(taught: Element, folder: Path, *, steps: int = STEPS) -> LoraTraining:
     """How one of the shipped LoRAs is trained."""
     rng = random.Random(f"preview {taught.name}")
     shown = random_element_scene(taught, rng, two=0.0)
+    length = max(round(steps * _of(LONGER, taught, 1.0)), 2)
     return LoraTraining(
         output=folder / f"{taught.file}.safetensors",
         trigger=taught.trigger,
         role=taught.kind,
         title=taught.name.title(),
         description=_DESCRIPTIONS[taught.name],
-        rank=RANKS.get(taught.kind, RANK),
-        steps=round(steps * LONGER.get(taught.kind, 1.0)),
+        rank=round(_of({**RANKS}, taught, RANK)),
+        steps=length,
         batch_size=10,
         optimizer="muon",
         # Muon takes steps of one length: this is how far a factor may go in all
-        learning_rate=4.0 / max(round(steps * LONGER.get(taught.kind, 1.0)), 200),
+        learning_rate=(6.0 if length > 1000 else 4.0) / max(length, 200),
         # without them nothing is changed at the finest level, which has no attention, and all that
         # is new stays a blur
         conv=True,
@@ -113,7 +124,7 @@ def train_all(
         if (not names or taught.name in names) and not _finished(settings(taught, folder))
     ]
     # the longest first, so that no process is left alone with one at the end
-    wanted.sort(key=lambda taught: -LONGER.get(taught.kind, 1.0))
+    wanted.sort(key=lambda taught: -_of(LONGER, taught, 1.0))
     train = partial(_train, model_folder, folder, max(round(STEPS * scale), 2))
     if processes == 1:
         for taught in wanted:

@@ -56,7 +56,7 @@ class _RoundTrips:
         scenes = [_scene(self.rng) for _ in range(count)]
         x = to_tensor([render(scene, self.rng) for scene in scenes]).to(self.vae.device)
         z = encode(self.vae, x)
-        z = z + torch.randn_like(z) * 0.25 * torch.rand(len(z), 1, 1, 1, device=z.device)
+        z = z + torch.randn_like(z) * 0.5 * torch.rand(len(z), 1, 1, 1, device=z.device)
         out = decode(self.vae, z).clamp(-1, 1).cpu()
         self.scenes += scenes
         self.pictures += list(out)
@@ -67,8 +67,23 @@ class _RoundTrips:
         return [self.scenes[i] for i in chosen], torch.stack([self.pictures[i] for i in chosen])
 
 
+def wobbled(x: Tensor, most: float = 1.5) -> Tensor:
+    """Every second picture bent by up to about `most` pixels, here and there: a generated figure
+    is never quite in its place or of its shape."""
+    count, _, height, width = x.shape
+    bend = torch.randn(count, 2, height // 8, width // 8) * torch.rand(count, 1, 1, 1) * most
+    bend = bend * (torch.rand(count, 1, 1, 1) < 0.5)
+    shift = functional.interpolate(bend, size=(height, width), mode="bicubic")
+    rows, columns = torch.meshgrid(
+        torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij"
+    )
+    straight = torch.stack([columns, rows], dim=-1)
+    grid = straight + shift.permute(0, 2, 3, 1) * (2 / width)
+    return functional.grid_sample(x, grid, padding_mode="border", align_corners=True)
+
+
 def train_oracle(stage: Stage, vae: AutoencoderKL) -> Oracle:
-    """Train on renderings, blurred and noisy ones, and round trips."""
+    """Train on renderings, bent, blurred and noisy ones, and round trips."""
     seed_torch(stage.seed)
     net = OracleNet().to(stage.device).train()
     rng = stage.rng()
@@ -79,9 +94,9 @@ def train_oracle(stage: Stage, vae: AutoencoderKL) -> Oracle:
     def loss(_: float) -> tuple[Tensor, dict[str, float], int]:
         trips.renew(2)
         scenes = [_scene(rng) for _ in range(44)]
-        x = blurred(to_tensor([render(s, rng) for s in scenes]))
+        x = blurred(wobbled(to_tensor([render(s, rng) for s in scenes])))
         other, y = trips.draw(20)
-        scenes, x = scenes + other, torch.cat([x, y]).to(stage.device)
+        scenes, x = scenes + other, torch.cat([x, wobbled(y)]).to(stage.device)
         logits = net(x)
         targets = _targets(scenes)
         total = torch.zeros((), device=x.device)
