@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from composer.studio.history import SavedPicture
 
 SIDE = 256  # of one picture, in pixels
+COLUMN = 38  # letters of a caption that fit under one, about
 LETTER = 10  # width of a letter of the title, about
 
 
@@ -28,7 +29,8 @@ def comparison_sheet(
     for seed in range(request.count):
         for number, way in enumerate(ways):
             saved = pictures.get((number, seed))
-            caption = f"{way.title}\n{way.detail}\nseed {request.seed_of(seed)}"
+            lines = (way.title, way.detail, f"seed {request.seed_of(seed)}")
+            caption = "\n".join(part for line in lines for part in textwrap.wrap(line, COLUMN))
             cells.append(Cell(image=saved.image() if saved else None, caption=caption))
     title = textwrap.shorten(request.prompt, len(ways) * SIDE // LETTER, placeholder=" ...")
     return contact_sheet(cells, columns=len(ways), side=SIDE, title=title)

@@ -164,7 +164,8 @@ class CompareActions:
                     told = time.monotonic()
                     yield {page.pace: self._pace(event, ways)}
         except Exception:  # it is told by who called; the grid must not wait for more
-            yield {page.comparison: compare_views.finished_view(view, ways, places)}
+            kept = compare_views.finished_view(view, ways, places) if places else None
+            yield {page.comparison: kept}
             raise
 
     def _pace(self, event: Event, ways: Sequence[Way]) -> views.Json:

@@ -2,8 +2,9 @@
 // ways: [{title, detail, kind}], seeds: [...], cells: [[src|null]] by way and seed, over, sheet:
 // {src, name}|null}. Another id is another comparison; otherwise only what is new is drawn.
 const $ = (selector) => element.querySelector(selector);
+const whole = $('.comparison');
 const grid = $('.grid');
-const frame = $('.frame');
+const frame = $('.split');
 const divider = $('.divider');
 const room = 'composer:' + (props.room || '');
 let shown = null;  // the id of the comparison that is drawn
@@ -38,7 +39,7 @@ function move(value) {
 
 function choose(place) {
   if (same(place, pair[0]) || same(place, pair[1])) return;
-  if (!touched) { touched = true; turn = 0; }
+  touched = true;
   pair[turn] = place;
   turn = 1 - turn;
   compare();
@@ -129,7 +130,7 @@ function render() {
     cell.classList.toggle('lost', value.over && !src);
     if (!src || !cell.disabled) return;
     const image = cell.firstChild;
-    image.onload = () => frame.style.setProperty('--ratio', image.naturalWidth / image.naturalHeight);
+    image.onload = () => whole.style.setProperty('--ratio', image.naturalWidth / image.naturalHeight);
     image.src = src;
     image.hidden = false;
     cell.disabled = false;
@@ -164,6 +165,7 @@ const toPointer = (event) => {
 frame.addEventListener('pointerdown', (event) => {
   if (divider.hidden || event.button) return;
   event.preventDefault();  // no drag of the picture itself
+  touched = true;
   frame.setPointerCapture(event.pointerId);
   divider.focus({preventScroll: true});
   toPointer(event);
@@ -179,6 +181,7 @@ divider.addEventListener('keydown', (event) => {
   }[event.key];
   if (to === undefined) return;
   event.preventDefault();
+  touched = true;
   move(to);
 });
 $('.swap').addEventListener('click', () => {

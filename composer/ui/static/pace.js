@@ -2,12 +2,18 @@
 // [way, seed], are those being made; the grid shows their previews in their places.
 const pace = element.querySelector('.pace');
 const progress = element.querySelector('.progress');
+let last = 'idle';
 const room = 'composer:' + (props.room || '');
 
 function render() {
   const value = props.value || {phase: 'idle'};
   pace.dataset.phase = value.phase;
   pace.hidden = value.phase === 'idle';
+  // on a phone the pictures are far below the button
+  if (value.phase === 'starting' && last !== 'starting' && pace.getBoundingClientRect().top > innerHeight) {
+    pace.scrollIntoView({block: 'start', behavior: 'smooth'});
+  }
+  last = value.phase;
   element.querySelector('.title').textContent = value.title || '';
   element.querySelector('.detail').textContent = value.detail || '';
   const known = typeof value.fraction === 'number';

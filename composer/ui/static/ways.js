@@ -7,6 +7,7 @@ const problems = element.querySelector('.problems');
 const room = 'composer:' + (props.room || '');
 let state = {kinds: [], seeds: 1, most: 1, offers: [], problems: []};
 let speaking = [];
+let mine = '';
 
 function make(tag, className, text) {
   const node = document.createElement(tag);
@@ -19,6 +20,7 @@ const gates = () => state.offers.filter(
   (names) => names.length === speaking.length && names.every((name) => speaking.includes(name))).length;
 
 function commit() {
+  mine = JSON.stringify(state);
   props.value = structuredClone(state);
   count();
 }
@@ -89,7 +91,8 @@ function render() {
 }
 
 function take() {
-  if (props.value) state = structuredClone(props.value);
+  if (!props.value || JSON.stringify(props.value) === mine) return;  // what has focus keeps it
+  state = structuredClone(props.value);
   render();
 }
 

@@ -1,0 +1,170 @@
+"""The actions of the page that compares, on the tiny model, without a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import pytest
+from tiny_loras import write_lora
+
+from composer.studio import LoraRow, Studio
+from composer.ui import compare_views, views
+from composer.ui.compare_actions import CompareActions
+from composer.ui.compare_layout import ComparePage, lay_out as lay_out_compare
+from composer.ui.layout import Page, lay_out
+
+ROWS = (LoraRow(name="zibo", unet=0.7), LoraRow(name="neon", text_encoder=0.2))
+VISITOR: Any = SimpleNamespace(session_hash="ann")
+COMPOSED = {
+    "fusion": "weighted", "prompt": "zibo fox", "negative": "blur", "steps": 2, "cfg_scale": 2.0,
+    "sampler": "Euler", "count": 3, "width": 16, "height": 16, "clip_skip": 1, "seed": 5,
+    "new_seed": True,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def studio(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Studio:
+    folder = tmp_path_factory.mktemp("comparing") / "loras"
+    for seed, name in enumerate(("zibo", "neon")):
+        told = {"modelspec.trigger_phrase": f"{name} here", "modelspec.title": name.title()}
+        write_lora(folder / f"{name}.safetensors", seed=seed, **told)
+    studio = Studio(tiny_sd, [folder], folder.parent / "outputs")
+    assert studio.wait(120).state == "ready"
+    return studio
+
+
+@pytest.fixture
+def pages() -> tuple[Page, ComparePage]:
+    with gr.Blocks():
+        return lay_out(), lay_out_compare()
+
+
+@pytest.fixture
+def page(pages: tuple[Page, ComparePage]) -> ComparePage:
+    return pages[1]
+
+
+@pytest.fixture
+def actions(studio: Studio, pages: tuple[Page, ComparePage]) -> CompareActions:
+    return CompareActions(studio, pages[1], pages[0])
+
+
+def mixer(*rows: LoraRow) -> list[Any]:
+    return [views.row_view(row, None) for row in rows]
+
+
+def composed(actions: CompareActions, *rows: LoraRow) -> list[Any]:
+    values = {**COMPOSED, "mixer": mixer(*rows)}
+    return [values[name] for name in actions._compose.form]  # pyright: ignore[reportPrivateUsage]
+
+
+def form(page: ComparePage, *rows: LoraRow, **changes: Any) -> list[Any]:
+    values = {**COMPOSED, "mixer": mixer(*rows), "ways": None, **changes}
+    return [values[name] for name in page.form]
+
+
+def last(updates: Iterator[dict[Any, Any]]) -> dict[Any, Any]:
+    whole: dict[Any, Any] = {}
+    for update in updates:
+        whole |= update
+    return whole
+
+
+def test_an_untouched_page_takes_over_what_compose_shows(
+    actions: CompareActions, page: ComparePage
+) -> None:
+    update = actions.open([], "", None, *composed(actions, *ROWS))
+    assert views.read_rows(update[page.mixer]) == ROWS
+    assert update[page.mixer][0]["title"] == "Zibo"
+    assert {update[page.prompt], update[page.negative]} == {"zibo fox", "blur"}
+    assert (update[page.steps], update[page.sampler], update[page.seed]) == (2, "Euler", 5)
+    assert {card["name"] for card in update[page.picker]["cards"]} == {"zibo", "neon"}
+    own = actions.open(mixer(ROWS[0]), "mine", None, *composed(actions, *ROWS))
+    assert own.keys() == {page.picker, page.ways}
+
+
+def test_gates_rows_are_taken_over_as_weights(actions: CompareActions, page: ComparePage) -> None:
+    limited = replace(ROWS[0], steps=(0.0, 0.5), on=False)
+    update = actions.take(*composed(actions, limited))
+    assert views.read_rows(update[page.mixer]) == (replace(ROWS[0], on=False),)
+
+
+def test_rows_that_are_none_are_told(
+    actions: CompareActions, page: ComparePage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(gr, "Warning", lambda message, **_: told.append(message))
+    values = composed(actions)
+    values[list(actions._compose.form).index("mixer")] = "rows"  # pyright: ignore[reportPrivateUsage]
+    assert actions.take(*values)[page.mixer] == [] and "Reload the page" in told[0]
+
+
+def test_trigger_words_follow_the_loras(actions: CompareActions) -> None:
+    event: Any = SimpleNamespace(name="neon")
+    assert actions.add_trigger("a fox", event) == "a fox, neon here"
+    assert actions.remove_trigger("a fox, neon here", event) == "a fox"
+
+
+def test_the_grid_fills_picture_by_picture(actions: CompareActions, page: ComparePage) -> None:
+    updates = list(actions.compare(VISITOR, *form(page, *ROWS)))
+    grids = [update[page.comparison] for update in updates if page.comparison in update]
+    there = [sum(src is not None for row in grid["cells"] for src in row) for grid in grids]
+    assert there == [*range(13), 12]  # six ways with two seeds; the last one brings the sheet
+    assert len({grid["id"] for grid in grids}) == 1
+    assert [grid["over"] for grid in grids] == [False] * 13 + [True]
+    whole = last(iter(updates))
+    assert whole[page.pace]["phase"] == "done" and whole[page.stop]["interactive"] is False
+    assert whole[page.comparison]["sheet"]["name"].startswith("comparison-")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"mixer": []}, "No LoRA is chosen"),
+        ({"mixer": "rows"}, "Reload the page"),
+        ({"ways": "ways"}, "Reload the page"),
+        ({"ways": {"kinds": [], "seeds": 1}}, "one way or more"),
+        ({"ways": {**compare_views.ways_view(), "seeds": 9}}, "1 to 4"),
+        ({"steps": 0}, "number of steps"),
+        ({"seed": None}, "The seed"),
+        ({"width": 17}, "does not fit this model"),
+        ({"mixer": mixer(LoraRow(name="zobi"))}, "Did you mean 'zibo'"),
+    ],
+)
+def test_what_is_wrong_is_told_in_place(
+    actions: CompareActions, page: ComparePage, changes: dict[str, Any], told: str
+) -> None:
+    update = last(actions.compare(VISITOR, *form(page, *ROWS, **changes)))
+    assert update[page.pace]["phase"] == "failed" and told in update[page.pace]["detail"]
+    assert update[page.stop]["interactive"] is False
+    assert update.get(page.comparison) is None
+
+
+def test_a_comparison_is_stopped_and_pictures_of_compose_are_not(
+    actions: CompareActions, page: ComparePage, studio: Studio
+) -> None:
+    updates = actions.compare(VISITOR, *form(page, *ROWS, steps=60))
+    for update in updates:
+        if update.get(page.comparison, {}).get("cells", [[None]])[0][0]:
+            break
+    assert {job.owner for job in studio.queue} == {"ann compares"}
+    assert actions.stop(VISITOR)["interactive"] is False
+    whole = last(updates)
+    assert whole[page.pace]["title"] == "Stopped" and whole[page.comparison]["over"]
+
+
+def test_a_model_that_cannot_be_loaded_says_so(
+    tmp_path: Path, pages: tuple[Page, ComparePage]
+) -> None:
+    studio = Studio(tmp_path / "no model", [tmp_path / "nowhere"], tmp_path / "outputs")
+    actions = CompareActions(studio, pages[1], pages[0])
+    page = pages[1]
+    opened = actions.open([], "", None, *composed(actions))
+    assert opened[page.picker]["cards"] == []
+    update = last(actions.compare(VISITOR, *form(page, *ROWS)))
+    assert update[page.pace]["phase"] == "failed" and "no model" in update[page.pace]["detail"]
