@@ -1,0 +1,42 @@
+"""Pictures of the pages for the README: gates being trained, and ways of fusing compared."""
+
+from __future__ import annotations
+
+from playwright.sync_api import Page, expect
+
+from benchmarks.browser import IMAGES, opened
+
+
+def training(page: Page) -> None:
+    """Two LoRAs' gates, a good part of the way through their training."""
+    page.get_by_role("tab", name="Train gates").click()
+    expect(page.locator(".lora-line")).to_have_count(2)
+    page.click("#train-start")
+    page.wait_for_function(
+        "() => +(/step (\\d+)/i.exec(document.querySelector('.training .what')?.innerText)"
+        " || [0, 0])[1] >= 120"
+    )
+    page.screenshot(path=IMAGES / "train.png", full_page=True)
+
+
+def comparison(page: Page) -> None:
+    """All ways with two seeds, and two of them under the slider."""
+    page.get_by_role("tab", name="Compare").click()
+    page.wait_for_selector("#compare-mixer .row")
+    page.locator(".seed-count").nth(1).click()
+    page.click("#compare-start")
+    expect(page.locator(".pace")).to_have_attribute("data-phase", "done")
+    page.wait_for_timeout(1000)
+    page.screenshot(path=IMAGES / "compare.png", full_page=True)
+
+
+def main() -> None:
+    """Make both pictures anew."""
+    with opened() as (page, _):
+        page.wait_for_selector(".state.ready")
+        comparison(page)
+        training(page)
+
+
+if __name__ == "__main__":
+    main()
