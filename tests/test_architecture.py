@@ -21,7 +21,7 @@ ROWS = (
     ("experts",),
     ("mixture",),
     ("fusions",),
-    ("diffusion",),
+    ("diffusion", "language"),
     ("training", "evaluation"),
     ("toybox",),
     ("studio",),

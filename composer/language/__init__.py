@@ -1,0 +1,1 @@
+"""Language models: MixLoRA's adapters, their files and their training."""

@@ -1,0 +1,124 @@
+"""Load a causal language model of transformers: a folder, or a hub name."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import torch
+from torch import nn
+
+from composer.errors import ComposerError
+
+Quantisation = Literal["none", "8bit", "4bit"]
+QUANTISATIONS: tuple[Quantisation, ...] = get_args(Quantisation)
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModel:
+    """A causal language model with its tokenizer, in evaluation mode and frozen."""
+
+    model: nn.Module
+    """A transformers `...ForCausalLM`."""
+    tokenizer: Any
+    name: str
+    source: str
+    """What it was loaded from, for `base_model_name_or_path` of an adapter."""
+
+    @property
+    def device(self) -> torch.device:
+        return cast(torch.device, cast(Any, self.model).device)
+
+    @property
+    def pad(self) -> int:
+        """The token that fills a row up; masked wherever it stands."""
+        ids = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+        return next((int(number) for number in ids if number is not None), 0)
+
+
+def load_language_model(
+    path_or_name: str | os.PathLike[str],
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    quantisation: Quantisation = "none",
+) -> LanguageModel:
+    """Load a model and its tokenizer; only safetensors are opened, and no code beside them is run.
+
+    What exists on disk, or looks like a path, is never asked of the hub. `quantisation` keeps the
+    base's weights in 8 or 4 bits by bitsandbytes (QLoRA, Dettmers et al. 2023). Raises
+    ComposerError, naming the remedy, for anything that cannot be loaded.
+    """
+    path = Path(path_or_name).expanduser()
+    _check_path(path, str(path_or_name))
+    settings: dict[str, Any] = {
+        "use_safetensors": True,
+        "trust_remote_code": False,
+        "local_files_only": path.is_dir(),
+    }
+    settings["dtype"] = dtype
+    if quantisation != "none":
+        settings["quantization_config"] = _quantised(quantisation, dtype)
+        settings["device_map"] = {"": str(device)}
+    source = str(path) if path.is_dir() else str(path_or_name)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        model: Any = cast(Any, AutoModelForCausalLM).from_pretrained(source, **settings)
+        tokenizer: Any = cast(Any, AutoTokenizer).from_pretrained(
+            source, trust_remote_code=False, local_files_only=path.is_dir()
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ComposerError(
+            f"{source} cannot be loaded as a causal language model ({first}): give a folder that"
+            " transformers wrote, with its weights in safetensors and its tokenizer."
+        ) from error
+    if quantisation == "none":
+        model.to(device)
+    model.requires_grad_(False)
+    model.eval()
+    name = path.resolve().name if path.is_dir() else source.rpartition("/")[2]
+    return LanguageModel(model=model, tokenizer=tokenizer, name=name, source=source)
+
+
+def _check_path(path: Path, given: str) -> None:
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ComposerError(f"{path} has no config.json: give the folder of a language model.")
+        if not any(path.glob("*.safetensors")):
+            raise ComposerError(
+                f"{path} has no .safetensors weights: others are not opened, for they can run code."
+                " Save the model again with safe_serialization."
+            )
+        return
+    if path.exists() or not _HUB_NAME.fullmatch(given) or given.startswith((".", "~", "/")):
+        raise ComposerError(f"There is no language model folder {given}: check the path.")
+
+
+def _quantised(quantisation: Quantisation, dtype: torch.dtype) -> Any:
+    """The settings of bitsandbytes; ComposerError where it is not installed."""
+    if quantisation not in QUANTISATIONS:
+        raise ComposerError(
+            f"quantisation {quantisation!r} is unknown: choose one of {', '.join(QUANTISATIONS)}."
+        )
+    if find_spec("bitsandbytes") is None:
+        raise ComposerError(
+            f"A base in {quantisation} needs bitsandbytes, which is not installed: pip install"
+            " 'composer-sd[quant]', or load the model whole."
+        )
+    from transformers import BitsAndBytesConfig
+
+    if quantisation == "8bit":
+        return cast(Any, BitsAndBytesConfig)(load_in_8bit=True)
+    return cast(Any, BitsAndBytesConfig)(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )

@@ -1,0 +1,61 @@
+"""A tiny Llama with a byte-level tokenizer, made offline from the real classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from conftest import byte_characters
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def tiny_tokenizer(*, chat: bool = False, most: int = 64) -> Any:
+    """One token for each byte, then pad, end, and the marks of ChatML."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {character: index for index, character in enumerate(byte_characters())}
+    inner = Tokenizer(models.BPE(vocab=words, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.decoder = decoders.ByteLevel()
+    tokenizer: Any = PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", eos_token="<end>", model_max_length=most
+    )
+    tokenizer.add_tokens(["<|im_start|>", "<|im_end|>"], special_tokens=True)
+    if chat:
+        tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+def tiny_llama(**settings: Any) -> Any:
+    """LlamaForCausalLM of width 16 and two layers, with fixed random weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    values: dict[str, Any] = {
+        "vocab_size": 260,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "bos_token_id": None,
+        "eos_token_id": 257,
+        "pad_token_id": 256,
+        "initializer_range": 0.2,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return LlamaForCausalLM(LlamaConfig(**{**values, **settings})).eval()
+
+
+def make_tiny_language(folder: Path, **settings: Any) -> Path:
+    """Save both as a folder that `from_pretrained` reads."""
+    tiny_llama(**settings).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
