@@ -131,6 +131,8 @@ def test_pages_know_no_model_library() -> None:
 
 # Both would run what a stranger wrote.
 DANGEROUS_MODULES = {"pickle", "cPickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"}
+PICKLES = PACKAGE / "language" / "convert.py"
+"""The one file that opens others' pickles, for tensors alone, when a user asks for just that."""
 DANGEROUS = re.compile(r"torch\.load\(|trust_remote_code=True|\b(?:eval|exec)\(")
 
 
@@ -139,6 +141,8 @@ def test_nothing_opens_what_can_run_code(path: Path) -> None:
     assert not {module.split(".")[0] for module in imports_of(path)} & DANGEROUS_MODULES
     # `model.eval()` is PyTorch's word for something harmless.
     source = path.read_text(encoding="utf-8").replace(".eval()", "")
+    if path == PICKLES:
+        source = re.sub(r"torch\.load\([^()]*, weights_only=True\)", "", source)
     assert not DANGEROUS.search(source)
 
 

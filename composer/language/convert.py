@@ -1,0 +1,69 @@
+"""A reference checkpoint's pickle becomes safetensors: the one place where a `.bin` is opened.
+
+PyTorch reads it with `weights_only=True`, which builds tensors and plain containers and nothing
+else. Older PyTorch could be fooled there (CVE-2025-32434), and is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from composer.errors import ComposerError
+from composer.language.checkpoint import PICKLE_FILE, WEIGHTS_FILE, read_config, write_adapter
+from composer.language.tensor_names import check_against_config, modern
+
+SAFE_TORCH = (2, 6)
+
+
+def convert_adapter(source: Path, output: Path) -> Path:
+    """Write the MixLoRA adapter in the folder `source`, a pickle, as safetensors to `output`.
+
+    Legacy names become today's. Returns the path of the file written.
+
+    Raises:
+        ComposerError: there is no pickle, PyTorch is too old, it holds anything but tensors, or
+            they do not fit the settings beside it. Nothing is written then.
+    """
+    version = re.match(r"(\d+)\.(\d+)", torch.__version__)
+    if version is None or (int(version[1]), int(version[2])) < SAFE_TORCH:
+        raise ComposerError(
+            f"PyTorch {torch.__version__} cannot open pickles safely: install 2.6 or newer."
+        )
+    path = source / PICKLE_FILE
+    if not path.is_file():
+        raise ComposerError(
+            f"{source}: has no {PICKLE_FILE} to convert. Give the folder of a MixLoRA adapter as "
+            "MoE-PEFT or the package mixlora wrote it."
+        )
+    config = read_config(source)
+    tensors = modern(_open(path))
+    check_against_config({name: tuple(t.shape) for name, t in tensors.items()}, config, path)
+    write_adapter(output, config, tensors)
+    return output / WEIGHTS_FILE
+
+
+def _open(path: Path) -> dict[str, Tensor]:
+    try:
+        found: object = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what a broken or hostile pickle raises can be anything
+        first = str(error).strip().splitlines()[0][:200] if str(error).strip() else "it is empty"
+        raise ComposerError(
+            f"{path}: is no file of tensors alone ({first}). Download it again, from somebody you "
+            "trust."
+        ) from None
+    named = cast("dict[Any, Any]", found) if isinstance(found, dict) else {}
+    tensors = {
+        name: tensor.detach().clone()
+        for name, tensor in named.items()
+        if isinstance(name, str) and isinstance(tensor, Tensor) and tensor.is_floating_point()
+    }
+    if not tensors or len(tensors) != len(named):
+        raise ComposerError(
+            f"{path}: does not hold tensors by their names alone. Give a MixLoRA adapter."
+        )
+    return tensors
