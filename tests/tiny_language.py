@@ -15,7 +15,7 @@ CHATML = (
 
 
 def tiny_tokenizer(*, chat: bool = False, most: int = 64) -> Any:
-    """One token for each byte, then pad, end, and the marks of ChatML."""
+    """One token for each byte, then end, pad, and the marks of ChatML."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -45,8 +45,8 @@ def tiny_llama(**settings: Any) -> Any:
         "num_key_value_heads": 2,
         "max_position_embeddings": 64,
         "bos_token_id": None,
-        "eos_token_id": 257,
-        "pad_token_id": 256,
+        "eos_token_id": 256,
+        "pad_token_id": 257,
         "initializer_range": 0.2,
     }
     with torch.random.fork_rng(devices=[]):

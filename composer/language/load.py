@@ -27,8 +27,7 @@ class LanguageModel:
     """A transformers `...ForCausalLM`."""
     tokenizer: Any
     name: str
-    source: str
-    """What it was loaded from, for `base_model_name_or_path` of an adapter."""
+    """For `base_model_name_or_path` of an adapter: the folder's name, or the hub name."""
 
     @property
     def device(self) -> torch.device:
@@ -66,6 +65,7 @@ def load_language_model(
         settings["quantization_config"] = _quantised(quantisation, dtype)
         settings["device_map"] = {"": str(device)}
     source = str(path) if path.is_dir() else str(path_or_name)
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
@@ -73,7 +73,7 @@ def load_language_model(
         tokenizer: Any = cast(Any, AutoTokenizer).from_pretrained(
             source, trust_remote_code=False, local_files_only=path.is_dir()
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ComposerError(
             f"{source} cannot be loaded as a causal language model ({first}): give a folder that"
@@ -83,8 +83,8 @@ def load_language_model(
         model.to(device)
     model.requires_grad_(False)
     model.eval()
-    name = path.resolve().name if path.is_dir() else source.rpartition("/")[2]
-    return LanguageModel(model=model, tokenizer=tokenizer, name=name, source=source)
+    name = path.resolve().name if path.is_dir() else source
+    return LanguageModel(model=model, tokenizer=tokenizer, name=name)
 
 
 def _check_path(path: Path, given: str) -> None:

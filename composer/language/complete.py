@@ -1,0 +1,135 @@
+"""Text from a causal language model, with adapters on it or not."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from composer.errors import ComposerError
+from composer.language.checkpoint import attach_checkpoints
+from composer.language.load import LanguageModel
+from composer.language.records import Record
+from composer.language.samples import encode_request
+from composer.language.template import Template, worded
+
+PEFT_TYPES = ("LORA",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """How an answer is made; a temperature of 0 takes the likeliest token each time."""
+
+    tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    template: Template = "auto"
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise ComposerError(f"tokens is {self.tokens}: give 1 or more.")
+        if not self.temperature >= 0:
+            raise ComposerError(f"temperature is {self.temperature}: give 0 or more.")
+        if not 0 < self.top_p <= 1:
+            raise ComposerError(f"top_p is {self.top_p}: give a share above 0, at most 1.")
+
+
+@contextmanager
+def with_adapter(language: LanguageModel, folder: Path | None) -> Generator[None, None, None]:
+    """The adapter of a folder on the model, MixLoRA's or a plain LoRA's; gone again after.
+
+    Raises ComposerError for a folder that holds neither, or that does not fit the model.
+    """
+    if folder is None:
+        yield
+        return
+    if _is_plain(folder):
+        with _plain(language, folder):
+            yield
+        return
+    with attach_checkpoints(language.model, {"adapter": folder}):
+        yield
+
+
+@torch.no_grad()
+def complete(
+    language: LanguageModel, requests: list[Record], asking: Asking | None = None
+) -> list[str]:
+    """An answer to each request, as records without their answer, in one batch.
+
+    Random numbers follow from the seed; no global random state is changed.
+    """
+    asking = asking or Asking()
+    tokenizer, device = language.tokenizer, language.device
+    rows: list[list[int]] = []
+    for record in requests:
+        asked, _, special = worded(record, tokenizer, asking.template)
+        rows.append(encode_request(asked, tokenizer, special=special) or [language.pad])
+    length = max(len(row) for row in rows)
+    limit = int(getattr(cast(Any, language.model).config, "max_position_embeddings", 0) or 1 << 30)
+    if length >= limit:
+        raise ComposerError(
+            f"The request has {length} tokens, and this model reads {limit}: give a shorter one."
+        )
+    # padded on the left, so that all go on from their last token
+    ids = torch.tensor([[language.pad] * (length - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
+    settings: dict[str, Any] = {"do_sample": asking.temperature > 0}
+    if asking.temperature > 0:
+        settings |= {"temperature": asking.temperature, "top_p": asking.top_p, "top_k": 0}
+    devices = [device] if device.type == "cuda" else []
+    with cast(Any, torch.random).fork_rng(devices=devices):
+        cast(Any, torch).manual_seed(asking.seed)
+        made: Any = cast(Any, language.model).generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            max_new_tokens=min(asking.tokens, limit - length),
+            pad_token_id=language.pad,
+            eos_token_id=_ends(language) or None,
+            **settings,
+        )
+    texts: list[str] = tokenizer.batch_decode(made[:, length:], skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def _ends(language: LanguageModel) -> list[int]:
+    """The tokens that end an answer: those the model's files name, and the one that training here
+    puts after each answer."""
+    named: Any = getattr(getattr(language.model, "generation_config", None), "eos_token_id", None)
+    ends: list[Any] = [*named] if isinstance(named, list) else [named]
+    return sorted({int(end) for end in (*ends, language.tokenizer.eos_token_id) if end is not None})
+
+
+def _is_plain(folder: Path) -> bool:
+    """Whether peft wrote the folder."""
+    import json
+
+    try:
+        told: Any = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        return told["peft_type"] in PEFT_TYPES
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # what is wrong with it is said by who reads it as MixLoRA
+
+
+@contextmanager
+def _plain(language: LanguageModel, folder: Path) -> Generator[None, None, None]:
+    import peft
+
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ComposerError(f"{folder} has no adapter_model.safetensors: others are not opened.")
+    try:
+        attached: Any = cast(Any, peft).PeftModel.from_pretrained(language.model, str(folder))
+    except (ValueError, RuntimeError, KeyError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ComposerError(f"{folder} does not fit {language.name} ({first}).") from error
+    try:
+        yield
+    finally:
+        attached.unload()
+        if hasattr(language.model, "peft_config"):
+            del language.model.peft_config
