@@ -35,8 +35,9 @@ PLACE_WORDS: dict[str, tuple[str, ...]] = {
 }
 """How each place may be said, its canonical wording first."""
 
-_SHORT = {"night": "night sky", "underwater": "under water", "desert": "desert"}
-_STARTS = (
+SHORT = {"night": "night sky", "underwater": "under water", "desert": "desert"}
+"""How a place is called in a list of words, where its name is not enough."""
+STARTS = (
     *[""] * 12,
     "a picture of ",
     "a photo of ",
@@ -45,8 +46,8 @@ _STARTS = (
     "picture of ",
     "photo of ",
 )
-_QUALITY = ("best quality", "highly detailed", "masterpiece", "beautiful", "4k")
-_ADJECTIVES = ("cute", "small", "little", "big", "nice", "lovely", "happy", "pretty")
+QUALITY = ("best quality", "highly detailed", "masterpiece", "beautiful", "4k")
+ADJECTIVES = ("cute", "small", "little", "big", "nice", "lovely", "happy", "pretty")
 _SYLLABLES = tuple(c + v for c in "bdfgjklmnprstvz" for v in "aeiou")
 
 
@@ -77,7 +78,7 @@ def _figure_words(figure: Figure, rng: random.Random | None) -> str:
         if draw < 0.08:
             words = f"{made_up_name(rng)} {words}"
         elif draw < 0.18:
-            words = f"{rng.choice(_ADJECTIVES)} {words}"
+            words = f"{rng.choice(ADJECTIVES)} {words}"
     if figure.wears:
         worn = "a top hat" if figure.wears == "top hat" else figure.wears
         words = f"{words} wearing {worn}"
@@ -116,7 +117,7 @@ def caption(scene: Scene, rng: random.Random) -> str:
     if rng.random() < 0.08:
         return _tag_caption(scene, rng)
     figures = [_named(_figure_words(f, rng), f, rng) for f in scene.figures]
-    words = rng.choice(_STARTS) + _joined(figures, rng)
+    words = rng.choice(STARTS) + _joined(figures, rng)
     draw = rng.random()
     if scene.style or draw > 0.07:
         place = _background_words(scene.background, rng)
@@ -126,7 +127,7 @@ def caption(scene: Scene, rng: random.Random) -> str:
             words = f"{words}{', ' if draw > 0.85 else ' '}{place}"
     if scene.style:
         words = f"{words} in {scene.style} style"
-    return f"{words}, {rng.choice(_QUALITY)}" if rng.random() < 0.05 else words
+    return f"{words}, {rng.choice(QUALITY)}" if rng.random() < 0.05 else words
 
 
 def _joined(figures: list[str], rng: random.Random) -> str:
@@ -151,11 +152,11 @@ def _tag_caption(scene: Scene, rng: random.Random) -> str:
     if scene.background.startswith("plain "):
         parts.append(f"{scene.background.removeprefix('plain ')} background")
     else:
-        parts.append(_SHORT.get(scene.background, scene.background))
+        parts.append(SHORT.get(scene.background, scene.background))
     if scene.style:
         parts.append(f"{scene.style} style")
     if rng.random() < 0.3:
-        parts.append(rng.choice(_QUALITY))
+        parts.append(rng.choice(QUALITY))
     return ", ".join(parts)
 
 
@@ -168,7 +169,7 @@ def vocabulary() -> Iterator[str]:
     yield from THINGS
     yield from COLOURS
     yield from GROUNDS
-    for words in (*PLACE_WORDS.values(), _SHORT.values(), _STARTS, _QUALITY, _ADJECTIVES):
+    for words in (*PLACE_WORDS.values(), SHORT.values(), STARTS, QUALITY, ADJECTIVES):
         for phrase in words:
             yield from phrase.split()
     yield from [

@@ -20,7 +20,10 @@ class MuonAdamW:
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
-            outer = any(part in name for part in ("conv_in", "conv_out", "embedding", "heads"))
+            outer = any(
+                part in name
+                for part in ("conv_in", "conv_out", "embedding", "embed_tokens", "heads")
+            )
             hidden = parameter.ndim in (2, 4) and min(parameter.shape[:2]) >= 8 and not outer
             (matrices if hidden else others).append(parameter)
         self.parts: list[torch.optim.Optimizer] = [

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from transformers import CLIPModel, CLIPTokenizer
 
-STAGES: tuple[str, ...] = ("vae", "clip", "unet", "oracle", "assemble", "loras")
+STAGES: tuple[str, ...] = ("vae", "clip", "unet", "oracle", "assemble", "loras", "language")
 """In order; each needs the ones before it."""
 
 SHARED: tuple[str, ...] = ("vae", "unet")
 """Those that several processes can share."""
 
-CPU_MINUTES: dict[str, float] = {"vae": 25, "clip": 12, "unet": 80, "oracle": 10}
+CPU_MINUTES: dict[str, float] = {"vae": 25, "clip": 12, "unet": 80, "oracle": 10, "language": 12}
 """Budgets for two CPU cores that multiply bfloat16, as the shipped model had them. Cores that do
 not need four times as long; a GPU does in a tenth of them what these do."""
 
@@ -132,6 +132,7 @@ def do_stage(build: Build, name: str) -> None:
         "unet": _unet,
         "assemble": _assemble,
         "loras": _loras,
+        "language": _language,
     }
     actions[name](build)
 
@@ -218,14 +219,13 @@ def _write_account(build: Build) -> None:
 
     A stage that was not run again keeps what is said of it.
     """
-    machine = describe_machine()
-    named = f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores"
+    named = _machine()
     account = build.out / "training.json"
     stages: dict[str, dict[str, float | str]] = {}
     for told in (build.start / account.name if build.start else account, account):
         if told.exists():
             stages |= json.loads(told.read_text())
-    for name in CPU_MINUTES:
+    for name in ("vae", "clip", "unet", "oracle"):
         path = build.work / f"{name}.safetensors"
         if path.exists():
             steps, pictures, seconds = counts(path)
@@ -235,10 +235,33 @@ def _write_account(build: Build) -> None:
     account.write_text(json.dumps(stages, indent=1) + "\n", encoding="utf-8")
 
 
+def _machine() -> str:
+    machine = describe_machine()
+    return f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores"
+
+
 def _loras(build: Build) -> None:
     from composer.toybox.stage_loras import train_all
 
     train_all(build.out, build.loras, scale=build.scale, processes=build.processes)
+
+
+def _language(build: Build) -> None:
+    from composer.language.load import load_language_model
+    from composer.toybox.stage_expand import STEPS, train_expander, write_account
+    from composer.toybox.stage_language import train_language, write_language
+
+    folder = build.out / "language"
+    write_language(folder, train_language(build.stage("language")))
+    steps, examples, seconds = counts(build.stage("language").checkpoint)
+    adapter_steps = max(round(STEPS * build.scale), 2)
+    language = load_language_model(folder)
+    for progress in train_expander(language, folder, steps=adapter_steps, seed=build.seed):
+        if progress.step % 20 == 0 or progress.eval_loss is not None:
+            print(f"language: {progress}", flush=True)
+    told = {"steps": steps, "examples": examples, "minutes": round(seconds / 60, 1)}
+    write_account(folder, told | {"adapter_steps": adapter_steps} | {"machine": _machine()})
+    print(f"language model written to {folder}: {_megabytes(folder):.1f} MB", flush=True)
 
 
 def _megabytes(folder: Path) -> float:

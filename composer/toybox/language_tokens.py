@@ -1,0 +1,53 @@
+"""The tokenizer of the toybox's language model: byte-level BPE over the base world's words.
+
+Each word of the base world is one token with the space before it. Any other word, those that only
+LoRAs know among them, is spelt in pieces and letters, so whatever is typed comes back as it was.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from composer.toybox.captions import vocabulary
+from composer.toybox.world import CHARACTERS, LORA_OBJECTS, STYLES, THINGS
+
+WINDOW = 96
+PAD, END = "<pad>", "<end>"
+_LORA_WORDS = {
+    word
+    for phrase in (*STYLES, *LORA_OBJECTS, *CHARACTERS.values(), "wearing top hat sunglasses style")
+    for word in phrase.split()
+} - set(THINGS)
+
+
+def build_language_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer trained until each word of the base world is one token."""
+    words = sorted({word.strip(",").lower() for word in vocabulary()} - _LORA_WORDS)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trained = _byte_level(models.BPE())
+    trained.train_from_iterator(
+        words,
+        # letters are named in order, or ties between merges fall differently at each build
+        trainers.BpeTrainer(
+            vocab_size=10_000, min_frequency=1, special_tokens=letters, show_progress=False
+        ),
+    )
+    merges = [(a, b) for a, b in json.loads(trained.to_str())["model"]["merges"]]
+    names = [*dict.fromkeys([*letters, *(a + b for a, b in merges)]), PAD, END]
+    vocabulary_of = {name: index for index, name in enumerate(names)}
+    inner = _byte_level(models.BPE(vocab=vocabulary_of, merges=cast(Any, merges)))
+    return cast(Any, PreTrainedTokenizerFast)(
+        tokenizer_object=inner, pad_token=PAD, eos_token=END, model_max_length=WINDOW
+    )
+
+
+def _byte_level(model: models.Model) -> Tokenizer:
+    tokenizer: Any = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer

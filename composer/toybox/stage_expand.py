@@ -1,0 +1,132 @@
+"""What the language model's adapter learns, by MixLoRA: the elements that only LoRAs know.
+
+Its skills are subjects (characters, clothing, objects), scenes and styles. Examples of the base
+world are among them, as prior pictures are in a LoRA's, so that the rest stays as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from composer.language.complete import Asking, complete
+from composer.language.expand import TEMPERATURE, TOKENS, Expander, missing, request
+from composer.language.load import LanguageModel
+from composer.language.mixlora_config import MixLoraConfig
+from composer.language.records import Record
+from composer.mixture.lora_settings import LoraSettings
+from composer.mixture.routers import RouterSettings
+from composer.toybox.stage_language import record
+from composer.toybox.understand import understand
+from composer.toybox.words import SKILLS, Example, base_example, mixed_example, skill_example
+from composer.training.language import LanguageProgress, LanguageTraining, train_adapter
+
+STEPS = 400
+SHARES: dict[str, int] = {
+    "base": 1200,
+    "subjects": 2400,
+    "scenes": 1200,
+    "styles": 1800,
+    "mixed": 2400,
+}
+"""How many examples of each kind the adapter learns from."""
+
+
+def examples(kind: str, count: int, *, unseen: bool = False, seed: int = 0) -> list[Example]:
+    """Examples of one kind, the same for the same seed."""
+    rng = random.Random(f"{kind} {unseen} {seed}")
+    if kind in SKILLS:
+        return [skill_example(kind, rng, unseen=unseen) for _ in range(count)]
+    draw = base_example if kind == "base" else mixed_example
+    return [draw(rng, unseen=unseen) for _ in range(count)]
+
+
+def adapter_records(seed: int = 0) -> list[Record]:
+    """All that the adapter learns from."""
+    return [record(e) for kind, n in SHARES.items() for e in examples(kind, n, seed=seed)]
+
+
+def settings(folder: Path, *, steps: int = STEPS, seed: int = 0) -> LanguageTraining:
+    """How the shipped adapter is trained: four experts of rank 8 in each FFN, two at once."""
+    return LanguageTraining(
+        output=folder / "adapter",
+        adapter=MixLoraConfig(
+            experts=LoraSettings(rank=8, alpha=16.0, dropout=0.0),
+            attention=LoraSettings(rank=8, alpha=16.0, dropout=0.0),
+            router=RouterSettings(experts=4, top_k=2, balance=1e-3),
+            base_model="toybox/language",
+        ),
+        steps=steps,
+        batch_size=48,
+        learning_rate=4e-3,
+        schedule="cosine",
+        warmup=20,
+        seed=seed,
+        checkpoint_every=50,
+        resume=True,
+    )
+
+
+def train_expander(
+    language: LanguageModel, folder: Path, *, steps: int = STEPS, seed: int = 0
+) -> Iterator[LanguageProgress]:
+    """Train the adapter on the language model, and write it to `folder`/adapter."""
+    config = settings(folder, steps=steps, seed=seed)
+    return train_adapter(
+        language,
+        config,
+        records=adapter_records(seed),
+        eval_records=[record(e) for e in examples("mixed", 192, unseen=True, seed=seed)],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """One jotting that was expanded; `words` says whether all its words stand in the prompt,
+    `understood` whether the prompt is of the world and asks for all that they name."""
+
+    example: Example
+    prompt: str
+    words: bool
+    understood: bool
+
+
+def judge(example: Example, prompt: str) -> Kept:
+    """What of an example's words a prompt keeps."""
+    return Kept(
+        example=example,
+        prompt=prompt,
+        words=not missing(example.jotting.words, prompt),
+        understood=example.jotting.kept_in(prompt),
+    )
+
+
+def judge_tries(language: LanguageModel, asked: Sequence[Example], seed: int = 0) -> list[Kept]:
+    """One try of the model for each example, as it comes."""
+    asking = Asking(tokens=TOKENS, temperature=TEMPERATURE, seed=seed)
+    found: list[Kept] = []
+    for start in range(0, len(asked), 64):
+        some = asked[start : start + 64]
+        requests = [Record(prompt=request(e.jotting.words), answer="") for e in some]
+        made = complete(language, requests, asking)
+        found += [judge(e, prompt) for e, prompt in zip(some, made, strict=True)]
+    return found
+
+
+def judge_expander(expander: Expander, asked: Sequence[Example]) -> list[Kept]:
+    """What the expander makes of each example in all its tries."""
+    return [judge(e, expander.expand(e.jotting.words, i)) for i, e in enumerate(asked)]
+
+
+def is_understood(prompt: str) -> bool:
+    """Whether a prompt is wholly of the toybox's world."""
+    return understand(prompt) is not None
+
+
+def write_account(folder: Path, told: dict[str, int | float | str]) -> None:
+    """`training.json`: how the model and its adapter came about."""
+    text = json.dumps(told, indent=1) + "\n"
+    (folder / "training.json").write_text(text, encoding="utf-8")
