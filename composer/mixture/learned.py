@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from composer.errors import ComposerError
+from composer.mixture.heard import Ear, Heard
 from composer.mixture.seen import Seen
 
 GateInput = Literal["hidden", "experts"]
@@ -105,6 +106,7 @@ class LearnedGate(nn.Module):
     ) -> None:
         super().__init__()
         self.settings, self.width, self.tokens = settings, width, tokens
+        self._ear = Ear()
         self.experts = len(present)
         features = width * (self.experts if settings.input == "experts" else 1)
         if settings.reduce == "grid":
@@ -163,14 +165,21 @@ class LearnedGate(nn.Module):
         mask: bool, (experts,): those switched off get exactly zero, and the others their share.
         """
         assert seen is not None  # a learned gate is asked when its unit runs
+        # Only where it is on: entering the context costs as much as three products.
+        if not torch.is_autocast_enabled(mask.device.type):
+            return self._weigh(seen, mask)
         with torch.autocast(mask.device.type, enabled=False):
-            logits = functional.linear(self._features(seen), self.e, self.b)
-            if self.clock is not None:
-                assert seen.time is not None
-                time = functional.layer_norm(seen.time.float(), seen.time.shape[-1:])
-                said = functional.linear(time / math.sqrt(time.shape[-1]), self.clock)
-                logits = logits + (said[:, None] if logits.ndim == 3 else said)
-            return self._activate(logits / self.tau.clamp(*TAU), mask & self.present)
+            return self._weigh(seen, mask)
+
+    def _weigh(self, seen: Seen, mask: Tensor) -> Tensor:
+        logits = functional.linear(self._features(seen), self.e, self.b)
+        if self.clock is not None:
+            assert seen.time is not None
+            time = functional.layer_norm(seen.time.float(), seen.time.shape[-1:])
+            said = functional.linear(time / math.sqrt(time.shape[-1]), self.clock)
+            logits = logits + (said[:, None] if logits.ndim == 3 else said)
+        heard = self._ear.hear(mask, self.present)
+        return self._activate(logits / self.tau.clamp(*TAU), heard)
 
     def _features(self, seen: Seen) -> Tensor:
         """(batch, features), or (batch, tokens, features)."""
@@ -208,29 +217,18 @@ class LearnedGate(nn.Module):
     def _each_token(self, z: Tensor, grid: tuple[int, int] | None) -> Tensor:
         return z
 
-    def _activate(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """Weights of those in `mask`, (experts,); the others exactly zero."""
+    def _activate(self, logits: Tensor, heard: Heard) -> Tensor:
+        """Weights, (..., experts); of those who may not speak exactly zero."""
         kind = self.settings.activation
-        if kind in ("softmax", "scaled"):
-            # not -inf: where nobody may speak the gradient must stay a number
-            lowest = torch.finfo(logits.dtype).min
-            weights = logits.masked_fill(~mask, lowest).softmax(dim=-1)
-            if self.total is not None:
-                weights = weights * self._alone(self.total.exp(), mask)
-        else:
-            weights = 2 * logits.sigmoid() if kind == "sigmoid" else logits
-            weights = self._alone(weights, mask)
-        return weights.masked_fill(~mask, 0.0)
-
-    def _alone(self, strength: Tensor, mask: Tensor) -> Tensor:
-        """A strength learnt for all experts together, when only some of them speak.
-
-        An expert with nobody beside it speaks as it would alone, with weight 1; between that and
-        all of them it is a straight line. (Where weights sum to 1 the softmax itself sees to it.)
-        """
-        others = (self.present.sum() - 1).clamp_min(1)
-        missing = (self.present.sum() - mask.sum()) / others
-        return strength + (1.0 - strength) * missing
+        if kind in ("sigmoid", "free"):
+            strength = 2 * logits.sigmoid() if kind == "sigmoid" else logits
+            return torch.addcmul(heard.shift, heard.scale, strength)
+        # not -inf: where nobody may speak the gradient must stay a number
+        lowest = torch.finfo(logits.dtype).min
+        weights = logits.masked_fill(heard.off, lowest).softmax(dim=-1)
+        if self.total is None:  # they sum to 1 whoever speaks
+            return weights.masked_fill(heard.off, 0.0)
+        return weights * torch.addcmul(heard.shift, heard.scale, self.total.exp())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LearnedGate:
         """Follow `.to(device)` but not `.half()`: gates stay float32."""

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+Ranks = tuple[tuple[int, int], ...]
+"""Which experts change a site, in their order, and with how many ranks each."""
+
 
 class Routing(nn.Module):
     """What one unit's gate says now. A gate writes it, the sites of the unit read it.
@@ -16,7 +19,8 @@ class Routing(nn.Module):
 
     weights: float32, broadcastable: (experts,), (batch, experts) or (batch, tokens, experts).
         A constant gate sets it with `keep`. A learned gate assigns `routing.weights = ...` at each
-        forward of its unit, before the sites run, and its gradient flows through.
+        forward of its unit, before the sites run, and its gradient flows through. Nobody else
+        writes into it: the sites may have worked something out from it.
     mask: bool, (experts,): who may speak at all. Gates leave the others at zero.
     grid: (height, width) of the tokens of `weights`, None if they are no picture.
     """
@@ -30,9 +34,12 @@ class Routing(nn.Module):
         self.register_buffer("mask", torch.ones(experts, dtype=torch.bool), persistent=False)
         self.grid: tuple[int, int] | None = None
         self._nobody = False
+        self._by_rank: dict[Ranks, Tensor] = {}
+        self._spread: Tensor | None = None
 
     def keep(self, weights: Tensor) -> None:
         """Hold these weights until they are changed. In place where the shape stays the same."""
+        self._spread = None
         if weights.shape == self.weights.shape:
             self.weights.copy_(weights)
         else:
@@ -42,6 +49,22 @@ class Routing(nn.Module):
         """Say which experts may speak: bool, (experts,)."""
         self.mask.copy_(mask)
         self._nobody = not bool(mask.any())
+
+    def by_rank(self, owner: Tensor, ranks: Ranks) -> Tensor:
+        """The weights, each repeated over the ranks of its expert.
+
+        The sites of a unit mostly have the same ranks, and then they share one answer: as long as
+        it is known to hold, and not with gradients, as a pass that is run again for the backward
+        pass would find it made already and save less than the first.
+        """
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self.weights.index_select(-1, owner)
+        if self._spread is not self.weights:
+            self._by_rank, self._spread = {}, self.weights
+        found = self._by_rank.get(ranks)
+        if found is None:
+            found = self._by_rank[ranks] = self.weights.index_select(-1, owner)
+        return found
 
     @property
     def silent(self) -> bool:

@@ -40,6 +40,7 @@ class Site(nn.Module, ABC):
     down: (ranks, in[, kh, kw]) and up: (out, ranks[, 1, 1]): the experts' factors one after the
         other in the host's dtype, each expert's scale multiplied into its down factor.
     owner: (ranks,): which expert each rank belongs to.
+    ranks: the same, as (expert, rank) of each expert that changes this site.
     routing: how much of each expert speaks, shared by the sites of a unit.
     """
 
@@ -62,7 +63,7 @@ class Site(nn.Module, ABC):
         outputs, inputs, *kernel = weight.shape
         downs: list[Tensor] = []
         ups: list[Tensor] = []
-        owner: list[int] = []
+        ranks: list[tuple[int, int]] = []
         for expert, factor in enumerate(factors):
             if factor is None:
                 continue
@@ -73,10 +74,12 @@ class Site(nn.Module, ABC):
             # In float32: a small scale would push float16 factors below the normal numbers.
             downs.append((down.float() * factor.scale).to(weight))
             ups.append(up.to(weight))
-            owner += [expert] * rank
+            ranks.append((expert, rank))
         self.register_buffer("down", torch.cat(downs, dim=0), persistent=False)
         self.register_buffer("up", torch.cat(ups, dim=1), persistent=False)
-        self.register_buffer("owner", torch.tensor(owner, device=weight.device), persistent=False)
+        self.ranks = tuple(ranks)
+        owner = torch.tensor([e for e, rank in ranks for _ in range(rank)], device=weight.device)
+        self.register_buffer("owner", owner, persistent=False)
         self.train(base.training)
 
     @property
@@ -95,15 +98,27 @@ class Site(nn.Module, ABC):
         output = cast(Tensor, self.base(hidden))
         if self.routing.silent:
             return output
-        return self.routing.join(output, self.delta(hidden))
+        return self.add(output, self.low(hidden))
 
-    @abstractmethod
     def delta(self, hidden: Tensor) -> Tensor:
         """What the experts add to the base's output for this input."""
+        return self.up_of(self.low(hidden))
+
+    @abstractmethod
+    def low(self, hidden: Tensor) -> Tensor:
+        """(g (x) 1_r) * (A_cat x), in the dtype of the product."""
+
+    @abstractmethod
+    def up_of(self, low: Tensor) -> Tensor:
+        """B_cat low."""
+
+    def add(self, output: Tensor, low: Tensor) -> Tensor:
+        """The base's output with what the experts add to it."""
+        return self.routing.join(output, self.up_of(low))
 
     def gate(self) -> Tensor:
         """g (x) 1_r: float32, (ranks,), (batch, ranks) or (batch, tokens, ranks)."""
-        return self.routing.weights.index_select(-1, self.owner)
+        return self.routing.by_rank(self.owner, self.ranks)
 
 
 class ExpertLinear(Site):
@@ -113,7 +128,7 @@ class ExpertLinear(Site):
     cross-attention), it hears their mean.
     """
 
-    def delta(self, hidden: Tensor) -> Tensor:
+    def low(self, hidden: Tensor) -> Tensor:
         low = functional.linear(hidden, self.down)  # (batch, ..., ranks)
         gate = self.gate()
         tokens = low.shape[1:-1]
@@ -122,9 +137,21 @@ class ExpertLinear(Site):
         if gate.ndim == 3:
             gate = gate.reshape(low.shape)
         elif gate.ndim == 2:
-            batch, ranks = gate.shape
-            gate = gate.reshape(batch, *(1 for _ in tokens), ranks)  # (batch, 1, ranks)
-        return functional.linear((low * gate).to(low.dtype), self.up)
+            for _ in tokens:
+                gate = gate.unsqueeze(1)  # (batch, 1, ranks)
+        return (low * gate).to(low.dtype)
+
+    def up_of(self, low: Tensor) -> Tensor:
+        return functional.linear(low, self.up)
+
+    def add(self, output: Tensor, low: Tensor) -> Tensor:
+        """As one product that begins with the base's output, in its place where nobody derives."""
+        alike = low.dtype == output.dtype == self.up.dtype  # not so under autocast
+        if torch.compiler.is_compiling() or not alike or low.shape[:-1] != output.shape[:-1]:
+            return super().add(output, low)
+        rows = output.reshape(-1, output.shape[-1])
+        add = rows.addmm if torch.is_grad_enabled() else rows.addmm_
+        return add(low.reshape(-1, low.shape[-1]), self.up.t()).view(output.shape)
 
 
 class ExpertConv2d(Site):
@@ -133,7 +160,7 @@ class ExpertConv2d(Site):
     Where the output is larger or smaller than what the unit's gate saw, the weights are resized.
     """
 
-    def delta(self, hidden: Tensor) -> Tensor:
+    def low(self, hidden: Tensor) -> Tensor:
         # The base's own stride, padding (and its mode) and dilation.
         conv = cast(nn.Conv2d, self.base)
         low = conv._conv_forward(hidden, self.down, None)  # pyright: ignore[reportPrivateUsage]
@@ -142,7 +169,10 @@ class ExpertConv2d(Site):
             gate = _as_map(gate, self.routing.grid, (low.shape[2], low.shape[3]))
         else:
             gate = gate[..., None, None]  # ([batch,] ranks, 1, 1)
-        return functional.conv2d((low * gate).to(low.dtype), self.up)
+        return (low * gate).to(low.dtype)
+
+    def up_of(self, low: Tensor) -> Tensor:
+        return functional.conv2d(low, self.up)
 
 
 def _as_map(gate: Tensor, grid: tuple[int, int] | None, size: tuple[int, int]) -> Tensor:
