@@ -69,10 +69,9 @@ class RouterSettings:
         if not 0.0 <= self.jitter < 1.0:
             raise ComposerError(f"The router's jitter is {self.jitter}: give 0 or more, below 1.")
         for name in ("temperature", "balance", "z_loss", "init_std"):
-            if (getattr(self, name) or 0.0) < 0.0:
-                raise ComposerError(
-                    f"The router's {name} is {getattr(self, name)}: give 0 or more."
-                )
+            value = getattr(self, name)
+            if value is not None and not value >= 0.0:  # nor NaN
+                raise ComposerError(f"The router's {name} is {value}: give 0 or more.")
 
     @property
     def std(self) -> float:

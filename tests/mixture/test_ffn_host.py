@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from ffn_families import (
+from tiny_ffns import (
     FAMILIES,
     ROUTERS,
     attached,

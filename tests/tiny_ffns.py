@@ -252,3 +252,8 @@ def scalar(output: Tensor) -> Tensor:
 def close(one: Tensor, other: Tensor, tolerance: float = 1e-5) -> bool:
     """Equal to within a part of the largest number."""
     return bool((one - other).abs().max() <= tolerance * (1.0 + other.abs().max()))
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Equal to the last bit."""
+    return one.dtype == other.dtype and torch.equal(one.view(torch.uint8), other.view(torch.uint8))
