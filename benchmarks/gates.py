@@ -23,9 +23,13 @@ KINDS: tuple[tuple[str, ...], ...] = (
     ("character", "style"),
     ("character", "background"),
     ("character", "character"),
+    ("character", "clothing"),
+    ("clothing", "style"),
+    ("clothing", "clothing"),
     ("character", "style", "background"),
+    ("character", "clothing", "style"),
 )
-GRID = (0.6, 0.8, 1.0, 1.2)
+GRID = (0.8, 1.0, 1.2, 1.4)
 SHOWN = 4  # pictures of each kind and way on the sheet
 Set = tuple[Element, ...]
 Judge = Callable[[Sequence[Case]], list[Judged]]
@@ -63,6 +67,11 @@ def weighed(case: Case, some: Set, weights: Sequence[float]) -> Case:
     """The case with the weighted sum of these LoRAs."""
     named = tuple((e.name, w) for e, w in zip(some, weights, strict=True))
     return dataclasses.replace(case, weights=named)
+
+
+def placed(case: Case, some: Set) -> Case:
+    """The case with these LoRAs, each where its own words act."""
+    return dataclasses.replace(weighed(case, some, [1.0] * len(some)), fusion="regions")
 
 
 def named_right(j: Judged, some: Set) -> bool:
@@ -120,6 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked.add_argument("--sets", type=int, default=2, help="of each kind (%(default)s)")
     asked.add_argument("--tuning", type=int, default=16, help="pictures of each point of the grid")
     asked.add_argument("--kinds", nargs="*", default=(), help='such as "character+style"')
+    asked.add_argument("--learned", action="store_true", help="train gates for each set, and judge")
     asked.add_argument("--gates", type=Path, help="folder of the gate files")
     given = asked.parse_args(arguments)
     told = options(NAME, given, arguments)
@@ -135,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{_title(kinds)}: {[[e.name for e in some] for some in chosen]}", flush=True)
         each = -(-told.count // len(chosen))
         scenes = [(some, case) for some in chosen for case in cases(some, each, "test", 400_000)]
-        gates = {some: trained(studio, folder, some) for some in chosen}
+        gates = {some: trained(studio, folder, some) for some in chosen if given.learned}
         best = {some: tuned(studio.judge, some, given.tuning) for some in chosen}
         count = len(kinds)
 
@@ -146,23 +156,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         average = judged(lambda some, case: weighed(case, some, [1 / len(some)] * len(some)))
         whole = judged(lambda some, case: weighed(case, some, [1.0] * len(some)))
         by_grid = judged(lambda some, case: weighed(case, some, best[some]))  # noqa: B023
-        gated = judged(lambda some, case: dataclasses.replace(case, gates=gates[some]))  # noqa: B023
+        regions = judged(lambda some, case: placed(case, some))
+        ways = [whole, by_grid, regions]
         rows += [
             row(kinds, f"average (weights 1/{count})", average, by_grid),
             row(kinds, "sum, weights 1", whole, by_grid),
             row(kinds, "sum, weights tuned by grid", by_grid),
-            row(kinds, "learned gates", gated, by_grid),
+            row(kinds, "trigger regions, untrained", regions, by_grid),
         ]
-        for way in (whole, by_grid, gated):
+        if gates:
+            gated = judged(lambda some, case: dataclasses.replace(case, gates=gates[some]))  # noqa: B023
+            rows.append(row(kinds, "learned gates", gated, by_grid))
+            ways.append(gated)
+        for way in ways:
             shown += [j for _, j in way[:: max(len(way) // SHOWN, 1)][:SHOWN]]
     notes = [
         "A picture counts when the oracle sees every named element where the prompt puts it. The "
         "tuned sum has, for each set of LoRAs, the weights of a grid "
         f"({', '.join(f'{w:g}' for w in GRID)} for each LoRA) that were best on prompts and seeds "
-        "of their own. The gates have the default settings and were trained on drafted prompts; "
-        "no training and no tuning saw the prompts or seeds below, and no training the oracle. "
+        "of their own. Trigger regions have the same settings for all sets, chosen on other "
+        "prompts; learned gates have the default settings and were trained on drafted prompts; no training "
+        "and no tuning saw the prompts or seeds below, and no training the oracle. "
         "Gains are paired, picture by picture. The first pictures: in each kind a row of the sum "
-        "at weights 1, the tuned sum, the gates:",
+        "at weights 1, the tuned sum, the regions (and the gates):",
         told.save_sheet(NAME, contact_sheet([j.cell() for j in shown], columns=SHOWN)),
     ]
     told.publish("Learned gates and weighted merges", rows, notes, sets=given.sets)

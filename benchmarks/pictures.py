@@ -18,12 +18,13 @@ from PIL import Image
 from benchmarks.options import Options
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
+from composer.diffusion.regions import EVERY, REACHES, Regions, regions_of
 from composer.errors import ComposerError
 from composer.evaluation import Cell
 from composer.evaluation.sampling import Shot, sample
 from composer.experts import Expert, ModuleNames, read_expert
-from composer.fusions import FUSIONS
-from composer.fusions.gate_file import read_gates
+from composer.fusions import FUSIONS, region_gates
+from composer.fusions.gate_file import gated, read_gates
 from composer.mixture import Granularity, Mixture, attach
 from composer.toybox.oracle import Oracle, Verdict, score
 from composer.toybox.render import render
@@ -34,7 +35,7 @@ from composer.toybox.world import ELEMENTS, Element, Scene, element
 class Case:
     """A picture to be made and judged: what it should show, its prompt, and how it is fused.
 
-    weights: LoRAs by weight, added up exactly.
+    weights: LoRAs by weight, as `fusion` takes them: added up exactly, or the name of another.
     gates: a gate file instead, which says itself what its LoRAs are; `off` are switched off.
     lora: one LoRA file instead, at weight 1.
     """
@@ -43,6 +44,7 @@ class Case:
     prompt: str
     seed: int
     weights: tuple[tuple[str, float], ...] = ()
+    fusion: str = "weighted"
     gates: Path | None = None
     off: tuple[str, ...] = ()
     lora: Path | None = None
@@ -50,7 +52,7 @@ class Case:
     @property
     def fused(self) -> tuple[object, ...]:
         """What stands in the model while the picture is made."""
-        return self.weights, self.gates, self.off, self.lora
+        return self.weights, self.fusion, self.gates, self.off, self.lora
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +139,9 @@ class Studio:
         for fused in dict.fromkeys(case.fused for case in todo.values()):
             alike = [path for path, case in todo.items() if case.fused == fused]
             shots = [Shot(prompt=todo[p].prompt, seed=todo[p].seed) for p in alike]
-            with self.attached(todo[alike[0]]):
-                made = sample(self.model, shots, self.options.sampling)
+            with self.attached(todo[alike[0]]) as mixture:
+                regions = mixture and self.regions(mixture)
+                made = sample(self.model, shots, self.options.sampling, regions=regions)
                 for path, image in zip(alike, made, strict=True):
                     _save(path, image)
                     progress.tick()
@@ -152,8 +155,14 @@ class Studio:
         if case.gates is None:
             if not case.weights:
                 return nullcontext()
-            mixture = self._attach([name for name, _ in case.weights], "network")
-            mixture.set_weights(FUSIONS["weighted"].weigh(dict(case.weights)))
+            fusion, weights = FUSIONS[case.fusion], dict(case.weights)
+            mixture = self._attach(list(weights), "block" if fusion.by_region else "network")
+            weighed = fusion.weigh(weights)
+            mixture.set_weights(weighed)
+            if fusion.by_region:
+                mixture.set_gates(region_gates(mixture, weighed))
+            for name in case.off:
+                mixture.toggle(name, False)
             return mixture
         file = read_gates(case.gates)
         mixture = self._attach([expert.name for expert in file.experts], file.granularity)
@@ -167,6 +176,10 @@ class Studio:
             raise
         return mixture
 
+    def regions(self, mixture: Mixture) -> Regions | None:
+        """What finds out where each LoRA's words act, if a gate of this mixture hears it."""
+        return regions_of(self.model, mixture, gated([self.expert(n) for n in mixture.names]))
+
     def _attach(self, names: Sequence[str], granularity: Granularity) -> Mixture:
         sites = {name: self.expert(name).sites for name in names}
         return attach(self.model.models, sites, granularity=granularity)
@@ -176,6 +189,8 @@ class Studio:
         sampling = self.options.sampling
         loras = [(self.expert(name).sha256, weight) for name, weight in case.weights]
         decides = [self._model_hash, loras, case.prompt, case.seed]
+        if case.fusion != "weighted":
+            decides += [case.fusion, case.off, repr(sorted(REACHES.items())), EVERY]
         if case.gates is not None:
             decides += [hashlib.sha256(case.gates.read_bytes()).hexdigest(), case.off]
         if case.lora is not None:

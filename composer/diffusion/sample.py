@@ -16,6 +16,7 @@ from composer.diffusion.conditioning import Conditioning, encode_prompts
 from composer.diffusion.model import Model
 from composer.diffusion.preview import denoised, preview, to_image
 from composer.diffusion.prompt import parse_prompt
+from composer.diffusion.regions import Hearing, Regions
 from composer.diffusion.request import Request
 from composer.diffusion.samplers import build_scheduler, set_steps
 from composer.errors import ComposerError
@@ -59,6 +60,7 @@ def generate(
     preview_every: int = 0,
     batch_size: int | None = None,
     before_step: Callable[[int, int], None] = lambda index, total: None,
+    regions: Regions | None = None,
 ) -> Iterator[Step | Picture]:
     """Make the request's pictures; the request is checked now, the work is done as one iterates.
 
@@ -70,10 +72,11 @@ def generate(
     ``cancelled`` is asked before each pass of the U-Net and before each decoding; once true, the
     iteration ends. ``preview_every`` n gives each n-th step a preview of the clean latents
     predicted so far. ``batch_size`` is how many pictures are made at once. ``before_step`` is told
-    before each pass of the U-Net which one it is of how many in this batch.
+    before each pass of the U-Net which one it is of how many in this batch. ``regions`` finds out
+    where each LoRA's words act, for gates that hear it.
     """
     resolved = request.resolve(size=model.size, multiple=model.multiple)
-    return _pictures(model, resolved, cancelled, preview_every, batch_size, before_step)
+    return _pictures(model, resolved, cancelled, preview_every, batch_size, before_step, regions)
 
 
 def _pictures(
@@ -83,6 +86,7 @@ def _pictures(
     preview_every: int,
     batch_size: int | None,
     before_step: Callable[[int, int], None],
+    regions: Regions | None,
 ) -> Iterator[Step | Picture]:
     shape = _latent_shape(model, request)
     largest = batch_size or max(1, min(MAX_BATCH, BATCH_LATENTS // (shape[1] * shape[2])))
@@ -99,6 +103,9 @@ def _pictures(
     clock = _Clock()
     for number, pictures in enumerate(batches):
         sampling = _Sampling(model, request, conditioning, pictures, shape)
+        if regions is not None:
+            words = [parse_prompt(request.prompt).text] * len(pictures)
+            sampling.hearing = regions.hearing(words, clip_skip=request.clip_skip)
         steps = len(sampling.timesteps)
         for i in range(steps):
             if cancelled():
@@ -154,6 +161,7 @@ class _Sampling:
         text = conditioning.positive.expand(len(pictures), -1, -1)
         if conditioning.negative is not None:
             text = torch.cat([conditioning.negative.expand(len(pictures), -1, -1), text])
+        self.hearing: Hearing | None = None
         self.text = text  # (batch or 2 batch, tokens, dim): without the prompt first
 
     # A decorator and not a `with` around the loop: that would reach the caller at every yield.
@@ -162,6 +170,8 @@ class _Sampling:
         """One pass of the U-Net and one step of the solver."""
         timestep = self.timesteps[i]
         noisy = self.scheduler.scale_model_input(self.latents, timestep)
+        if self.hearing is not None:
+            self.hearing(noisy, timestep, i)
         output = self._predict(noisy, timestep)
         self.latents = self.scheduler.step(
             output, timestep, self.latents, **self.step_arguments, return_dict=False

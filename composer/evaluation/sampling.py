@@ -12,6 +12,7 @@ from PIL import Image
 from composer.diffusion.conditioning import encode_prompts
 from composer.diffusion.model import Model
 from composer.diffusion.preview import to_image
+from composer.diffusion.regions import Hearing, Regions
 from composer.diffusion.samplers import SAMPLERS, build_scheduler, set_steps
 from composer.errors import ComposerError
 
@@ -49,25 +50,32 @@ class Sampling:
             )
 
 
-def sample(model: Model, shots: Sequence[Shot], sampling: Sampling) -> Iterator[Image.Image]:
+def sample(
+    model: Model, shots: Sequence[Shot], sampling: Sampling, *, regions: Regions | None = None
+) -> Iterator[Image.Image]:
     """The pictures in the order of `shots`, at the model's own size, one after each batch.
+
+    regions: finds out where each LoRA's words act, for gates that hear it.
 
     Each is the picture that `composer.diffusion.sample.generate` makes of the same prompt and
     seed, up to the rounding of batched arithmetic.
     """
     for begin in range(0, len(shots), sampling.batch_size):
-        yield from _batch(model, shots[begin : begin + sampling.batch_size], sampling)
+        yield from _batch(model, shots[begin : begin + sampling.batch_size], sampling, regions)
 
 
 @torch.no_grad()
-def _batch(model: Model, shots: Sequence[Shot], sampling: Sampling) -> list[Image.Image]:
+def _batch(
+    model: Model, shots: Sequence[Shot], sampling: Sampling, regions: Regions | None
+) -> list[Image.Image]:
     """One batch; prompts of several lengths (in chunks of tokens) go one length at a time."""
     text = [_text(model, shot.prompt, guided=sampling.cfg_scale > 1) for shot in shots]
     made: dict[int, Image.Image] = {}
     for length in sorted({vectors.shape[1] for vectors in text}):
         chosen = [i for i, vectors in enumerate(text) if vectors.shape[1] == length]
         rows = torch.stack([text[i] for i in chosen], dim=1)  # (1 or 2, batch, tokens, dim)
-        latents = _denoise(model, rows, [shots[i].seed for i in chosen], sampling)
+        hearing = regions and regions.hearing([shots[i].prompt for i in chosen])
+        latents = _denoise(model, rows, [shots[i].seed for i in chosen], sampling, hearing)
         images = model.to_images(latents)
         made |= {i: to_image(image) for i, image in zip(chosen, images, strict=True)}
     return [made[i] for i in range(len(shots))]
@@ -81,7 +89,11 @@ def _text(model: Model, prompt: str, *, guided: bool) -> torch.Tensor:
 
 
 def _denoise(
-    model: Model, text: torch.Tensor, seeds: Sequence[int], sampling: Sampling
+    model: Model,
+    text: torch.Tensor,
+    seeds: Sequence[int],
+    sampling: Sampling,
+    hearing: Hearing | None,
 ) -> torch.Tensor:
     """Latents (batch, channels, h, w) of `text` (1 or 2, batch, tokens, dim), in float32."""
     scheduler: Any = build_scheduler(sampling.sampler, model.scheduler_config)
@@ -92,8 +104,10 @@ def _denoise(
     latents = torch.stack(noise).to(model.device) * scheduler.init_noise_sigma
     passes = len(text)
     context = text.flatten(0, 1)
-    for timestep in scheduler.timesteps:
+    for step, timestep in enumerate(scheduler.timesteps):
         noisy = scheduler.scale_model_input(latents, timestep)
+        if hearing is not None:
+            hearing(noisy, timestep, step)
         rows = torch.cat([noisy] * passes).to(model.dtype)
         output: torch.Tensor = model.unet(
             rows, timestep, encoder_hidden_states=context, return_dict=False

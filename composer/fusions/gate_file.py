@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -11,10 +11,18 @@ from typing import Any, cast
 from torch import Tensor
 
 from composer.errors import ComposerError
+from composer.experts.expert import Expert
 from composer.experts.header import read_header
 from composer.experts.supported import GATES as FORMAT
 from composer.files import write_atomically
-from composer.mixture import GRANULARITIES, GateSettings, Granularity, LearnedGate, Mixture
+from composer.mixture import (
+    GRANULARITIES,
+    GateSettings,
+    Granularity,
+    LearnedGate,
+    Mixture,
+    RegionGate,
+)
 
 VERSION = 1
 _PREFIX = "mole."
@@ -34,6 +42,16 @@ class GatedExpert:
         for value in vars(self).values():
             if not isinstance(value, str):
                 raise TypeError(f"text where it has {value!r}")
+
+
+def gated(experts: Iterable[Expert]) -> tuple[GatedExpert, ...]:
+    """These experts as a gate file knows them."""
+    return tuple(
+        GatedExpert(
+            name=e.name, tensor_hash=e.tensor_hash, trigger=e.info.trigger, role=e.info.role
+        )
+        for e in experts
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,11 +286,16 @@ def _build(
         present = named["present"].bool()[order]
         here = [bool(value) for value in present]
         clock = named["clock"].shape[1] if "clock" in named else None
-        gate = LearnedGate(settings, width, here, time_width=clock, tokens=tokens)
+        if settings.input == "regions":
+            gate = RegionGate(settings, here, time_width=clock)
+        else:
+            gate = LearnedGate(settings, width, here, time_width=clock, tokens=tokens)
         state = dict(named) | {"present": present}
         for name in ("e", "b", "clock"):  # a row for each expert
             if name in state:
                 state[name] = state[name][order]
+        if settings.input == "regions":
+            state["e"] = state["e"][:, order]
         if settings.input == "experts":
             state["e"] = _regrouped(state["e"], settings, order, width)
         gate.load_state_dict(state)

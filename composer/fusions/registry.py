@@ -19,6 +19,8 @@ class Fusion:
     description: one or two plain sentences for the page and the docs.
     weigh: weights by expert in, weights by expert out; `Mixture.set_weights` takes them. Give it
         the experts that are switched on only.
+    by_region: the weights count where each expert's words act, not everywhere: the mixture takes
+        `region_gates` for its U-Net, and whoever samples tells it the regions.
     """
 
     name: str
@@ -26,3 +28,4 @@ class Fusion:
     paper: str
     description: str
     weigh: Callable[[Mapping[str, Weight]], dict[str, Weight]]
+    by_region: bool = False

@@ -4,6 +4,7 @@ from composer.mixture.attach import attach
 from composer.mixture.gates import ConstantGate, Gate
 from composer.mixture.learned import GateSettings, LearnedGate
 from composer.mixture.mixture import Mixture
+from composer.mixture.regions import REGIONS, Reach, RegionGate, region_maps
 from composer.mixture.routing import Routing
 from composer.mixture.seen import Seen
 from composer.mixture.sites import ExpertConv2d, ExpertLinear, LowRankLike, Site
@@ -13,6 +14,7 @@ from composer.mixture.units import GRANULARITIES, Granularity
 
 __all__ = [
     "GRANULARITIES",
+    "REGIONS",
     "ConstantGate",
     "ExpertConv2d",
     "ExpertLinear",
@@ -22,10 +24,13 @@ __all__ = [
     "LearnedGate",
     "LowRankLike",
     "Mixture",
+    "Reach",
+    "RegionGate",
     "Routing",
     "Seen",
     "Site",
     "Switch",
     "Unit",
     "attach",
+    "region_maps",
 ]

@@ -20,7 +20,7 @@ from composer.errors import ComposerError
 from composer.mixture.heard import Ear, Heard
 from composer.mixture.seen import Seen
 
-GateInput = Literal["hidden", "experts"]
+GateInput = Literal["hidden", "experts", "regions"]
 Reduce = Literal["mean", "grid", "flatten", "tokens"]
 Normalise = Literal["l2", "layer"]
 Activation = Literal["softmax", "scaled", "sigmoid", "free"]
@@ -40,7 +40,9 @@ class GateSettings:
     """How a learned gate looks and speaks. The defaults are the paper's gate, made affordable.
 
     input: what it looks at: the unit's input ("hidden", as the authors' code does) or the experts'
-        outputs ("experts", equations 7 to 10; at a block this costs one pass of it for each).
+        outputs ("experts", equations 7 to 10; at a block this costs one pass of it for each), or
+        maps of where the words that call each expert act ("regions", token by token; not in the
+        paper, see `composer.mixture.regions`).
     reduce: how tokens become one vector: their mean; the means of a `cells` × `cells` grid; all of
         them ("flatten", the paper's; bound to one size of picture); or not at all ("tokens": each
         token is given weights of its own).
@@ -66,6 +68,11 @@ class GateSettings:
                     f"The gate's {name} is {getattr(self, name)!r}: choose one of "
                     f"{', '.join(choices)}."
                 )
+        if self.input == "regions" and self.reduce != "tokens":
+            raise ComposerError(
+                f"The gate hears regions and reduces them by {self.reduce!r}: choose tokens, for "
+                "regions are places."
+            )
         if not 1 <= self.cells <= 64:
             raise ComposerError(f"The gate's cells are {self.cells}: give 1 to 64.")
 

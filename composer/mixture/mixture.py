@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import TracebackType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from composer.errors import ComposerError
 from composer.mixture.gates import ConstantGate
@@ -178,6 +178,30 @@ class Mixture:
         finally:
             for watch in self._watches.values():
                 watch.tape = None
+
+    @property
+    def hears_regions(self) -> bool:
+        """Whether some gate listens to where the words of each expert act."""
+        return any(gate.settings.input == "regions" for gate in self.gates.values())
+
+    def hear(self, regions: Tensor | None) -> None:
+        """Tell the gates where each expert's words act, (pictures, experts, h, w), until told anew.
+
+        The rows of the passes to come are a multiple of the pictures, those of one kind together.
+        """
+        for watch in self._watches.values():
+            watch.regions = regions
+
+    @contextmanager
+    def plainly(self) -> Generator[None, None, None]:
+        """Meanwhile no gate is asked: every expert that is on speaks with weight 1 in its place."""
+        for watch in self._watches.values():
+            watch.plain = True
+        try:
+            yield
+        finally:
+            for watch in self._watches.values():
+                watch.plain = False
 
     def depth_of(self, unit: str) -> float:
         """Where a unit lies among those of its part, in the order they run: 0 to 1."""

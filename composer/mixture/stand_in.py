@@ -21,12 +21,16 @@ class Watch:
 
     time: the embedding of the timestep of the pass going on, (batch, width).
     tape: gates write down here what they say, while someone listens.
+    regions: where the words of each expert act, (pictures, experts, h, w), for gates that hear it.
+    plain: no gate is asked; where one stands, every expert that is on speaks with weight 1.
     """
 
     def __init__(self) -> None:
         self.time: Tensor | None = None
         self.tape: Weights | None = None
         self.probing = False
+        self.regions: Tensor | None = None
+        self.plain = False
 
 
 class StandIn(nn.Module):
@@ -85,6 +89,9 @@ class UnitModule(StandIn):
         """As the base's, with the experts of this unit weighed for this input."""
         if self.gate is None or self.routing.silent:
             return self.base(*inputs, **settings)
+        if self.watch.plain:
+            self.routing.weights, self.routing.grid = self.routing.mask.float(), None
+            return self.base(*inputs, **settings)
         if self.entry:
             # without the experts that may stand there themselves: they wait for the gate
             bare = self.base.base if isinstance(self.base, Site) else self.base
@@ -112,7 +119,8 @@ class UnitModule(StandIn):
         if time is not None and time.shape[0] != tokens.shape[0]:
             time = time.expand(tokens.shape[0], -1)  # one timestep for the whole batch
         weights = gate(
-            Seen(hidden=tokens, outputs=outputs, time=time, grid=grid), self.routing.mask
+            Seen(hidden=tokens, outputs=outputs, time=time, grid=grid, regions=self.watch.regions),
+            self.routing.mask,
         )
         self.routing.weights, self.routing.grid = weights, grid
         if self.watch.tape is not None and not self.watch.probing:

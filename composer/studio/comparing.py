@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from composer.studio.engine import Engine
     from composer.studio.history import History, SavedPicture
 
-Kind = Literal["bare", "alone", "yours", "equal", "average", "gates"]
-KINDS: tuple[Kind, ...] = ("bare", "alone", "yours", "equal", "average", "gates")
+Kind = Literal["bare", "alone", "yours", "equal", "average", "regions", "gates"]
+KINDS: tuple[Kind, ...] = ("bare", "alone", "yours", "equal", "average", "regions", "gates")
 MOST_SEEDS = 4
 SAME = ", the same as "
 
@@ -123,6 +123,8 @@ def _laid_out(
     yield way("equal", "Weights of 1", "each in full, added up", full)
     share = f"each at 1/{many}" if many > 1 else "weight 1"
     yield way("average", "Average (NLA)", share, full, fusion="nla")
+    if many > 1:
+        yield way("regions", "Trigger regions", "each where its words act", full, fusion="regions")
     names = {row.name for row in rows}
     for offer in offers:
         if set(offer.loras) == names:
@@ -139,8 +141,9 @@ def _what_speaks(asked: ComposeRequest) -> object:
     """Equal for two requests that give the same pictures."""
     if asked.gates:
         return asked.gates
-    weights = find_fusion(asked.fusion).weigh(dict(speaking(asked.rows)))
-    return tuple(
+    fusion = find_fusion(asked.fusion)
+    weights = fusion.weigh(dict(speaking(asked.rows)))
+    return fusion.by_region and len(weights) > 1, tuple(
         (name, tuple(sorted(weight.items())) if isinstance(weight, Mapping) else weight)
         for name, weight in weights.items()
     )

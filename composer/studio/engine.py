@@ -10,10 +10,11 @@ import torch
 
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
+from composer.diffusion.regions import Regions, regions_of
 from composer.errors import ComposerError
 from composer.experts import Expert, ModuleNames, read_expert
-from composer.fusions import Fusion
-from composer.fusions.gate_file import GateFile, read_gates
+from composer.fusions import Fusion, region_gates
+from composer.fusions.gate_file import GateFile, gated, read_gates
 from composer.fusions.gate_record import GateListener
 from composer.mixture import Granularity, Mixture, attach
 from composer.studio.gating import Gating
@@ -62,10 +63,14 @@ class Engine:
         Experts are attached anew only when others speak than before; a weight is a number in a
         buffer. What was attached before does not matter to what the model then computes.
         """
-        self._attach("network", {expert.name: expert for expert in experts})
+        granularity: Granularity = "block" if fusion.by_region else "network"
+        self._attach(granularity, {expert.name: expert for expert in experts})
         if self._mixture is not None:
             self._fitted = None
-            self._mixture.set_weights(fusion.weigh(dict(weights)))
+            weighed = fusion.weigh(dict(weights))
+            self._mixture.set_weights(weighed)
+            if fusion.by_region:
+                self._mixture.set_gates(region_gates(self._mixture, weighed))
             self._switch({}, {})
 
     def mix_gated(self, gating: Gating) -> tuple[Expert, ...]:
@@ -98,9 +103,17 @@ class Engine:
         if self._mixture is not None:
             self._mixture.at_step(index, total)
 
+    def regions(self) -> Regions | None:
+        """What finds out where each LoRA's words act; None where no gate hears it."""
+        if self._mixture is None:
+            return None
+        if self._fitted is not None:  # as they were called when the gates were trained
+            return regions_of(self.model, self._mixture, self._fitted.experts)
+        return regions_of(self.model, self._mixture, gated(e for _, e in self._attached[1]))
+
     def listener(self, *, guided: bool) -> GateListener | None:
         """What hears the gates that are attached now; None without any."""
-        if self._mixture is None or self._fitted is None:
+        if self._mixture is None or not self._mixture.gates:
             return None
         return GateListener(self._mixture, guided=guided)
 

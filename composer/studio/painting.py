@@ -116,6 +116,7 @@ def _pieces(
             cancelled=cancelled,
             preview_every=max(1, request.steps // PREVIEWS),
             before_step=engine.at_step,
+            regions=engine.regions(),
         ),
         request,
     )

@@ -30,6 +30,7 @@ WORDS: Mapping[Kind, tuple[str, str]] = {
     "yours": ("Your weights", "added up as you set them above"),
     "equal": ("Weights of 1", "each in full, added up"),
     "average": ("Average (NLA)", "weights that share 1 evenly"),
+    "regions": ("Trigger regions", "each where its words act"),
     "gates": ("Learned gates", "trained for just these LoRAs"),
 }
 

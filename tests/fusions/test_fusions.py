@@ -11,7 +11,7 @@ from composer.fusions import FUSIONS, Fusion
 
 
 def test_registry_is_by_name_and_explains_itself() -> None:
-    assert list(FUSIONS) == ["weighted", "nla"]
+    assert list(FUSIONS) == ["weighted", "nla", "regions"]
     for name, fusion in FUSIONS.items():
         assert isinstance(fusion, Fusion)
         assert fusion.name == name

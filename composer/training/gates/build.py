@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from composer.errors import ComposerError
-from composer.mixture import GateSettings, LearnedGate, Mixture
+from composer.mixture import GateSettings, LearnedGate, Mixture, RegionGate
 from composer.mixture.seen import as_tokens
 
 
@@ -47,15 +47,26 @@ def new_gates(
                     f"The gate of all of {name} is asked before any expert has spoken: let it see "
                     "the hidden state, or choose the granularity block, layer or matrix."
                 )
+            timed = given if size.time is not None else replace(given, time=False)
+            if given.input == "regions":
+                gates[name] = RegionGate(timed, unit.present, time_width=size.time)
+                continue
             tokens, width = size.out if given.input == "experts" else size.into
             gates[name] = LearnedGate(
-                given if size.time is not None else replace(given, time=False),
+                timed,
                 width,
                 unit.present,
                 time_width=size.time,
                 tokens=tokens if given.reduce == "flatten" else None,
             )
     return gates
+
+
+def of_words(gate: GateSettings) -> GateSettings:
+    """The same gate for a text encoder, which knows no time and where words are no places."""
+    if gate.input == "regions":
+        gate = replace(gate, input="hidden", reduce="mean")
+    return replace(gate, time=False)
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from composer.diffusion.conditioning import encode_prompts
 from composer.diffusion.model import Model
+from composer.diffusion.regions import Hearing, Regions
 from composer.errors import ComposerError
 from composer.mixture import Mixture
 from composer.training.draws import generator_for
@@ -134,6 +135,8 @@ class ClipGuidance:
     config: GateTraining
     images_alone: Tensor
     texts_alone: Tensor
+    regions: Regions | None = None
+    _hearing: Hearing | None = None
     _sampling: Sampling | None = None
     _prompts: list[str] = field(default_factory=list[str])
     _texts: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
@@ -184,6 +187,8 @@ class ClipGuidance:
             sampling.latents, self._latents = self._latents, None
         timestep = sampling.scheduler.timesteps[index]
         latents = sampling.latents.to(self.model.device)
+        if self._hearing is not None:
+            self.mixture.hear(self._hearing.maps(latents, timestep))
         with self.mixture.listen() as said:
             text = self._text(self._prompts)
             with_prompt = self._predict(latents, timestep, text)
@@ -210,6 +215,7 @@ class ClipGuidance:
         size = self.config.batch_size
         known = self.config.prompts
         self._prompts = [known[(number * size + place) % len(known)] for place in range(size)]
+        self._hearing = self.regions and self.regions.hearing(self._prompts)
         generator = generator_for(self.config.seed, "gates clip", number)
         noise = torch.randn((size, *_shape(self.model)), generator=generator)
         steps, cfg_scale = self.config.teacher_steps, self.config.cfg_scale

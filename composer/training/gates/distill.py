@@ -80,6 +80,8 @@ class Distillation:
     def _compare(self, rows: Sequence[int]) -> Said:
         memory, device = self.memory, self.model.device
         groups = [memory.groups[row] for row in rows]
+        if memory.regions is not None:
+            self.mixture.hear(memory.regions[list(rows)].to(device))
         with self.mixture.listen() as said:
             text = self._text([memory.prompts[row] for row in rows])
             predicted: Tensor = self.model.unet(

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from composer.diffusion.model import Model
+from composer.diffusion.regions import regions_of
 from composer.errors import ComposerError
 from composer.experts import Expert, write_lora
 from composer.experts.low_rank import LowRank
@@ -112,8 +113,9 @@ def _export(
     heard = Heard(steps=config.steps)
     report = _Reports("sample", len(batches) * config.steps)
     with _gated(model, experts, file) as mixture:
+        regions = regions_of(model, mixture, file.experts)
         for batch in batches:
-            for _ in batch.sample(model, mixture, heard):
+            for _ in batch.sample(model, mixture, heard, regions):
                 yield report.next()
                 if cancelled():
                     return

@@ -5,6 +5,7 @@ Nothing but the frozen model is needed: no photographs, no CLIP, no decoding.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
@@ -13,11 +14,12 @@ from torch import Tensor
 
 from composer.diffusion.conditioning import split_into_chunks
 from composer.diffusion.model import Model
+from composer.diffusion.regions import Regions
 from composer.errors import ComposerError
 from composer.mixture import Mixture
 from composer.training.draws import generator_for
 from composer.training.gates.config import GateTraining
-from composer.training.gates.teachers import Sampling, Teachers
+from composer.training.gates.teachers import Sampling, Teachers, speak
 
 COMPOSED, NEUTRAL = "together", "neutral"
 AT_ONCE = 8
@@ -43,6 +45,8 @@ class Memory:
     """What the bare model says."""
     groups: list[str]
     prompts: list[str]
+    regions: Tensor | None = None
+    """Where each expert's words act, (rows, experts, h, w), for gates that hear it."""
 
     def rows_of(self, group: str) -> list[int]:
         return [row for row, its in enumerate(self.groups) if its == group]
@@ -100,7 +104,7 @@ def check_prompts(model: Model, mixture: Mixture, config: GateTraining) -> None:
 
 
 def remember(
-    model: Model, mixture: Mixture, config: GateTraining
+    model: Model, mixture: Mixture, config: GateTraining, regions: Regions | None = None
 ) -> Generator[tuple[int, int], None, Memory]:
     """Sample the teachers; yields (samplings done, in all) after each step, returns the rows."""
     plan = [
@@ -112,7 +116,7 @@ def remember(
     teachers = Teachers(model, mixture)
     parts: list[Memory] = []
     for done, (lesson, numbers) in enumerate(plan):
-        sampled = _sample(model, teachers, config, lesson, numbers)
+        sampled = _sample(model, teachers, config, lesson, numbers, regions)
         for step, rows in enumerate(sampled, start=1):
             parts += rows
             yield done * config.teacher_steps + step, total
@@ -120,7 +124,12 @@ def remember(
 
 
 def _sample(
-    model: Model, teachers: Teachers, config: GateTraining, lesson: Lesson, numbers: Sequence[int]
+    model: Model,
+    teachers: Teachers,
+    config: GateTraining,
+    lesson: Lesson,
+    numbers: Sequence[int],
+    regions: Regions | None,
 ) -> Generator[list[Memory], None, None]:
     """The rows of one batch of one teacher's samplings, a step at a time."""
     side = model.size // model.multiple
@@ -130,6 +139,9 @@ def _sample(
     prompts = [lesson.prompts[n % len(lesson.prompts)] for n in numbers]
     nothing = [""] * len(prompts)
     sampling = Sampling(model, config.teacher_steps, noise, config.cfg_scale)
+    if regions is not None:
+        speak(teachers.mixture, torch.ones(1, len(teachers.mixture.names)))
+    hearing = regions and regions.hearing(prompts)
     everyone: list[int | None] = [None, *range(len(teachers.mixture.names))]
     for index, timestep in enumerate(sampling.scheduler.timesteps):
         latents = sampling.latents
@@ -146,6 +158,10 @@ def _sample(
         # every fourth step without the prompt too: guidance asks for both
         if lesson.group == COMPOSED and index % 4 == 0:
             rows.append(_rows(lesson, latents, timestep, without, unsaid[0], nothing))
+        if hearing is not None:
+            speak(teachers.mixture, torch.ones(1, len(teachers.mixture.names)))
+            maps = hearing.maps(latents, timestep).cpu()
+            rows = [dataclasses.replace(part, regions=maps) for part in rows]
         yield rows
         sampling.advance(timestep, without, target)
 
@@ -177,6 +193,7 @@ def _together(said: Tensor) -> Tensor:
 
 def joined(parts: Sequence[Memory]) -> Memory:
     """The rows of all parts, in their order."""
+    regions = [part.regions for part in parts if part.regions is not None]
     return Memory(
         latents=torch.cat([part.latents for part in parts]),
         timesteps=torch.cat([part.timesteps for part in parts]),
@@ -184,4 +201,5 @@ def joined(parts: Sequence[Memory]) -> Memory:
         base=torch.cat([part.base for part in parts]),
         groups=[group for part in parts for group in part.groups],
         prompts=[prompt for part in parts for prompt in part.prompts],
+        regions=torch.cat(regions) if regions else None,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -11,13 +10,14 @@ from PIL import Image
 
 from composer.diffusion.conditioning import encode_prompts
 from composer.diffusion.model import Model
+from composer.diffusion.regions import Regions, Voice, regions_of
 from composer.diffusion.request import Request
 from composer.diffusion.sample import Picture, generate
 from composer.errors import ComposerError
 from composer.experts import Expert
-from composer.fusions.gate_file import GatedExpert, GateFile, gate_sizes, gate_tensors
+from composer.fusions.gate_file import GateFile, gate_sizes, gate_tensors, gated
 from composer.mixture import GateSettings, LearnedGate, Mixture, attach
-from composer.training.gates.build import new_gates
+from composer.training.gates.build import new_gates, of_words
 from composer.training.gates.checkpoint import check_checkpoint, load_checkpoint, save_checkpoint
 from composer.training.gates.clip import ClipGuidance
 from composer.training.gates.closed_form import Products, solve
@@ -96,15 +96,21 @@ def _train(
             guidance = yield from _taught(ClipGuidance.prepare(model, mixture, config), cancelled)
             if guidance is None:
                 return
-        memory = yield from _taught(remember(model, mixture, config), cancelled)
+        regions = None
+        if config.gate.input == "regions":
+            voices = {e.name: Voice(trigger=e.info.trigger, role=e.info.role) for e in experts}
+            regions = Regions(model, mixture, voices)
+        memory = yield from _taught(remember(model, mixture, config, regions), cancelled)
         if memory is None:
             return
         gates = _gates(model, mixture, config, memory)
-        if config.start:
+        if config.start and config.gate.input != "regions":  # which starts as what it hears
             yield from _start(model, mixture, config, memory, gates)
         # constant where there is no gate: every expert speaks with weight 1
         mixture.set_weights(dict.fromkeys(mixture.names, 1.0))
         mixture.set_gates(gates)
+        if guidance is not None:
+            guidance.regions = regions
         objective = guidance or Distillation(model, mixture, memory, config)
         trainer = GateTrainer(
             model=model, mixture=mixture, objective=objective, config=config, processes=processes
@@ -158,7 +164,7 @@ def _gates(
 ) -> dict[str, LearnedGate]:
     settings: Mapping[str, GateSettings] = {"unet": config.gate}
     if config.text_encoder:
-        settings = {**settings, "text_encoder": dataclasses.replace(config.gate, time=False)}
+        settings = {**settings, "text_encoder": of_words(config.gate)}
 
     def run() -> None:
         _pass(model, mixture, memory, [0], None)
@@ -219,7 +225,7 @@ def _steps(
         preview = None
         if main and config.preview_every and trainer.step % config.preview_every == 0:
             with clock.paused():
-                preview = _preview(trainer)
+                preview = _preview(trainer, experts)
         yield _report(
             trainer, loss=loss, preview=preview, seconds_left=clock.seconds_left(trainer.step)
         )
@@ -243,19 +249,13 @@ def _write(trainer: GateTrainer, experts: Sequence[Expert]) -> None:
     config, model = trainer.config, trainer.model
     parts = {unit.partition(".")[0] for unit in trainer.mixture.gates}
     settings = {
-        part: dataclasses.replace(config.gate, time=config.gate.time and part == "unet")
-        for part in sorted(parts)
+        part: config.gate if part == "unet" else of_words(config.gate) for part in sorted(parts)
     }
     told = config.to_json() | {"output": config.output.name}
     GateFile(
         model=model.name,
         model_hash=model.hash,
-        experts=tuple(
-            GatedExpert(
-                name=e.name, tensor_hash=e.tensor_hash, trigger=e.info.trigger, role=e.info.role
-            )
-            for e in experts
-        ),
+        experts=gated(experts),
         granularity=config.granularity,
         settings=settings,
         tensors=gate_tensors(trainer.mixture),
@@ -270,7 +270,7 @@ def _write(trainer: GateTrainer, experts: Sequence[Expert]) -> None:
     ).write(config.output)
 
 
-def _preview(trainer: GateTrainer) -> Image.Image:
+def _preview(trainer: GateTrainer, experts: Sequence[Expert]) -> Image.Image:
     """What the gates draw now for the preview's prompt, always from the same seed."""
     config = trainer.config
     request = Request(
@@ -279,5 +279,6 @@ def _preview(trainer: GateTrainer) -> Image.Image:
         steps=PREVIEW_STEPS,
         cfg_scale=config.cfg_scale,
     )
-    events = generate(trainer.model, request)
+    regions = regions_of(trainer.model, trainer.mixture, gated(experts))
+    events = generate(trainer.model, request, regions=regions)
     return next(event.image for event in events if isinstance(event, Picture))

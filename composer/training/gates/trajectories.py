@@ -10,6 +10,7 @@ from torch import Tensor
 
 from composer.diffusion.conditioning import encode_prompts, split_into_chunks
 from composer.diffusion.model import Model
+from composer.diffusion.regions import Regions
 from composer.errors import ComposerError
 from composer.mixture import Mixture
 from composer.mixture.stand_in import Weights
@@ -77,8 +78,12 @@ class Trajectories:
         without = [each.negative for each in told if each.negative is not None]
         return torch.cat([*without, *(each.positive for each in told)])
 
-    def sample(self, model: Model, mixture: Mixture, heard: Heard) -> Iterator[None]:
+    def sample(
+        self, model: Model, mixture: Mixture, heard: Heard, regions: Regions | None = None
+    ) -> Iterator[None]:
         """Sample with the mixture's gates; yields after each step.
+
+        regions: finds out where each expert's words act, for gates that hear it.
 
         Raises:
             ComposerError: the latents are no longer numbers.
@@ -87,6 +92,7 @@ class Trajectories:
             for prompt in self.prompts:
                 encode_prompts(model, prompt, None)
         heard.add(said, 1)
+        hearing = regions and regions.hearing(self.prompts)
         text = self.text(model)
         side = model.size // model.multiple
         shape = (model.latent_channels, side, side)
@@ -95,6 +101,8 @@ class Trajectories:
         sampling = Sampling(model, heard.steps, noise, self.cfg_scale)
         for step, timestep in enumerate(sampling.scheduler.timesteps):
             latents = sampling.latents
+            if hearing is not None:
+                hearing(latents, timestep, step)
             with mixture.listen() as said:
                 without, with_prompt = predict(model, latents, timestep, text, self.cfg_scale)
             heard.add(said, len(self.prompts), step)

@@ -1,0 +1,164 @@
+"""Where the words that call each expert act in the pictures being made: asked between the steps.
+
+It costs one row of the U-Net for the prompt and one for each expert that it names, at every
+`EVERY`-th step; a step of guided sampling has two rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from composer.diffusion.conditioning import encode_prompts
+from composer.diffusion.model import Model
+from composer.mixture import Mixture, Reach, region_maps
+
+EVERY = 3
+
+REACHES: Mapping[str, Reach] = {
+    "character": Reach(local=True, emphasis=1.5),
+    "clothing": Reach(local=True, emphasis=2.0),
+    "object": Reach(local=True, emphasis=1.5),
+    "background": Reach(local=True, emphasis=1.5),
+}
+"""By role; any other acts everywhere with weight 1. Chosen on prompts that no benchmark uses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Voice:
+    """How one expert is called, and how far it is heard.
+
+    trigger: its words; without any it is called by every prompt, and speaks everywhere.
+    reach: None takes that of its role.
+    """
+
+    trigger: str
+    role: str
+    reach: Reach | None = None
+
+    def reaches(self) -> Reach:
+        """Its reach."""
+        if self.reach is not None:
+            return self.reach
+        known = REACHES.get(self.role) if self.trigger.strip() else None
+        return known or Reach(local=False)
+
+
+def without_words(prompt: str, trigger: str) -> str | None:
+    """The prompt without the words of a trigger, or None if it has none of them.
+
+    The whole trigger is looked for first, and then its parts between commas, in any case.
+    """
+    for parts in ([trigger], trigger.split(",")):
+        left, found = prompt, 0
+        for part in filter(None, (part.strip() for part in parts)):
+            words = r"\s+".join(re.escape(word) for word in part.split())
+            left, times = re.subn(rf"(?<!\w){words}(?!\w)", " ", left, flags=re.IGNORECASE)
+            found += times
+        if found:
+            left = re.sub(r"(\s*,)+\s*(?=,)|^\s*,", "", left)  # commas with nothing between
+            return " ".join(left.split()).strip(" ,")
+    return None
+
+
+class Regions:
+    """The voices of a mixture's experts, and a way to hear where they act.
+
+    voices: of every expert of the mixture, by name.
+    """
+
+    def __init__(self, model: Model, mixture: Mixture, voices: Mapping[str, Voice]) -> None:
+        self.model, self.mixture = model, mixture
+        self.voices = [voices[name] for name in mixture.names]
+
+    def hearing(self, prompts: Sequence[str], *, clip_skip: int = 1) -> Hearing:
+        """What is to be told the noisy latents of pictures of these prompts, before each pass."""
+        return Hearing(self, prompts, clip_skip)
+
+
+class Called(Protocol):
+    """Whatever says how an expert is called: one of a gate file, or of a training."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def trigger(self) -> str: ...
+    @property
+    def role(self) -> str: ...
+
+
+def regions_of(model: Model, mixture: Mixture, experts: Iterable[Called]) -> Regions | None:
+    """What finds out where the words of these experts act; None where no gate hears it."""
+    if not mixture.hears_regions:
+        return None
+    voices = {e.name: Voice(trigger=e.trigger, role=e.role) for e in experts}
+    return Regions(model, mixture, voices)
+
+
+class Hearing:
+    """Follows one batch of pictures; prompts that are called alike share their text vectors."""
+
+    def __init__(self, regions: Regions, prompts: Sequence[str], clip_skip: int) -> None:
+        self._regions = regions
+        voices, device = regions.voices, regions.model.device
+        on = regions.mixture.switches
+        self.called = torch.zeros(len(voices), len(prompts), dtype=torch.bool, device=device)
+        asked: list[list[str | None]] = []
+        for index, (name, voice) in enumerate(zip(regions.mixture.names, voices, strict=True)):
+            silent = not voice.trigger.strip()
+            less = [None if silent else without_words(prompt, voice.trigger) for prompt in prompts]
+            heard = [on[name] and (silent or some is not None) for some in less]
+            self.called[index] = torch.tensor(heard)
+            asked.append([some if h else None for some, h in zip(less, heard, strict=True)])
+        # only of an expert that has a place is it asked where that is
+        self._asked = [
+            (index, less)
+            for index, less in enumerate(asked)
+            if voices[index].reaches().local and any(some is not None for some in less)
+        ]
+        self._text = self._encode(prompts, clip_skip) if self._asked else torch.empty(0)
+
+    def __call__(self, noisy: Tensor, timestep: Tensor, step: int) -> None:
+        """Tell the gates of these latents, (pictures, channels, height, width), at this step."""
+        if step % EVERY == 0:
+            self._regions.mixture.hear(self.maps(noisy, timestep))
+
+    @torch.no_grad()
+    def maps(self, noisy: Tensor, timestep: Tensor) -> Tensor:
+        """Where each expert acts, (pictures, experts, h, w)."""
+        reaches = [voice.reaches() for voice in self._regions.voices]
+        changes = noisy.new_zeros(len(reaches), *noisy.shape, dtype=torch.float32)
+        if self._asked and len(reaches) > 1:
+            model = self._regions.model
+            rows = torch.cat([noisy] * (1 + len(self._asked))).to(model.dtype)
+            times = timestep.repeat(1 + len(self._asked)) if timestep.ndim else timestep
+            with self._regions.mixture.plainly():
+                output: Tensor = model.unet(
+                    rows, times, encoder_hidden_states=self._text, return_dict=False
+                )[0].float()
+            whole, *less = output.chunk(1 + len(self._asked))
+            for (index, _), part in zip(self._asked, less, strict=True):
+                changes[index] = whole - part
+        return region_maps(changes, self.called, reaches)
+
+    def _encode(self, prompts: Sequence[str], clip_skip: int) -> Tensor:
+        """Text vectors ((1 + asked) * pictures, tokens, dim): the prompts, then without words."""
+        known: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
+        whole: list[Tensor] = []
+        parts: list[Tensor] = []
+        for _, less in self._asked:
+            for prompt, some in zip(prompts, less, strict=True):
+                pair = (prompt, prompt if some is None else some)
+                if pair not in known:
+                    both = encode_prompts(self._regions.model, *pair, clip_skip=clip_skip)
+                    assert both.negative is not None
+                    known[pair] = both.positive, both.negative
+                parts.append(known[pair][1])
+        by_prompt = {prompt: vectors for (prompt, _), (vectors, _) in known.items()}
+        whole += [by_prompt[prompt] for prompt in prompts]
+        return torch.cat([*whole, *parts])

@@ -1,0 +1,122 @@
+"""Where experts act: maps of how loudly each one's own words change the picture, place by place.
+
+The words that call an expert (its trigger) are left out of the prompt, and the model is asked
+again. Where its prediction changes, the expert has something to do:
+
+    D_i = v(x, t, c) - v(x, t, c without the words of i)
+    e_i = blur(mean over channels of D_i^2), divided by its mean over the picture
+    m_i = e_i / (1 + e_i) * e_i^2 / max_j e_j^2          over the experts j that have a place
+
+Squared shares settle whose place it is: of two experts that both reach for one figure, the louder
+one gets it. An expert that acts everywhere (a style) has the map 1. Maps multiply an emphasis: an
+expert kept to its place can speak louder there than a weight for the whole picture could be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from composer.mixture.learned import GateSettings, LearnedGate
+from composer.mixture.seen import Seen
+
+CELLS = 16
+"""The longer side of a map; larger pictures are looked at in as many cells."""
+_TINY = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reach:
+    """How far one expert's voice goes.
+
+    local: whether it is kept to the places where its words act.
+    emphasis: how loudly it speaks there; for one that is not local, everywhere.
+    """
+
+    local: bool
+    emphasis: float = 1.0
+
+
+def region_maps(changes: Tensor, called: Tensor, reaches: Sequence[Reach]) -> Tensor:
+    """Weights (batch, experts, h, w) from what each expert's words change.
+
+    changes: D, (experts, batch, channels, height, width); zeros where nobody asked.
+    called: bool, (experts, batch): whether the prompt names the expert; the others are silent.
+    reaches: one for each expert. An expert that has nobody beside it is itself: the map 1.
+    """
+    experts, batch = called.shape
+    height, width = changes.shape[-2:]
+    if experts == 1:
+        return changes.new_ones(batch, 1, 1, 1)
+    scale = max(1.0, max(height, width) / CELLS)
+    size = (max(1, round(height / scale)), max(1, round(width / scale)))
+    loud = changes.float().square().mean(2)  # (experts, batch, height, width)
+    loud = _blur(functional.adaptive_avg_pool2d(loud, size))
+    loud = loud / loud.mean((2, 3), keepdim=True).clamp_min(_TINY)
+    loud = loud * called[..., None, None]
+    local = torch.tensor([reach.local for reach in reaches], device=changes.device)
+    rivals = loud.square() * local[:, None, None, None]
+    share = loud.square() / rivals.amax(0).clamp_min(_TINY)
+    maps = torch.where(
+        local[:, None, None, None],
+        loud / (1 + loud) * share.clamp_max(1.0),
+        called[..., None, None].to(loud),
+    )
+    emphasis = torch.tensor([reach.emphasis for reach in reaches], device=changes.device)
+    return (emphasis[:, None, None, None] * maps).transpose(0, 1)
+
+
+def _blur(loud: Tensor) -> Tensor:
+    """Twice with the binomial kernel 1 2 1, which is about one cell wide."""
+    line = torch.tensor([0.25, 0.5, 0.25], device=loud.device)
+    kernel = (line[:, None] * line)[None, None]
+    flat = loud.flatten(0, 1)[:, None]
+    for _ in range(2):
+        flat = functional.conv2d(functional.pad(flat, (1, 1, 1, 1), mode="replicate"), kernel)
+    return flat.reshape(loud.shape)
+
+
+class RegionGate(LearnedGate):
+    """A gate that hears the maps: g = e m + b + T(time), at each token, with m its place's weights.
+
+    It starts with e = 1 (the identity) and the rest 0, which is the maps themselves. Off the
+    diagonal e lets an expert give way where another one acts. Where there are no maps, as in a
+    program that does not make them, m is 1 everywhere.
+    """
+
+    def __init__(
+        self, settings: GateSettings, present: Sequence[bool], *, time_width: int | None = None
+    ) -> None:
+        super().__init__(settings, len(present), present, time_width=time_width)
+        with torch.no_grad():
+            self.e.copy_(torch.eye(self.experts))
+            if self.b is not None:
+                self.b.zero_()
+
+    def _features(self, seen: Seen) -> Tensor:
+        """(batch, tokens, experts)."""
+        batch, tokens, _ = seen.hidden.shape
+        if seen.regions is None:
+            return seen.hidden.new_ones(batch, tokens, self.experts, dtype=torch.float32)
+        maps = seen.regions
+        maps = maps.repeat(batch // maps.shape[0], 1, 1, 1)  # the same with and without prompt
+        if seen.grid is None:  # a line of tokens has no places
+            return maps.mean((2, 3))[:, None].expand(batch, tokens, self.experts)
+        if maps.shape[-2:] != seen.grid:
+            if maps.shape[-1] > seen.grid[1]:
+                maps = functional.adaptive_avg_pool2d(maps, seen.grid)
+            else:
+                maps = functional.interpolate(
+                    maps, size=seen.grid, mode="bilinear", align_corners=False
+                )
+        return maps.flatten(2).transpose(1, 2)
+
+
+REGIONS = GateSettings(
+    input="regions", reduce="tokens", activation="free", normalise="layer", bias=True, time=True
+)
+"""Gates that hear where the words of each expert act."""
