@@ -154,7 +154,8 @@ def attach_checkpoints(model: nn.Module, folders: Mapping[str, Path]) -> MixLora
                 f"{kind}. Choose the model it was made for"
                 + (f": {checkpoint.config.base_model}." if checkpoint.config.base_model else ".")
             )
-    mixlora = attach_mixlora(model, {name: one.config for name, one in found.items()})
+    # a seed, so that the caller's random numbers are not used up for weights that are replaced
+    mixlora = attach_mixlora(model, {name: one.config for name, one in found.items()}, seed=0)
     try:
         for name, one in found.items():
             mixlora.load_state_dict(name, one.tensors, source=str(one.path))

@@ -51,6 +51,7 @@ class Rows:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
+        self._last: tuple[int, torch.device, dict[str | None, Tensor | None]] | None = None
         self.tape: Tape | None = None
         self.masks: Masks | None = None
         # with a single adapter all rows are its own unless someone says otherwise
@@ -78,6 +79,7 @@ class Rows:
         if not given:
             raise ComposerError("No row is assigned to an adapter: give a name for each row.")
         self._assigned = rows if rows is None or isinstance(rows, str) else given
+        self._last = None
 
     @contextmanager
     def listen(self, masks: Masks | None = None) -> Generator[Tape, None, None]:
@@ -106,14 +108,17 @@ class Rows:
                 f"This batch has {batch} rows and {had} assigned to an adapter. Assign each row "
                 "before the model runs: mixlora.assign([...])."
             )
+        if self._last is not None and self._last[:2] == (batch, device):
+            return self._last[2]
         each = batch // len(assigned)
         names = [name for name in assigned for _ in range(each)]
-        if len(set(names)) == 1:
-            return {names[0]: None}
-        return {
-            name: torch.tensor([i for i, other in enumerate(names) if other == name], device=device)
-            for name in dict.fromkeys(names)
-        }
+        found: dict[str | None, Tensor | None] = {names[0]: None}
+        if len(set(names)) > 1:
+            for name in dict.fromkeys(names):
+                rows = [i for i, other in enumerate(names) if other == name]
+                found[name] = torch.tensor(rows, device=device)
+        self._last = (batch, device, found)  # every host asks for the same
+        return found
 
     def mask_of(self, host: str, shape: tuple[int, int]) -> Tensor | None:
         """Which of a host's (batch, tokens) count, bool; None if nothing was told.

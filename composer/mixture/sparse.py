@@ -7,10 +7,12 @@ For the tokens t of expert e, in one segment of the sorted tokens:
     combined[t] += w v                                (W_2 Σ w v = Σ w W_2 v: W_2 runs once as well)
     low = A_2e drop(v)
 
-Segments are small enough for a processor's cache, nothing of the size tokens x choices x inner is
-kept for the backward pass (it is computed again there), and an expert without tokens is not
-touched. Measured against plain autograd over the same sorted tokens, with torch._grouped_mm and
-without, on two cores: 1.4 to 1.7 times as fast forward, and a fifth of its memory.
+A segment fits a processor's cache; of the size tokens x choices x inner only the masks of dropouts
+are kept for the backward pass, the rest is computed again there; and an expert without tokens is
+not touched. Chosen by measurement on one core (width 512, 8 experts, 2 choices, 1024 and 4096
+tokens): against plain autograd over the same sorted tokens it is 1.6 and 1.9 times as fast forward
+and 1.2 and 1.8 times backward; against that with torch._grouped_mm 1.3 and 1.7, and 0.85 and 1.4.
+No GPU was at hand to measure one.
 """
 
 from __future__ import annotations

@@ -288,3 +288,24 @@ def test_several_adapters_from_their_folders(tmp_path: Path) -> None:
     mixlora = attach_checkpoints(model, {"one": one, "two": two})
     mixlora.assign(["one", "two", None])
     assert close(run("llama", model)[2], run("llama", make("llama"))[2], 1e-6)
+
+
+def test_the_authors_package_says_the_same() -> None:
+    pytest.importorskip("mixlora", reason="the authors' package is not installed")
+    from benchmarks.mixlora_ways import Shape, reference, sparse
+
+    shape = Shape(
+        hidden=64,
+        inner=96,
+        layers=2,
+        words=50,
+        experts=4,
+        top_k=2,
+        rank=3,
+        dropout=0.0,
+        device="cpu",
+    )
+    ids = torch.randint(0, 50, (2, 9))
+    model: Any = sparse(shape)[0].eval()
+    theirs: Any = reference(shape).eval()
+    assert close(theirs(input_ids=ids).logits, model(input_ids=ids).logits)
