@@ -1,7 +1,7 @@
-"""The tokenizer of the toybox's language model: byte-level BPE over the base world's words.
+"""The tokenizer of the toybox's language model: byte-level BPE over the world's words.
 
-Each word of the base world is one token with the space before it. Any other word, those that only
-LoRAs know among them, is spelt in pieces and letters, so whatever is typed comes back as it was.
+Each ordinary word is one token with the space before it. Any other word, the names of characters
+among them, is spelt in pieces and letters, so whatever is typed comes back as it was.
 """
 
 from __future__ import annotations
@@ -13,20 +13,14 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from composer.toybox.captions import vocabulary
-from composer.toybox.world import CHARACTERS, LORA_OBJECTS, STYLES, THINGS
 
 WINDOW = 96
 PAD, END = "<pad>", "<end>"
-_LORA_WORDS = {
-    word
-    for phrase in (*STYLES, *LORA_OBJECTS, *CHARACTERS.values(), "wearing top hat sunglasses style")
-    for word in phrase.split()
-} - set(THINGS)
 
 
 def build_language_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer trained until each word of the base world is one token."""
-    words = sorted({word.strip(",").lower() for word in vocabulary()} - _LORA_WORDS)
+    """A tokenizer trained until each ordinary word of the world is one token."""
+    words = sorted({word.strip(",").lower() for word in vocabulary()})
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     trained = _byte_level(models.BPE())
     trained.train_from_iterator(

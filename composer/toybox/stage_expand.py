@@ -24,7 +24,7 @@ from composer.toybox.understand import understand
 from composer.toybox.words import SKILLS, Example, base_example, mixed_example, skill_example
 from composer.training.language import LanguageProgress, LanguageTraining, train_adapter
 
-STEPS = 400
+STEPS = 300
 SHARES: dict[str, int] = {
     "base": 1200,
     "subjects": 2400,
@@ -60,7 +60,8 @@ def settings(folder: Path, *, steps: int = STEPS, seed: int = 0) -> LanguageTrai
             base_model="toybox/language",
         ),
         steps=steps,
-        batch_size=48,
+        batch_size=16,
+        packing=True,
         learning_rate=4e-3,
         schedule="cosine",
         warmup=20,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from composer.language.batches import Batch, answer_loss, collate
+from composer.language.batches import Batch, answer_loss, collate, pack
 from composer.language.expand import request
 from composer.language.records import Record
 from composer.language.samples import encode
@@ -53,9 +53,10 @@ def record(example: Example) -> Record:
 
 
 def batch_of(examples: Sequence[Example], tokenizer: Any) -> Batch:
-    """Examples as rows of tokens; what does not fit the window is cut at its beginning."""
+    """Examples as rows of tokens, several in a row: padded, half of a batch would be padding."""
     samples = encode([record(example) for example in examples], tokenizer, WINDOW).samples
-    return collate([[sample] for sample in samples], pad=int(tokenizer.pad_token_id))
+    rows = [[samples[index] for index in row] for row in pack(samples, WINDOW)]
+    return collate(rows, pad=int(tokenizer.pad_token_id))
 
 
 def train_language(stage: Stage) -> LlamaForCausalLM:

@@ -89,14 +89,15 @@ def understand(prompt: str) -> Understood | None:
     if found := _STYLE.search(words):
         style, words = found[1], words[: found.start()]
     if found := _LAST.search(words):
-        place, words = found[1], words[: found.start()]
+        place, rest = found[1], words[: found.start()]
     elif found := _FIRST.search(words):
-        place, words = found[1], words[found.end() :]
+        place, rest = found[1], words[found.end() :]
     else:
         return _understand_tags(words, style)
-    parts = _parts(words)
+    parts = _parts(rest)
     figures = [_figure(part, article=True) for part in parts]
-    return _understood(figures, _PLACES[place], style, place)
+    # "cat, under water" ends like a sentence and is a list
+    return _understood(figures, _PLACES[place], style, place) or _understand_tags(words, style)
 
 
 def _parts(words: str) -> tuple[str, ...]:

@@ -17,8 +17,13 @@ from composer.toybox.captions import caption
 from composer.toybox.understand import Understood, understand
 from composer.toybox.world import (
     CHARACTERS,
+    CLOTHING,
     COLOURS,
     ELEMENTS,
+    LORA_OBJECTS,
+    LORA_PLACES,
+    STYLES,
+    THINGS,
     Figure,
     Scene,
     random_any_scene,
@@ -35,6 +40,22 @@ SKILLS: dict[str, tuple[str, ...]] = {
 
 NAMED = 0.3
 """The share of examples in which some thing bears a name of random letters."""
+
+IDLE_WORDS: tuple[str, ...] = tuple(
+    sorted(
+        {
+            *(word for style in STYLES for word in style.split()),
+            *(word for clothing in CLOTHING for word in clothing.split()),
+            *(word for word in CHARACTERS.values() if word not in THINGS),
+            *LORA_OBJECTS,
+            *LORA_PLACES,
+            "inside",
+            "style",
+            "wearing",
+        }
+    )
+)
+"""Ordinary words that only LoRAs have a use for: the base model has met them, and no more."""
 
 _SMALL = {"a", "an", "the", "on", "in", "at", "by", "under", "inside", "of", "front"}
 _WHOLE_PLACES = ("under water", "on sand dunes")
@@ -148,13 +169,16 @@ def _place_chunk(found: Understood, rng: random.Random) -> str:
 
 
 def with_a_name(said: str, rng: random.Random) -> str:
-    """A caption with some letters that mean nothing before one of its things, where that is a
-    thing with an article: so it is learnt to keep any word."""
+    """A caption with a word more before one of its things, where that is a thing with an article:
+    so it is learnt to keep any word. It is some letters that mean nothing, or an ordinary word
+    that the base world has no use for."""
     found = understand(said)
     assert found is not None, said
     words = rng.choice(found.figures)
     length = rng.randint(2, 8)
     name = "".join(rng.choice("aeiou" if rng.random() < 0.4 else _LETTERS) for _ in range(length))
+    if rng.random() < 0.6:
+        name = rng.choice(IDLE_WORDS)
     changed = re.sub(rf"\ban? {re.escape(words)}\b", f"a {name} {words}", said, count=1)
     return changed if understand(changed) is not None else said
 

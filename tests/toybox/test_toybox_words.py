@@ -14,6 +14,7 @@ from composer.toybox.captions import vocabulary
 from composer.toybox.language_tokens import WINDOW, build_language_tokenizer
 from composer.toybox.understand import understand
 from composer.toybox.words import (
+    IDLE_WORDS,
     SKILLS,
     Example,
     Jotting,
@@ -22,7 +23,7 @@ from composer.toybox.words import (
     mixed_example,
     skill_example,
 )
-from composer.toybox.world import CHARACTERS, LORA_OBJECTS, LORA_PLACES, STYLES, THINGS, Figure
+from composer.toybox.world import CHARACTERS, LORA_PLACES, THINGS, Figure
 
 JOINING = {"and", "with", "style", "in", "a", "an"}
 
@@ -66,19 +67,29 @@ def test_unseen_pairs_are_never_drawn_for_training() -> None:
             assert held_out(found.scene) is unseen
 
 
-def test_the_base_world_names_nothing_that_only_loras_know() -> None:
-    only = {*CHARACTERS, *LORA_OBJECTS, *LORA_PLACES, "wearing", "style", "neon", "sketch"}
-    for example in drawn("base", 1000):
-        assert not only & set(example.prompt.split())
+def test_the_base_world_has_no_use_for_what_only_loras_know() -> None:
+    """Its words occur, as any name does: before a thing, and meaning nothing."""
+    met: set[str] = set()
+    for example in drawn("base", 1500):
+        found = understand(example.prompt)
+        assert found is not None
+        assert found.scene.style is None
+        assert found.scene.background not in LORA_PLACES
+        for figure in found.scene.figures:
+            assert figure.name in THINGS
+            assert figure.wears is None
+        assert not set(CHARACTERS) & set(example.prompt.split())
+        met |= set(IDLE_WORDS) & set(example.prompt.split())
+    assert met == set(IDLE_WORDS)
 
 
-def test_each_word_of_the_base_world_is_one_token(tmp_path: Path) -> None:
+def test_each_ordinary_word_is_one_token(tmp_path: Path) -> None:
     tokenizer: Any = build_language_tokenizer()
-    for word in (*THINGS, "beach", "snow", "cute", "background", "a", "of"):
+    words = {word.strip(",").lower() for word in vocabulary()} - {"4k"}
+    for word in sorted(words | set(IDLE_WORDS)):
         assert len(tokenizer(word).input_ids) == 1, word
-    for word in (*CHARACTERS, *LORA_OBJECTS, *STYLES):
-        assert len(tokenizer(word).input_ids) > 1, word
-    assert {word.lower() for word in vocabulary()} & {"robot"}
+    for name in CHARACTERS:
+        assert len(tokenizer(name).input_ids) > 1, name
     tokenizer.save_pretrained(tmp_path)
     again: Any = AutoTokenizer.from_pretrained(tmp_path)
     for text in ("A cute fox, 4k", "zibo fox in neon style", "Ünïcode 🦊"):
