@@ -25,6 +25,7 @@ from benchmarks.options import ROOT, Options, options, parser
 from composer.evaluation import Interval
 from composer.evaluation.intervals import RESAMPLES, interval_columns
 from composer.evaluation.results import Row
+from composer.evaluation.tables import markdown_tables
 
 NAME = "gate_cost"
 COUNTS = (1, 2, 3, 5, 8)
@@ -78,26 +79,23 @@ def rows_of(subject: Subject, experts: int, told: Options, rounds: int) -> list[
     ways = {name: way(subject, factors) for name, way in WAYS.items()}
     check(subject, ways)
     times, wall = measure(ways, subject, rounds)
-    rows: list[Row] = []
-    for name in ways:
-        rows.append(
-            {
-                "table": f"{subject.title}: {subject.loras}",
-                "experts": experts,
-                "way": name,
-                "rounds": rounds,
-                "a step (s)": round(median(wall[name]), 4),
-                "CPU time of a step (s)": round(median(times[name]), 4),
-                **interval_columns("beside fused (×)", ratio(times[name], times[FLOOR])),
-                **interval_columns("beside set_adapters (×)", ratio(times[name], times[OTHERS])),
-                # once they are fused, their number is of no matter
-                "peak memory (MB)": memory(
-                    subject.name, name, 1 if name == FLOOR else experts, told
-                ),
-            }
-        )
-        print(rows[-1], flush=True)
-    return rows
+    rows: list[Row] = [
+        {
+            "table": f"{subject.title}: {subject.loras}",
+            "experts": experts,
+            "way": name,
+            "rounds": rounds,
+            "a step (s)": round(median(wall[name]), 4),
+            "CPU time of a step (s)": round(median(times[name]), 4),
+            **interval_columns("beside fused (×)", ratio(times[name], times[FLOOR])),
+            **interval_columns("beside set_adapters (×)", ratio(times[name], times[OTHERS])),
+        }
+        for name in ways
+    ]
+    print(markdown_tables(rows), flush=True)
+    # Once they are fused, their number is of no matter.
+    held = [memory(subject.name, n, 1 if n == FLOOR else experts, told) for n in ways]
+    return [{**row, "peak memory (MB)": most} for row, most in zip(rows, held, strict=True)]
 
 
 @cache
