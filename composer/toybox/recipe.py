@@ -30,7 +30,7 @@ STAGES: tuple[str, ...] = ("vae", "clip", "unet", "oracle", "assemble", "loras",
 SHARED: tuple[str, ...] = ("vae", "unet")
 """Those that several processes can share."""
 
-CPU_MINUTES: dict[str, float] = {"vae": 25, "clip": 12, "unet": 80, "oracle": 10, "language": 12}
+CPU_MINUTES: dict[str, float] = {"vae": 25, "clip": 12, "unet": 80, "oracle": 10, "language": 9}
 """Budgets for two CPU cores that multiply bfloat16, as the shipped model had them. Cores that do
 not need four times as long; a GPU does in a tenth of them what these do."""
 

@@ -24,7 +24,7 @@ from composer.toybox.understand import understand
 from composer.toybox.words import SKILLS, Example, base_example, mixed_example, skill_example
 from composer.training.language import LanguageProgress, LanguageTraining, train_adapter
 
-STEPS = 300
+STEPS = 400
 SHARES: dict[str, int] = {
     "base": 1200,
     "subjects": 2400,
