@@ -200,6 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows += time_rows(times, models, ids.numel(), why) + memory_rows(memory)
     print(markdown_tables(rows))
     typed = sys.argv[1:] if arguments is None else list(arguments)
+    typed = [word for word in typed if not Path(word).is_absolute() and word != "--results"]
     path = write_results(
         NAME,
         rows,
@@ -211,6 +212,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "medians over rounds, and hold on a busy machine. The loop over experts is the "
             "authors' code without its optimisation, the one with W1 and W3 shared the one with "
             "it. Two MixLoRAs on one base share the batch, half of its rows each.",
+            "The authors' package (mixlora 0.2.3, on the path for this run and no dependency "
+            "here) keeps its experts outside of the model's parameters: they are not counted, and "
+            "its backward pass is that of the same work.",
             f"Memory: each way in a process of its own, over what the libraries take, for a model "
             f"of {large.layers} layers of the widths {large.hidden} and {large.inner} (LLaMA2-7B's "
             f"are 4096 and 11008) with 2 rows of {given.memory_tokens} words for each adapter. "

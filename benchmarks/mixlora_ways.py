@@ -123,15 +123,13 @@ def plain_lora(shape: Shape) -> nn.Module:
     """PEFT's LoRA on all projections, of the rank that trains as many parameters."""
     from peft import LoraConfig, get_peft_model
 
-    wanted = trained(sparse(shape)[0])
-
-    def of_rank(rank: int) -> nn.Module:
-        told = LoraConfig(
-            r=rank, lora_alpha=2 * rank, lora_dropout=shape.dropout, target_modules=list(LINEARS)
-        )
-        return cast(nn.Module, get_peft_model(cast(Any, shape.base()), told))
-
-    return of_rank(round(wanted / trained(of_rank(1))))
+    ffn, attention = 3 * (shape.hidden + shape.inner), 4 * 2 * shape.hidden  # for each rank
+    wanted = shape.rank * (shape.experts * ffn + attention) + shape.experts * shape.hidden
+    rank = round(wanted / (ffn + attention))
+    told = LoraConfig(
+        r=rank, lora_alpha=2 * rank, lora_dropout=shape.dropout, target_modules=list(LINEARS)
+    )
+    return cast(nn.Module, get_peft_model(cast(Any, shape.base()), told))
 
 
 def reference(shape: Shape) -> nn.Module:
