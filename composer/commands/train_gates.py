@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 TRAINING = (
     "granularity",
+    "depth",
     "text_encoder",
     "objective",
+    "teacher",
     "clip",
     "keep",
     "compose",
@@ -56,25 +58,31 @@ def train_gates(
     granularity: Annotated[
         str, typer.Option(help="What one gate governs: network, block, layer or matrix.")
     ] = "block",
+    depth: Annotated[
+        float, typer.Option(help="Gates from this depth of the U-Net on: 0 is all of it.")
+    ] = 0.65,
     text_encoder: Annotated[bool, typer.Option(help="Gates in the text encoder too.")] = False,
     objective: Annotated[str, typer.Option(help="distill, or clip as in the paper.")] = "distill",
+    teacher: Annotated[
+        str, typer.Option(help="Of composed prompts: regions, or changes added up.")
+    ] = "regions",
     clip: Annotated[
         str, typer.Option(help="A CLIP by folder or hub name; the model's own if not given.")
     ] = "",
-    keep: Annotated[float, typer.Option(help="Weight of: each LoRA alone on its prompts.")] = 1.0,
+    keep: Annotated[float, typer.Option(help="Weight of: each LoRA alone on its prompts.")] = 0.0,
     compose: Annotated[float, typer.Option(help="Weight of: the composed teacher.")] = 1.0,
-    rest: Annotated[float, typer.Option(help="Weight of: the base on other prompts.")] = 0.5,
+    rest: Annotated[float, typer.Option(help="Weight of: the base on other prompts.")] = 0.0,
     balance: Annotated[float, typer.Option(help="Alpha of the gating balance loss.")] = 0.0,
     start: Annotated[bool, typer.Option(help="Begin from the closed-form solution.")] = True,
-    trajectories: Annotated[int, typer.Option(help="Samplings of each teacher.")] = 32,
+    trajectories: Annotated[int, typer.Option(help="Samplings of each teacher.")] = 40,
     teacher_steps: Annotated[int, typer.Option(help="Steps of these samplings.")] = 12,
     cfg_scale: Annotated[float, typer.Option(help="CFG scale of these samplings.")] = 3.0,
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 300,
-    batch_size: Annotated[int, typer.Option(help="Rows at once, for each process.")] = 12,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 200,
+    batch_size: Annotated[int, typer.Option(help="Rows at once, for each process.")] = 8,
     accumulation: Annotated[int, typer.Option(help="Batches for one step.")] = 1,
-    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-2,
-    input: Annotated[str, typer.Option(help="What gates see: hidden or experts.")] = "hidden",
-    reduce: Annotated[str, typer.Option(help="mean, grid, flatten or tokens.")] = "mean",
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 4e-3,
+    input: Annotated[str, typer.Option(help="They see hidden, experts or regions.")] = "hidden",
+    reduce: Annotated[str, typer.Option(help="mean, grid, flatten or tokens.")] = "tokens",
     cells: Annotated[int, typer.Option(help="Cells on a side of the grid.")] = 4,
     normalise: Annotated[str, typer.Option(help="l2 or layer.")] = "layer",
     activation: Annotated[str, typer.Option(help="softmax, scaled, sigmoid or free.")] = "free",

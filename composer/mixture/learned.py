@@ -179,7 +179,7 @@ class LearnedGate(nn.Module):
             return self._weigh(seen, mask)
 
     def _weigh(self, seen: Seen, mask: Tensor) -> Tensor:
-        logits = functional.linear(self._features(seen), self.e, self.b)
+        logits = functional.linear(self.look(seen), self.e, self.b)
         if self.clock is not None:
             assert seen.time is not None
             time = functional.layer_norm(seen.time.float(), seen.time.shape[-1:])
@@ -188,8 +188,8 @@ class LearnedGate(nn.Module):
         heard = self._ear.hear(mask, self.present)
         return self._activate(logits / self.tau.clamp(*TAU), heard)
 
-    def _features(self, seen: Seen) -> Tensor:
-        """(batch, features), or (batch, tokens, features)."""
+    def look(self, seen: Seen) -> Tensor:
+        """v of equation 9: (batch, features), or (batch, tokens, features)."""
         if self.settings.input == "experts":
             assert seen.outputs is not None
             experts, batch, tokens, width = seen.outputs.shape

@@ -97,15 +97,20 @@ class RegionGate(LearnedGate):
             if self.b is not None:
                 self.b.zero_()
 
-    def _features(self, seen: Seen) -> Tensor:
-        """(batch, tokens, experts)."""
+    def look(self, seen: Seen) -> Tensor:
+        """(batch, tokens, experts): the maps at this unit's places."""
+        return self.places(seen, self.experts)
+
+    @staticmethod
+    def places(seen: Seen, experts: int) -> Tensor:
+        """The maps at each token, (batch, tokens, experts)."""
         batch, tokens, _ = seen.hidden.shape
         if seen.regions is None:
-            return seen.hidden.new_ones(batch, tokens, self.experts, dtype=torch.float32)
+            return seen.hidden.new_ones(batch, tokens, experts, dtype=torch.float32)
         maps = seen.regions
         maps = maps.repeat(batch // maps.shape[0], 1, 1, 1)  # the same with and without prompt
         if seen.grid is None:  # a line of tokens has no places
-            return maps.mean((2, 3))[:, None].expand(batch, tokens, self.experts)
+            return maps.mean((2, 3))[:, None].expand(batch, tokens, experts)
         if maps.shape[-2:] != seen.grid:
             if maps.shape[-1] > seen.grid[1]:
                 maps = functional.adaptive_avg_pool2d(maps, seen.grid)

@@ -10,6 +10,7 @@ from typing import Any
 
 from composer.diffusion.memory import within_memory
 from composer.diffusion.record import LoraRecord, PictureRecord
+from composer.diffusion.regions import without_words
 from composer.diffusion.request import Request
 from composer.diffusion.sample import Picture, Step, generate
 from composer.experts import Expert
@@ -89,7 +90,8 @@ def _mix(engine: Engine, plan: Plan) -> _Mixed:
         for row in plan.asked.rows
         if row.name in by_name
     )
-    return _Mixed(loras=loras, fusion={"name": fusion.name}, notes=tuple(_notes(experts)))
+    notes = (*_notes(experts), *(_silent(plan, experts) if fusion.by_region else ()))
+    return _Mixed(loras=loras, fusion={"name": fusion.name}, notes=notes)
 
 
 def _record(name: str, expert: Expert, **weights: float) -> LoraRecord:
@@ -102,6 +104,17 @@ def _notes(experts: Sequence[Expert]) -> Iterator[str]:
             yield (
                 f"{expert.name}: {len(expert.unmatched)} of its tensors belong to no part of this "
                 f"model and were left out, e.g. {expert.unmatched[0]}."
+            )
+
+
+def _silent(plan: Plan, experts: Sequence[Expert]) -> Iterator[str]:
+    """Those that this prompt does not call, among several that speak where their words act."""
+    for expert in experts if len(experts) > 1 else ():
+        words = expert.info.trigger.strip()
+        if words and without_words(plan.asked.request.prompt, words) is None:
+            yield (
+                f"{expert.name}: its trigger, {words!r}, is not in the prompt, so it is silent. "
+                "Write it there, or choose another fusion."
             )
 
 

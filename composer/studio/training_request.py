@@ -21,8 +21,9 @@ MOST_LETTERS = 80
 _NAME = re.compile(r"[^\W_][\w .+-]*")
 _GATE = ("input", "reduce", "normalise", "activation", "time", "bias")
 _TRAINING = (
-    "granularity", "text_encoder", "objective", "clip", "balance", "start", "trajectories",
-    "teacher_steps", "steps", "batch_size", "learning_rate", "seed", "gradient_checkpointing",
+    "granularity", "depth", "text_encoder", "objective", "teacher", "clip", "keep", "rest",
+    "balance", "start", "trajectories", "teacher_steps", "steps", "batch_size", "learning_rate",
+    "seed", "gradient_checkpointing",
 )  # fmt: skip
 
 
@@ -45,22 +46,26 @@ class TrainingRequest:
     neutral: tuple[str, ...]
 
     granularity: str = "block"
+    depth: float = 0.65
     input: str = "hidden"
-    reduce: str = "mean"
+    reduce: str = "tokens"
     normalise: str = "layer"
     activation: str = "free"
     time: bool = True
     bias: bool = True
     text_encoder: bool = False
     objective: str = "distill"
+    teacher: str = "regions"
     clip: str = ""
+    keep: float = 0.0
+    rest: float = 0.0
     balance: float = 0.0
     start: bool = True
-    trajectories: int = 32
+    trajectories: int = 40
     teacher_steps: int = 12
-    steps: int = 300
-    batch_size: int = 12
-    learning_rate: float = 1e-2
+    steps: int = 200
+    batch_size: int = 8
+    learning_rate: float = 4e-3
     seed: int = 0
     gradient_checkpointing: bool = False
 

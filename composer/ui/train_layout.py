@@ -13,10 +13,12 @@ from composer.ui.layout import component
 INVITATION: dict[str, Any] = {"state": "none"}
 DEFAULT: dict[str, Any] = {field.name: field.default for field in fields(TrainingRequest)}
 HINT = (
-    '<p class="hint">300 steps are plenty for two LoRAs of the shipped model: about three minutes '
+    '<p class="hint">200 steps are plenty for two LoRAs of the shipped model: about three minutes '
     "on two processor cores. It goes on when you close the page.</p>"
 )
 PUBLISHED: dict[str, Any] = {
+    "depth": 0.0,
+    "reduce": "mean",
     "activation": "softmax",
     "normalise": "l2",
     "time": False,
@@ -127,8 +129,12 @@ def _advanced() -> dict[str, Any]:
             "input": _choice(
                 "input",
                 "A gate looks at",
-                {"hidden": "what comes in", "experts": "what the LoRAs answer"},
-                "The second is the paper's, and slower",
+                {
+                    "hidden": "what comes in",
+                    "experts": "what the LoRAs answer",
+                    "regions": "where trigger words act",
+                },
+                "Answers are the paper's; what comes in is fastest",
             ),
             "reduce": _choice(
                 "reduce",
@@ -164,9 +170,21 @@ def _advanced() -> dict[str, Any]:
                 {"distill": "the LoRAs themselves", "clip": "CLIP"},
                 "CLIP is the paper's, and slower",
             ),
+            "teacher": _choice(
+                "teacher",
+                "Who shows them all together",
+                {
+                    "regions": "each LoRA where its words act",
+                    "changes": "their changes, added up",
+                },
+                "Where the LoRAs themselves judge",
+            ),
         }
         numbers = {
+            "depth": _number("depth", "From this depth on", info="0 is the whole U-Net"),
             "learning_rate": _number("learning_rate", "Learning rate"),
+            "keep": _number("keep", "Stay with one alone", info="how much it counts"),
+            "rest": _number("rest", "Stay with the base", info="how much it counts"),
             "balance": _number("balance", "Balance loss", info="0.5 in the paper"),
             "batch_size": _number("batch_size", "Rows at once", 0),
             "trajectories": _number("trajectories", "Samplings to learn from", 0),

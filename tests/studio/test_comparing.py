@@ -71,6 +71,7 @@ def test_all_ways_of_two_loras(studio: Studio) -> None:
         ("Your weights", "Zibo 0.8 + Neon 0.6 (text 0.2)"),
         ("Weights of 1", "each in full, added up"),
         ("Average (NLA)", "each at 1/2"),
+        ("Trigger regions", "each where its words act"),
         ("Learned gates", "pair"),
     ]
     some = studio.ways(replace(BOTH, kinds=("gates", "bare")))
@@ -81,12 +82,12 @@ def test_pictures_are_those_that_compose_makes_and_come_in_order(studio: Studio)
     ways = studio.ways(replace(BOTH, request=replace(REQUEST, count=2)))
     events = list(studio.compare(ways))
     saved = [event.saved for event in events if isinstance(event, PictureSaved)]
-    assert finished(events).pictures == tuple(saved) and len(saved) == 14
+    assert finished(events).pictures == tuple(saved) and len(saved) == 16
     pixels = [picture.image().tobytes() for picture in saved]
-    assert len(set(pixels)) == 14
+    assert len(set(pixels)) == 16
     assert pixels == [pixel for way in ways for pixel in alone(studio, way.asked)]
-    assert [picture.record.request.seed for picture in saved] == [7, 8] * 7
-    assert [picture.gated for picture in saved] == [False] * 12 + [True] * 2
+    assert [picture.record.request.seed for picture in saved] == [7, 8] * 8
+    assert [picture.gated for picture in saved] == [False] * 14 + [True] * 2
     assert saved[-1].gate_record() is not None
     assert {picture.id for picture in saved} <= {p.id for p in studio.history.recent(40)}
 
@@ -158,7 +159,7 @@ def test_what_cannot_be_is_told_before_any_picture(studio: Studio) -> None:
     with pytest.raises(ComposerError, match="foreign"):
         finished(studio.compare(ways))
     assert studio.history.recent(1) == before
-    assert len(finished(studio.compare(studio.ways(BOTH))).pictures) == 7
+    assert len(finished(studio.compare(studio.ways(BOTH))).pictures) == 8
 
 
 def test_gates_of_other_loras_or_another_model_are_not_among_the_ways(studio: Studio) -> None:
@@ -166,7 +167,7 @@ def test_gates_of_other_loras_or_another_model_are_not_among_the_ways(studio: St
     assert gates == ["pair"]
     three = replace(BOTH, rows=(*ROWS, LoraRow(name="moon")))
     assert [way.detail for way in studio.ways(three) if way.kind == "gates"] == ["three"]
-    assert ways_of(BOTH.asked, KINDS, (), str)[-1].kind == "average"
+    assert ways_of(BOTH.asked, KINDS, (), str)[-1].kind == "regions"
 
 
 def test_the_sheet_has_a_place_for_each_picture(studio: Studio) -> None:

@@ -295,3 +295,18 @@ def test_a_map_of_a_stopped_or_silent_picture(studio: Studio) -> None:
 
 def test_the_record_says_nothing_of_gates_in_a_weighted_picture(studio: Studio) -> None:
     assert read_png(paint(studio, WEIGHTED).path).fusion == {"name": "weighted"}
+
+
+def test_trigger_regions_are_a_fusion_like_any_other(studio: Studio) -> None:
+    """Another picture than the sum, the same again; one LoRA alone is itself; toggles count."""
+    regions = replace(WEIGHTED, fusion="regions")
+    first, again = paint(studio, regions), paint(studio, regions)
+    assert first.image().tobytes() == again.image().tobytes()
+    assert first.record.fusion == {"name": "regions"}
+    assert studio.recall(first.record).asked.fusion == "regions"
+    summed = paint(studio, WEIGHTED)
+    one = (LoraRow(name="zibo", unet=0.8), LoraRow(name="neon", on=False))
+    alone = [paint(studio, replace(asked, rows=one)) for asked in (regions, WEIGHTED)]
+    pixels = [np.asarray(p.image()).astype(int) for p in alone]
+    assert np.abs(pixels[0] - pixels[1]).max() <= 2
+    assert summed.image().tobytes() == paint(studio, WEIGHTED).image().tobytes()

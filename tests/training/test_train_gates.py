@@ -15,9 +15,11 @@ from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.errors import ComposerError
 from composer.fusions.gate_file import read_gates
-from composer.mixture import GateSettings, attach
+from composer.mixture import REGIONS, GateSettings, attach
 from composer.training.gates import train_gates
 from composer.training.trainer import Diverged
+
+READING = dataclasses.replace(BETTER, reduce="tokens")
 
 
 @pytest.fixture(scope="module")
@@ -203,3 +205,25 @@ def test_no_expert(model: Model, tmp_path: Path) -> None:
 def test_wrong_settings(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ComposerError, match=message):
         training(tmp_path, **settings)
+
+
+@pytest.mark.parametrize("gate", [READING, REGIONS], ids=["reading", "hearing"])
+def test_experts_in_their_places_teach_gates(
+    model: Model, tmp_path: Path, gate: GateSettings
+) -> None:
+    """From the maps' own start a gate that hears them has nothing left to learn; one that reads
+    begins nearer to the teacher than weights of 1, and comes nearer."""
+    experts = experts_for(model, tmp_path)
+    settings: dict[str, Any] = {"gate": gate, "teacher": "regions", "keep": 0.0, "rest": 0.0}
+    before = state_of(model)
+    even = run(model, experts, training(tmp_path, **settings, start=False))
+    taught = run(model, experts, training(tmp_path, **settings))
+    assert state_of(model) == before
+    if gate.input == "regions":
+        assert taught[1].losses["loss"] < 1e-6
+    else:
+        assert taught[1].losses["loss"] < even[1].losses["loss"]
+    file = read_gates(tmp_path / "gates.safetensors")
+    assert file.settings["unet"] == gate
+    with pytest.raises(ComposerError, match="smaller depth"):
+        run(model, experts, training(tmp_path, **settings, depth=0.999))

@@ -13,6 +13,7 @@ from composer.errors import ComposerError
 from composer.mixture import GRANULARITIES, GateSettings, Granularity
 
 Objective = Literal["distill", "clip"]
+Teacher = Literal["regions", "changes"]
 
 _AT_LEAST: dict[str, float] = {
     "steps": 0,
@@ -32,8 +33,10 @@ _AT_LEAST: dict[str, float] = {
 }
 _ABOVE_ZERO = ("learning_rate", "clip_norm")
 
-RECOMMENDED = GateSettings(activation="free", normalise="layer", time=True, bias=True)
-"""The gate to begin with; it has not been measured against the other settings yet."""
+RECOMMENDED = GateSettings(
+    reduce="tokens", activation="free", normalise="layer", time=True, bias=True
+)
+"""The gate to begin with: it reads at each place who is to speak there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +48,15 @@ class GateTraining:
     alone: for each expert by name, prompts that name it and no other.
     neutral: prompts that name none.
     gate: how the gates of the U-Net look and speak; those of a text encoder know no time.
+    depth: gates stand only in the units of the U-Net from this depth on, 0 to 1; before it every
+        expert speaks with weight 1. There the model has read the prompt, and draws.
     text_encoder: whether the text encoder's sites get gates too; without, experts speak there with
         weight 1 each.
     objective: "distill" (no photographs, no CLIP, no decoding) or "clip" (the paper's).
-    clip: for that, a CLIP of transformers by folder or hub name; empty takes the model's own.
+    teacher: who teaches composed prompts: "regions", the same experts, each where its own words
+        act; or "changes", the changes that the experts make alone to the prediction, added up.
+    clip: for the objective clip, a CLIP of transformers by folder or hub name; empty takes the
+        model's own.
     keep, compose, rest: how much the three terms of the distillation count: on an expert's own
         prompts stay with it alone, on composed prompts follow the composed teacher, on neutral
         prompts stay with the base.
@@ -65,23 +73,25 @@ class GateTraining:
 
     granularity: Granularity = "block"
     gate: GateSettings = RECOMMENDED
+    depth: float = 0.65
     text_encoder: bool = False
     objective: Objective = "distill"
+    teacher: Teacher = "regions"
     clip: str = ""
-    keep: float = 1.0
+    keep: float = 0.0
     compose: float = 1.0
-    rest: float = 0.5
+    rest: float = 0.0
     balance: float = 0.0
     start: bool = True
 
-    trajectories: int = 32
+    trajectories: int = 40
     teacher_steps: int = 12
     cfg_scale: float = 3.0
 
-    steps: int = 300
-    batch_size: int = 12
+    steps: int = 200
+    batch_size: int = 8
     accumulation: int = 1
-    learning_rate: float = 1e-2
+    learning_rate: float = 4e-3
     warmup: int = 10
     clip_norm: float = 1.0
     seed: int = 0
@@ -108,6 +118,13 @@ class GateTraining:
                 f"objective {self.objective!r} is unknown: choose one of"
                 f" {', '.join(get_args(Objective))}."
             )
+        if self.teacher not in get_args(Teacher):
+            raise ComposerError(
+                f"teacher {self.teacher!r} is unknown: choose one of"
+                f" {', '.join(get_args(Teacher))}."
+            )
+        if not 0 <= self.depth < 1:
+            raise ComposerError(f"depth is {self.depth}: give 0 or more, and less than 1.")
         for name, least in _AT_LEAST.items():
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= least):

@@ -3,6 +3,10 @@
 keep:    || v_g(x, t, c_i)   - v_i(x, t, c_i) ||^2    on expert i's prompts stay with it alone
 compose: || v_g(x, t, c_all) - v* ||^2                on composed prompts follow all of them
 rest:    || v_g(x, t, c_0)   - v_0(x, t, c_0) ||^2    on other prompts stay with the base
+
+Each v stands for two: the prediction with the prompt, and the guided one, w + s (v - w) with w
+without prompt. Sampling follows the guided one, in which an error of v counts s times; that of w
+may undo it or add to it, so both are asked at the same latents.
 """
 
 from __future__ import annotations
@@ -35,10 +39,12 @@ class Distillation:
 
     def __post_init__(self) -> None:
         self._rows = {g: self.memory.rows_of(g) for g in dict.fromkeys(self.memory.groups)}
-        self._strengths = {group: self.memory.strength(group) for group in self._rows}
+        scale = self.config.cfg_scale
+        self._strengths = {group: self.memory.strength(group, scale) for group in self._rows}
         loud = [s for g, s in self._strengths.items() if g != NEUTRAL]
         # the base teaches its own group: there, noise is measured by what experts would change
-        self._strengths[NEUTRAL] = sum(loud) / max(len(loud), 1) or 1.0
+        means = [sum(each) / len(loud) for each in zip(*loud, strict=True)] or [1.0, 1.0]
+        self._strengths[NEUTRAL] = means[0] or 1.0, means[1] or 1.0
 
     def batch(self, number: int) -> Said:
         """A function of the seed and the number alone, so a resumed training draws the same."""
@@ -83,15 +89,21 @@ class Distillation:
         if memory.regions is not None:
             self.mixture.hear(memory.regions[list(rows)].to(device))
         with self.mixture.listen() as said:
-            text = self._text([memory.prompts[row] for row in rows])
+            text = self._text([""] * len(rows) + [memory.prompts[row] for row in rows])
+            latents, timesteps = memory.latents[list(rows)], memory.timesteps[list(rows)]
             predicted: Tensor = self.model.unet(
-                memory.latents[list(rows)].to(device, self.model.dtype),
-                memory.timesteps[list(rows)].to(device),
+                torch.cat([latents, latents]).to(device, self.model.dtype),
+                torch.cat([timesteps, timesteps]).to(device),
                 encoder_hidden_states=text,
                 return_dict=False,
             )[0]
         strength = torch.tensor([self._strengths[group] for group in groups], device=device)
-        errors = distance(predicted, memory.targets[list(rows)].to(device), strength)
+        targets = memory.targets[list(rows)].to(device)
+        without, with_prompt = (
+            now - then for now, then in zip(predicted.chunk(2), targets.unbind(1), strict=True)
+        )
+        guided = without + self.config.cfg_scale * (with_prompt - without)
+        errors = 0.5 * (distance(with_prompt, strength[:, 0]) + distance(guided, strength[:, 1]))
         return Said(
             loss=errors.mean(), figures=mean_by_group(errors.detach(), groups), weights=said
         )

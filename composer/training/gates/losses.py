@@ -47,13 +47,13 @@ def entropy(said: Weights) -> float:
     return float(torch.stack(values).mean())
 
 
-def distance(predicted: Tensor, target: Tensor, strength: Tensor) -> Tensor:
-    """Squared error of each row, (batch,), as a part of what the teacher changes at all.
+def distance(error: Tensor, strength: Tensor) -> Tensor:
+    """Mean square of the error of each row, (batch,), as a part of what the teacher changes at all.
 
     strength: (batch,), the mean square by which the row's teacher differs from the bare model: 1
     means as far from the teacher as the bare model is, whatever the expert's own loudness.
     """
-    errors = (predicted.float() - target).square().flatten(1).mean(1)
+    errors = error.float().square().flatten(1).mean(1)
     return errors / strength.clamp_min(_LEAST)
 
 

@@ -5,7 +5,6 @@ Nothing but the frozen model is needed: no photographs, no CLIP, no decoding.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
@@ -36,25 +35,33 @@ class Lesson:
 
 @dataclass
 class Memory:
-    """Rows to learn from, on the CPU in float32; (rows, channels, height, width) or (rows,)."""
+    """Rows to learn from, on the CPU in float32.
+
+    latents: (rows, channels, height, width).
+    timesteps: (rows,).
+    targets: what the teacher says, without the prompt and with it, (rows, 2, channels, ...).
+    base: what the bare model says, likewise.
+    """
 
     latents: Tensor
     timesteps: Tensor
     targets: Tensor
     base: Tensor
-    """What the bare model says."""
     groups: list[str]
     prompts: list[str]
     regions: Tensor | None = None
-    """Where each expert's words act, (rows, experts, h, w), for gates that hear it."""
+    """Where each expert's words act, (rows, experts, h, w), for those who hear it."""
 
     def rows_of(self, group: str) -> list[int]:
         return [row for row, its in enumerate(self.groups) if its == group]
 
-    def strength(self, group: str) -> float:
-        """The mean square by which the teacher of a group differs from the bare model."""
+    def strength(self, group: str, cfg_scale: float) -> tuple[float, float]:
+        """The mean squares by which the teacher of a group differs from the bare model: with the
+        prompt, and guided."""
         rows = self.rows_of(group)
-        return float((self.targets[rows] - self.base[rows]).square().mean())
+        changes = self.targets[rows] - self.base[rows]
+        guided = changes[:, 0] + cfg_scale * (changes[:, 1] - changes[:, 0])
+        return float(changes[:, 1].square().mean()), float(guided.square().mean())
 
 
 def lessons(mixture: Mixture, config: GateTraining) -> list[Lesson]:
@@ -118,7 +125,7 @@ def remember(
     for done, (lesson, numbers) in enumerate(plan):
         sampled = _sample(model, teachers, config, lesson, numbers, regions)
         for step, rows in enumerate(sampled, start=1):
-            parts += rows
+            parts.append(rows)
             yield done * config.teacher_steps + step, total
     return joined(parts)
 
@@ -130,7 +137,7 @@ def _sample(
     lesson: Lesson,
     numbers: Sequence[int],
     regions: Regions | None,
-) -> Generator[list[Memory], None, None]:
+) -> Generator[Memory, None, None]:
     """The rows of one batch of one teacher's samplings, a step at a time."""
     side = model.size // model.multiple
     shape = (model.latent_channels, side, side)
@@ -139,49 +146,38 @@ def _sample(
     prompts = [lesson.prompts[n % len(lesson.prompts)] for n in numbers]
     nothing = [""] * len(prompts)
     sampling = Sampling(model, config.teacher_steps, noise, config.cfg_scale)
-    if regions is not None:
+    if regions is not None:  # the words are read with all of them
         speak(teachers.mixture, torch.ones(1, len(teachers.mixture.names)))
     hearing = regions and regions.hearing(prompts)
     everyone: list[int | None] = [None, *range(len(teachers.mixture.names))]
-    for index, timestep in enumerate(sampling.scheduler.timesteps):
+    for timestep in sampling.scheduler.timesteps:
         latents = sampling.latents
-        if lesson.group == COMPOSED:
+        maps = None
+        if hearing is not None:
+            speak(teachers.mixture, torch.ones(1, len(teachers.mixture.names)))
+            maps = hearing.maps(latents, timestep)
+        if lesson.group == COMPOSED and maps is not None and config.teacher == "regions":
+            base = teachers.ask(latents, timestep, prompts, [None])[0]
+            bare = teachers.ask(latents, timestep, nothing, [None])[0]
+            without, target = teachers.ask_in_places(latents, timestep, (nothing, prompts), maps)
+        elif lesson.group == COMPOSED:
             said = teachers.ask(latents, timestep, prompts, everyone)
             unsaid = teachers.ask(latents, timestep, nothing, everyone)
             target, without = _together(said), _together(unsaid)
+            base, bare = said[0], unsaid[0]
         else:
-            taught: list[int | None] = [lesson.expert]
-            said = teachers.ask(latents, timestep, prompts, [None, *taught])
-            unsaid = teachers.ask(latents, timestep, nothing, taught)
-            target, without = said[-1], unsaid[0]
-        rows = [_rows(lesson, latents, timestep, target, said[0], prompts)]
-        # every fourth step without the prompt too: guidance asks for both
-        if lesson.group == COMPOSED and index % 4 == 0:
-            rows.append(_rows(lesson, latents, timestep, without, unsaid[0], nothing))
-        if hearing is not None:
-            speak(teachers.mixture, torch.ones(1, len(teachers.mixture.names)))
-            maps = hearing.maps(latents, timestep).cpu()
-            rows = [dataclasses.replace(part, regions=maps) for part in rows]
-        yield rows
+            base, target = teachers.ask(latents, timestep, prompts, [None, lesson.expert])
+            bare, without = teachers.ask(latents, timestep, nothing, [None, lesson.expert])
+        yield Memory(
+            latents=latents.cpu(),
+            timesteps=timestep.cpu().expand(len(prompts)),
+            targets=torch.stack([without, target], dim=1).cpu(),
+            base=torch.stack([bare, base], dim=1).cpu(),
+            groups=[lesson.group] * len(prompts),
+            prompts=prompts,
+            regions=None if maps is None else maps.cpu(),
+        )
         sampling.advance(timestep, without, target)
-
-
-def _rows(
-    lesson: Lesson,
-    latents: Tensor,
-    timestep: Tensor,
-    target: Tensor,
-    base: Tensor,
-    prompts: Sequence[str],
-) -> Memory:
-    return Memory(
-        latents=latents.cpu(),
-        timesteps=timestep.cpu().expand(len(prompts)),
-        targets=target.cpu(),
-        base=base.cpu(),
-        groups=[lesson.group] * len(prompts),
-        prompts=list(prompts),
-    )
 
 
 def _together(said: Tensor) -> Tensor:

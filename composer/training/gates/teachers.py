@@ -11,9 +11,11 @@ from torch import Tensor
 from composer.diffusion.conditioning import encode_prompts
 from composer.diffusion.model import Model
 from composer.diffusion.samplers import build_scheduler, set_steps
+from composer.fusions import region_gates
 from composer.mixture import Mixture
 
 SAMPLER = "DDIM"
+EVERYONE = -2  # in place of an expert, where a text is read with all of them
 
 
 class Teachers:
@@ -50,6 +52,34 @@ class Teachers:
             rows, timesteps, encoder_hidden_states=text, return_dict=False
         )[0].float()
         return output.reshape(len(experts), len(prompts), *output.shape[1:])
+
+    @torch.no_grad()
+    def ask_in_places(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        prompts: Sequence[Sequence[str]],
+        maps: Tensor,
+    ) -> Tensor:
+        """(len(prompts), batch, ...): all experts, each where the maps (batch, experts, h, w) let
+        it speak, for each of these lists of prompts."""
+        everyone = dict.fromkeys(self.mixture.names, 1.0)
+        texts: list[Tensor] = []
+        for prompt in (prompt for some in prompts for prompt in some):
+            if (prompt, EVERYONE) not in self._texts:
+                speak(self.mixture, torch.ones(1, len(everyone)))
+                text = encode_prompts(self.model, prompt, None).positive
+                self._texts[prompt, EVERYONE] = text
+            texts.append(self._texts[prompt, EVERYONE])
+        self.mixture.set_weights(everyone)
+        self.mixture.set_gates(region_gates(self.mixture, everyone))
+        self.mixture.hear(maps)
+        rows = torch.cat([latents] * len(prompts)).to(self.model.dtype)
+        output: Tensor = self.model.unet(
+            rows, timestep, encoder_hidden_states=torch.cat(texts), return_dict=False
+        )[0].float()
+        self.mixture.set_weights(everyone)  # takes the gates off again
+        return output.reshape(len(prompts), *latents.shape)
 
 
 def one_hot(mixture: Mixture, chosen: Sequence[int | None]) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from composer.diffusion.conditioning import encode_prompts
 from composer.diffusion.model import Model
@@ -23,9 +24,10 @@ from composer.training.gates.clip import ClipGuidance
 from composer.training.gates.closed_form import Products, solve
 from composer.training.gates.config import GateTraining
 from composer.training.gates.distill import Distillation
-from composer.training.gates.memory import Memory, check_prompts, remember
+from composer.training.gates.memory import AT_ONCE, COMPOSED, Memory, check_prompts, remember
 from composer.training.gates.progress import GateProgress
-from composer.training.gates.teachers import one_hot, speak
+from composer.training.gates.reading import Readings
+from composer.training.gates.teachers import Teachers, one_hot, speak
 from composer.training.gates.trainer import GateTrainer
 from composer.training.output import check_writable
 from composer.training.processes import join_processes
@@ -34,6 +36,7 @@ from composer.training.trainer import Diverged
 
 PREVIEW_STEPS = 12
 START_ROWS = 24
+READ_ROWS = 192
 
 
 def train_gates(
@@ -69,6 +72,11 @@ def train_gates(
     )
     try:
         check_prompts(model, mixture, config)
+        if not any(_governed(mixture, config, unit) for unit in mixture.units):
+            raise ComposerError(
+                f"These LoRAs change nothing at depth {config.depth:g} or later, where the gates "
+                "are to stand: give a smaller depth."
+            )
     except BaseException:
         mixture.detach()
         raise
@@ -97,7 +105,7 @@ def _train(
             if guidance is None:
                 return
         regions = None
-        if config.gate.input == "regions":
+        if config.gate.input == "regions" or config.teacher == "regions":
             voices = {e.name: Voice(trigger=e.info.trigger, role=e.info.role) for e in experts}
             regions = Regions(model, mixture, voices)
         memory = yield from _taught(remember(model, mixture, config, regions), cancelled)
@@ -105,11 +113,14 @@ def _train(
             return
         gates = _gates(model, mixture, config, memory)
         if config.start and config.gate.input != "regions":  # which starts as what it hears
-            yield from _start(model, mixture, config, memory, gates)
+            if config.gate.reduce == "tokens" and memory.regions is not None:
+                yield from _read(model, mixture, memory, gates)
+            else:
+                yield from _start(model, mixture, config, memory, gates)
         # constant where there is no gate: every expert speaks with weight 1
         mixture.set_weights(dict.fromkeys(mixture.names, 1.0))
         mixture.set_gates(gates)
-        if guidance is not None:
+        if guidance is not None and mixture.hears_regions:
             guidance.regions = regions
         objective = guidance or Distillation(model, mixture, memory, config)
         trainer = GateTrainer(
@@ -169,7 +180,14 @@ def _gates(
     def run() -> None:
         _pass(model, mixture, memory, [0], None)
 
-    return new_gates(mixture, settings, run, seed=config.seed)
+    made = new_gates(mixture, settings, run, seed=config.seed)
+    return {n: g for n, g in made.items() if _governed(mixture, config, n)}
+
+
+def _governed(mixture: Mixture, config: GateTraining, unit: str) -> bool:
+    """Whether a gate is to stand in this unit; a gate for the whole network always may."""
+    plan = mixture.units[unit].plan
+    return plan.whole or plan.part != "unet" or mixture.depth_of(unit) >= config.depth
 
 
 def _start(
@@ -195,6 +213,36 @@ def _start(
     for unit, weights in solve(mixture, seen).items():
         if unit in gates:
             gates[unit].start_at(weights)
+
+
+def _read(
+    model: Model, mixture: Mixture, memory: Memory, gates: Mapping[str, LearnedGate]
+) -> Iterator[GateProgress]:
+    """What the gates see, fitted to the maps that the teacher heard."""
+    assert memory.regions is not None
+    rows = memory.rows_of(COMPOSED)
+    rows = rows[:: max(len(rows) // READ_ROWS, 1)][:READ_ROWS]
+    teachers = Teachers(model, mixture)
+    readings = Readings(mixture, {n: g for n, g in gates.items() if n.startswith("unet")})
+    batches = [rows[first : first + AT_ONCE] for first in range(0, len(rows), AT_ONCE)]
+    for done, some in enumerate(batches, start=1):
+        maps = memory.regions[some].to(model.device)
+        latents, timesteps = (
+            each[some].to(model.device) for each in (memory.latents, memory.timesteps)
+        )
+        prompts = [[""] * len(some), [memory.prompts[row] for row in some]]
+
+        def run(
+            latents: Tensor = latents,
+            timesteps: Tensor = timesteps,
+            prompts: list[list[str]] = prompts,
+            maps: Tensor = maps,
+        ) -> None:
+            teachers.ask_in_places(latents, timesteps.repeat(2), prompts, maps)
+
+        readings.watch(run, maps)
+        yield GateProgress(stage="start", step=done, total=len(batches))
+    readings.fit()
 
 
 @torch.no_grad()
