@@ -35,7 +35,7 @@ def balance_loss(routed: Sequence[Routed], *, over: Over = "all") -> Tensor:
         weight = _weight(one)  # (tokens,)
         chosen = one.chosen.reshape(-1, one.chosen.shape[-1])  # (tokens, choices)
         hot = functional.one_hot(chosen + 1, experts + 1)[..., 1:]  # (tokens, choices, experts)
-        counts.append(torch.einsum("t,tje->je", weight, hot.to(weight)))
+        counts.append((weight[:, None, None] * hot).sum(dim=0))  # (choices, experts)
         sums.append(weight @ one.logits.reshape(-1, experts).softmax(dim=-1))
         tokens.append(weight.sum())
     if not tokens:
