@@ -43,7 +43,7 @@ def generate(
     size: str = typer.Option("", help="WIDTHxHEIGHT in pixels; the model's own unless given."),
     count: int = typer.Option(1, help="How many pictures."),
     clip_skip: int = typer.Option(1, help="1 takes the text encoder's last layer."),
-    fusion: str = typer.Option("weighted", help="How LoRAs are fused: weighted, nla."),
+    fusion: str = typer.Option("weighted", help="How LoRAs are fused: weighted, nla or regions."),
     gates: str = typer.Option(
         "", help="Learned gates in place of a fusion: the name of a gate file, or its path."
     ),

@@ -303,7 +303,7 @@ def test_trigger_regions_are_a_fusion_like_any_other(studio: Studio) -> None:
     first, again = paint(studio, regions), paint(studio, regions)
     assert first.image().tobytes() == again.image().tobytes()
     assert first.record.fusion == {"name": "regions"}
-    assert studio.recall(first.record).asked.fusion == "regions"
+    assert studio.recall(first).asked.fusion == "regions"
     summed = paint(studio, WEIGHTED)
     one = (LoraRow(name="zibo", unet=0.8), LoraRow(name="neon", on=False))
     alone = [paint(studio, replace(asked, rows=one)) for asked in (regions, WEIGHTED)]

@@ -187,7 +187,9 @@ def _gates(
 def _governed(mixture: Mixture, config: GateTraining, unit: str) -> bool:
     """Whether a gate is to stand in this unit; a gate for the whole network always may."""
     plan = mixture.units[unit].plan
-    return plan.whole or plan.part != "unet" or mixture.depth_of(unit) >= config.depth
+    if plan.part != "unet":
+        return config.text_encoder
+    return plan.whole or mixture.depth_of(unit) >= config.depth
 
 
 def _start(
