@@ -11,15 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from byte_pairs import byte_characters
 
 TOKENS = 32  # not CLIP's 77, so that code which assumes 77 fails
-
-
-def byte_characters() -> list[str]:
-    """The 256 printable characters by which byte-level BPE writes bytes."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]
 
 
 def make_tiny_sd(folder: Path, **scheduler_settings: Any) -> Path:
