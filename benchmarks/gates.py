@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked.add_argument("--sets", type=int, default=2, help="of each kind (%(default)s)")
     asked.add_argument("--tuning", type=int, default=16, help="pictures of each point of the grid")
     asked.add_argument("--kinds", nargs="*", default=(), help='such as "character+style"')
-    asked.add_argument("--learned", action="store_true", help="train gates for each set, and judge")
+    asked.add_argument("--learned", nargs="*", default=(), help="kinds that gates are trained for")
     asked.add_argument("--gates", type=Path, help="folder of the gate files")
     given = asked.parse_args(arguments)
     told = options(NAME, given, arguments)
@@ -145,7 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{_title(kinds)}: {[[e.name for e in some] for some in chosen]}", flush=True)
         each = -(-told.count // len(chosen))
         scenes = [(some, case) for some in chosen for case in cases(some, each, "test", 400_000)]
-        gates = {some: trained(studio, folder, some) for some in chosen if given.learned}
+        wanted = "+".join(kinds) in given.learned
+        gates = {some: trained(studio, folder, some) for some in chosen if wanted}
         best = {some: tuned(studio.judge, some, given.tuning) for some in chosen}
         count = len(kinds)
 
@@ -162,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             row(kinds, f"average (weights 1/{count})", average, by_grid),
             row(kinds, "sum, weights 1", whole, by_grid),
             row(kinds, "sum, weights tuned by grid", by_grid),
-            row(kinds, "trigger regions, untrained", regions, by_grid),
+            row(kinds, "trigger regions", regions, by_grid),
         ]
         if gates:
             gated = judged(lambda some, case: dataclasses.replace(case, gates=gates[some]))  # noqa: B023
