@@ -82,7 +82,7 @@ def test_two_loras_are_compared_and_the_grid_taken_away(
     choose(page, "zibo", "neon")
     settle(page, steps=3, seeds=2)
     page.fill("#compare-mixer .row[data-name=neon] > .fader .number", "0.5")
-    expect(page.locator(".ways-choice .sum")).to_have_text("up to 14 pictures")
+    expect(page.locator(".ways-choice .sum")).to_have_text("up to 16 pictures")
     before = set(app.outputs.rglob("*.png"))
     compare(page)
     assert labels(page) == [
@@ -92,11 +92,12 @@ def test_two_loras_are_compared_and_the_grid_taken_away(
         "Your weights",
         "Weights of 1",
         "Average (NLA)",
+        "Trigger regions",
         "Learned gates",
     ]
-    assert page.locator(".comparison .cell:enabled").count() == 14
+    assert page.locator(".comparison .cell:enabled").count() == 16
     made = [read_png(path) for path in sorted(set(app.outputs.rglob("*.png")) - before)]
-    assert len(made) == 14 and {record.request.prompt for record in made} == {"a fox"}
+    assert len(made) == 16 and {record.request.prompt for record in made} == {"a fox"}
     assert len({record.request.seed for record in made}) == 2
 
     # the user's weights against the gates, until two pictures are clicked
@@ -141,7 +142,7 @@ def test_two_loras_are_compared_and_the_grid_taken_away(
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     keep(page, "compare narrow", tmp_path)
     page.get_by_role("tab", name="Compose").click()
-    expect(page.locator(".strip .film button")).to_have_count(14)
+    expect(page.locator(".strip .film button")).to_have_count(16)
 
 
 def test_compose_is_taken_over(page: Page) -> None:
@@ -183,7 +184,7 @@ def test_gates_that_are_missing_are_greyed_and_lead_to_training(page: Page) -> N
     expect(gates.locator("input")).to_be_disabled()
     settle(page)
     compare(page)
-    assert "Learned gates" not in labels(page) and len(labels(page)) == 5
+    assert "Learned gates" not in labels(page) and len(labels(page)) == 6
     expect(
         page.locator(".comparison .detail", has_text="the same as weights of 1").first
     ).to_be_visible()
@@ -212,7 +213,7 @@ def test_what_is_wrong_is_told_and_the_page_goes_on(page: Page) -> None:
     expect(caption).to_contain_text("foreign")
     expect(page.locator(".comparison .invitation")).to_be_visible()
     choose(page, "zibo", "neon")
-    for kind in ("bare", "alone", "yours", "equal", "average", "gates"):
+    for kind in ("bare", "alone", "yours", "equal", "average", "regions", "gates"):
         page.click(f".kind[data-kind={kind}] input")
     compare(page, "failed")
     expect(caption).to_contain_text("choose one way or more")
