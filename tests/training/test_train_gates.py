@@ -225,5 +225,16 @@ def test_experts_in_their_places_teach_gates(
         assert taught[1].losses["loss"] < even[1].losses["loss"]
     file = read_gates(tmp_path / "gates.safetensors")
     assert file.settings["unet"] == gate
-    with pytest.raises(ComposerError, match="smaller depth"):
-        run(model, experts, training(tmp_path, **settings, depth=0.999))
+
+
+def test_gates_stand_from_a_depth_on_and_always_in_the_last_unit(
+    model: Model, tmp_path: Path
+) -> None:
+    def units(depth: float) -> set[str]:
+        settings = training(tmp_path, granularity="matrix", depth=depth, steps=1)
+        run(model, experts_for(model, tmp_path), settings)
+        return set(read_gates(settings.output).tensors)
+
+    everywhere, half, last = units(0), units(0.5), units(0.999)
+    assert everywhere > half > last
+    assert len(last) == 1

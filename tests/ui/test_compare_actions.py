@@ -114,9 +114,9 @@ def test_the_grid_fills_picture_by_picture(actions: CompareActions, page: Compar
     updates = list(actions.compare(VISITOR, *form(page, *ROWS)))
     grids = [update[page.comparison] for update in updates if page.comparison in update]
     there = [sum(src is not None for row in grid["cells"] for src in row) for grid in grids]
-    assert there == [*range(13), 12]  # six ways with two seeds; the last one brings the sheet
+    assert there == [*range(15), 14]  # seven ways with two seeds; the last one brings the sheet
     assert len({grid["id"] for grid in grids}) == 1
-    assert [grid["over"] for grid in grids] == [False] * 13 + [True]
+    assert [grid["over"] for grid in grids] == [False] * 15 + [True]
     whole = last(iter(updates))
     assert whole[page.pace]["phase"] == "done" and whole[page.stop]["interactive"] is False
     assert whole[page.comparison]["sheet"]["name"].startswith("comparison-")

@@ -96,19 +96,19 @@ def test_progress_says_which_way_and_shows_each_picture_in_its_place(
     preview = Image.new("RGB", (32, 16), "red")
     preview.paste("blue", (16, 0, 32, 16))
     progress = Progress(
-        step=25, steps=140, pictures=range(2, 4), count=14, seconds_left=61.0, preview=preview
+        step=25, steps=160, pictures=range(2, 4), count=16, seconds_left=61.0, preview=preview
     )
     view = views.pace_view(progress, ways)
-    assert view["title"] == "Zibo alone · pictures 3–4 of 14" and view["detail"] == "61 s left"
+    assert view["title"] == "Zibo alone · pictures 3–4 of 16" and view["detail"] == "61 s left"
     assert view["cells"] == [[1, 0], [1, 1]]
     left, right = (
         image(address).convert("RGB").getpixel((190, 190)) for address in view["previews"]
     )
     assert left[0] > 240 > 20 > left[2] and right[2] > 240 > 20 > right[0]
     assert "src" not in view or view["src"] is None
-    alone = Progress(step=1, steps=7, pictures=range(6, 7), count=7, seconds_left=2.0)
+    alone = Progress(step=1, steps=8, pictures=range(7, 8), count=8, seconds_left=2.0)
     told = views.pace_view(alone, ways)
-    assert told["title"] == "Learned gates · picture 7 of 7" and told["previews"] == []
+    assert told["title"] == "Learned gates · picture 8 of 8" and told["previews"] == []
 
 
 def test_how_it_ended(picture: SavedPicture) -> None:

@@ -219,7 +219,7 @@ def test_rows_with_gates_heed_switches_and_steps_alone() -> None:
 def test_gates_that_do_not_fit_stay_in_the_list_while_they_are_chosen() -> None:
     offers = (GateOffer(name="a", loras=("x", "y")), GateOffer(name="b", loras=("x", "y")))
     values = [value for _, value in gate_views.fusion_choices(offers, {}, "gates:gone")]
-    assert values == ["weighted", "nla", "gates:a", "gates:b", "gates:gone"]
+    assert values == ["weighted", "nla", "regions", "gates:a", "gates:b", "gates:gone"]
     titles = [title for title, _ in gate_views.fusion_choices(offers, {})]
     assert titles[-2:] == ["Learned gates: x + y (a)", "Learned gates: x + y (b)"]
 

@@ -30,7 +30,7 @@ def at(step: int, **losses: float) -> Point:
 
 
 def running(**changes: Any) -> Training:
-    values = {"state": "running", "stage": "train", "step": 30, "total": 300, **changes}
+    values = {"state": "running", "stage": "train", "step": 30, "total": 200, **changes}
     return Training(request=REQUEST, **values)
 
 
@@ -64,8 +64,8 @@ def test_a_request_survives_the_disk() -> None:
 def test_a_running_training_is_told_in_words_and_curves() -> None:
     history = tuple(at(step, neon=0.25, together=0.75) for step in range(1, 31))
     view = views.training_view(running(history=history, seconds_left=95.0), CARDS)
-    assert (view["what"], view["left"]) == ("Step 30 of 300", "2 min left")
-    assert [stage["fraction"] for stage in view["stages"]] == [1.0, 1.0, 0.1]
+    assert (view["what"], view["left"]) == ("Step 30 of 200", "2 min left")
+    assert [stage["fraction"] for stage in view["stages"]] == [1.0, 1.0, 0.15]
     assert [stage["now"] for stage in view["stages"]] == [False, False, True]
     assert [curve["key"] for curve in view["curves"]] == ["loss", "neon", "together"]
     assert view["curves"][1] == {
@@ -87,12 +87,12 @@ def test_a_running_training_is_told_in_words_and_curves() -> None:
         ({"stage": "teach", "step": 3, "total": 9}, "Asking the LoRAs · 3 of 9", ""),
         ({"gives_way": True}, "Waits while a picture is made", ""),
         ({"state": "stopping"}, "Stopping after this step", ""),
-        ({"state": "stopped", "history": (at(30),)}, "Stopped at step 30 of 300", ""),
+        ({"state": "stopped", "history": (at(30),)}, "Stopped at step 30 of 200", ""),
         ({"state": "failed", "message": "No."}, "It did not start", "No."),
-        ({"skipped": 2}, "Step 30 of 300", "2 steps without a finite loss skipped."),
+        ({"skipped": 2}, "Step 30 of 200", "2 steps without a finite loss skipped."),
         (
-            {"state": "finished", "history": (at(300),)},
-            "Finished after 300 steps",
+            {"state": "finished", "history": (at(200),)},
+            "Finished after 200 steps",
             "The gates “both” are ready in Compose.",
         ),
     ],

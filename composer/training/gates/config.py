@@ -49,7 +49,8 @@ class GateTraining:
     neutral: prompts that name none.
     gate: how the gates of the U-Net look and speak; those of a text encoder know no time.
     depth: gates stand only in the units of the U-Net from this depth on, 0 to 1; before it every
-        expert speaks with weight 1. There the model has read the prompt, and draws.
+        expert speaks with weight 1. There the model has read the prompt, and draws. The last
+        unit always has a gate.
     text_encoder: whether the text encoder's sites get gates too; without, experts speak there with
         weight 1 each.
     objective: "distill" (no photographs, no CLIP, no decoding) or "clip" (the paper's).

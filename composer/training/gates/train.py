@@ -74,8 +74,8 @@ def train_gates(
         check_prompts(model, mixture, config)
         if not any(_governed(mixture, config, unit) for unit in mixture.units):
             raise ComposerError(
-                f"These LoRAs change nothing at depth {config.depth:g} or later, where the gates "
-                "are to stand: give a smaller depth."
+                "These LoRAs change nothing in the U-Net, where the gates are to stand: train "
+                "gates for the text encoder too, or choose other LoRAs."
             )
     except BaseException:
         mixture.detach()
@@ -185,11 +185,12 @@ def _gates(
 
 
 def _governed(mixture: Mixture, config: GateTraining, unit: str) -> bool:
-    """Whether a gate is to stand in this unit; a gate for the whole network always may."""
+    """Whether a gate is to stand in this unit: from the depth on, and always in the last one."""
     plan = mixture.units[unit].plan
     if plan.part != "unet":
         return config.text_encoder
-    return plan.whole or mixture.depth_of(unit) >= config.depth
+    names = [name for name, other in mixture.units.items() if other.plan.part == "unet"]
+    return unit == names[-1] or mixture.depth_of(unit) >= config.depth
 
 
 def _start(
