@@ -21,11 +21,11 @@ from composer.evaluation.results import FOLDER, Row
 from composer.evaluation.tables import markdown_tables
 from composer.language.complete import Asking, complete, with_adapter
 from composer.language.load import LanguageModel, load_language_model
-from composer.language.mixlora import attach_mixlora
 from composer.language.mixlora_config import MixLoraConfig
 from composer.language.plain_lora import PlainLora, PlainLoraConfig
 from composer.language.records import Record
 from composer.mixture.lora_settings import LoraSettings
+from composer.mixture.mixlora import attach_mixlora
 from composer.mixture.routers import RouterSettings
 from composer.training.language import LanguageTraining, train_adapter
 

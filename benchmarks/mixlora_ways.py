@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from composer.language.mixlora import MixLora, attach_mixlora
 from composer.language.mixlora_config import MixLoraConfig
 from composer.mixture.host import FfnHost
 from composer.mixture.lora_settings import LoraSettings
+from composer.mixture.mixlora import MixLora, attach_mixlora
 from composer.mixture.routers import RouterSettings
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

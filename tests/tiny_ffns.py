@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from composer.language.mixlora import MixLora, attach_mixlora
 from composer.language.mixlora_config import MixLoraConfig
 from composer.mixture.host import FfnHost
 from composer.mixture.lora_settings import LoraSettings
+from composer.mixture.mixlora import MixLora, attach_mixlora
 from composer.mixture.routers import RouterSettings
 
 WIDTH, INNER, WORDS, TOKENS = 16, 24, 40, 6

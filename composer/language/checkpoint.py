@@ -1,6 +1,6 @@
 """MixLoRA checkpoints: a folder with `adapter_config.json` and `adapter_model.safetensors`.
 
-The names of the tensors are the reference's; see `composer.language.tensor_names`.
+The names of the tensors are the reference's; see `composer.mixture.adapter_names`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError
@@ -18,9 +19,10 @@ from torch import Tensor, nn
 from composer.errors import ComposerError
 from composer.experts.header import Header, parse_header, read_header
 from composer.files import write_atomically
-from composer.language.mixlora import MixLora, attach_mixlora
 from composer.language.mixlora_config import MixLoraConfig, parse_config
-from composer.language.tensor_names import check_against_config, modern
+from composer.language.tensor_names import modern
+from composer.mixture.adapter_names import check_against_settings
+from composer.mixture.mixlora import MixLora, attach_mixlora
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -56,7 +58,8 @@ def save_adapter(
     tensors = mixlora.state_dict(name)
     kind = _model_type(mixlora.model)
     known = {MODEL_TYPE: kind} if kind else {}
-    write_adapter(folder, mixlora.configs[name], tensors, metadata={**(metadata or {}), **known})
+    config = cast(MixLoraConfig, mixlora.configs[name])  # of the kind that was attached
+    write_adapter(folder, config, tensors, metadata={**(metadata or {}), **known})
 
 
 def write_adapter(
@@ -173,7 +176,7 @@ def _check_tensors(header: Header, config: MixLoraConfig) -> None:
                 f"{header.path}: stores {name!r} as {entry.dtype}; save it as F32, F16 or BF16."
             )
     shapes = {name: entry.shape for name, entry in header.tensors.items()}
-    check_against_config(modern(shapes), config, header.path)
+    check_against_settings(modern(shapes), config, header.path)
 
 
 def _model_type(model: nn.Module) -> str:

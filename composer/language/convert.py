@@ -15,7 +15,8 @@ from torch import Tensor
 
 from composer.errors import ComposerError
 from composer.language.checkpoint import PICKLE_FILE, WEIGHTS_FILE, read_config, write_adapter
-from composer.language.tensor_names import check_against_config, modern
+from composer.language.tensor_names import modern
+from composer.mixture.adapter_names import check_against_settings
 
 SAFE_TORCH = (2, 6)
 
@@ -42,7 +43,7 @@ def convert_adapter(source: Path, output: Path) -> Path:
         )
     config = read_config(source)
     tensors = modern(_open(path))
-    check_against_config({name: tuple(t.shape) for name, t in tensors.items()}, config, path)
+    check_against_settings({name: tuple(t.shape) for name, t in tensors.items()}, config, path)
     write_adapter(output, config, tensors)
     return output / WEIGHTS_FILE
 

@@ -10,13 +10,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+
 from composer.errors import ComposerError
-from composer.mixture.ffn import FORMS
+from composer.mixture.ffn import FORMS, FfnForm
 from composer.mixture.lora_settings import LoraSettings
+from composer.mixture.mixlora_settings import MixLoraSettings
 from composer.mixture.routers import STRATEGIES, RouterSettings
 
 LEGACY = {"w1_proj": "gate_proj", "w2_proj": "down_proj", "w3_proj": "up_proj"}
@@ -26,26 +31,35 @@ _FFN_NAMES = {path for form in FORMS for path in form.linears}
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixLoraConfig:
-    """One MixLoRA adapter; the defaults are the paper's (table 3).
+class MixLoraConfig(MixLoraSettings):
+    """One MixLoRA adapter of a language model, as its files tell of it.
 
-    experts: the LoRA of each expert of an FFN.
-    attention: the LoRA of the attention's projections; None for none.
-    router: how many experts there are and how they are picked.
-    target_modules: the names of the Linear modules to adapt, in FFNs and attention alike
-        ("q_proj", "gate_proj", ...); None for all that are known.
     base_model: the folder or hub name of the model it is for.
     act_fn: the name of the FFN's activation as the reference's files give it; None for the model's
         own. Another than the model's own is refused when it is attached.
     """
 
-    experts: LoraSettings = field(default_factory=LoraSettings)
-    attention: LoraSettings | None = field(default_factory=LoraSettings)
-    router: RouterSettings = field(default_factory=RouterSettings)
-    target_modules: tuple[str, ...] | None = None
     base_model: str = ""
     task_type: str = "CAUSAL_LM"
     act_fn: str | None = None
+
+    def check_ffn(self, name: str, path: str, form: FfnForm, ffn: nn.Module) -> None:
+        """Refuse an FFN with another activation than `act_fn`."""
+        given = self.act_fn
+        if given is None:
+            return
+        if given not in ACT2FN:
+            raise ComposerError(
+                f'Adapter "{name}": its act_fn is {given[:40]!r}, which transformers does not know.'
+                " Leave it out to use the model's own."
+            )
+        sample = torch.linspace(-4.0, 4.0, 33)
+        asked = cast(Tensor, ACT2FN[given](sample))
+        if not torch.allclose(form.activate(ffn, sample), asked, atol=5e-3):
+            raise ComposerError(
+                f'Adapter "{name}": its act_fn is {given!r}, and {path} uses another activation. '
+                "The adapter is for another base: choose that model."
+            )
 
     def to_reference(self) -> dict[str, Any]:
         """The fields of the reference's `adapter_config.json`."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from composer.errors import ComposerError
 from composer.mixture.sites import LowRankLike, Site
+from composer.mixture.stand_in import StandIn
 
 
 def check_host(part: str, model: nn.Module) -> None:
@@ -61,6 +62,8 @@ def find_site(name: str, models: Mapping[str, nn.Module]) -> nn.Linear | nn.Conv
             f'There is no "{path}" in {part} ({type(models[part]).__name__}). The LoRA was made '
             "for another kind of model: choose one for this model."
         ) from None
+    while isinstance(module, StandIn):
+        module = module.base  # of a MixLoRA adapter, below which the mixture's experts stand
     if not isinstance(module, nn.Linear | nn.Conv2d) or _groups(module) != 1:
         raise ComposerError(
             f'Site "{name}" is {module}: experts can be attached to Linear and ungrouped Conv2d '

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from composer.errors import ComposerError
 from composer.experts.info import ROLES
+from composer.mixture.adapter_names import CONVOLUTIONS
 
 Naming = Literal["kohya", "diffusers"]
 Precision = Literal["float32", "bfloat16"]
@@ -19,7 +20,6 @@ Optimizer = Literal["adamw", "muon"]
 FileType = Literal["float16", "float32"]
 
 ATTENTION_AND_FEED_FORWARD = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
-CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv")
 TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 _PATHS = ("output", "pictures", "prior_pictures")

@@ -21,9 +21,9 @@ from tiny_ffns import (
 )
 from tiny_models import same_bits
 
-from composer.language.mixlora import attach_mixlora
 from composer.mixture.host import FfnHost
 from composer.mixture.lora_settings import LoraSettings
+from composer.mixture.mixlora import attach_mixlora
 
 
 def same_as_naive(family: str, *configs: Any) -> None:

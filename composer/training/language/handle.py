@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from composer.errors import ComposerError
 from composer.language.checkpoint import save_adapter
 from composer.language.load import LanguageModel
-from composer.language.mixlora import MixLora, attach_mixlora
 from composer.language.mixlora_config import MixLoraConfig
 from composer.language.plain_lora import PlainLora, PlainLoraConfig
+from composer.mixture.mixlora import MixLora, attach_mixlora
 from composer.mixture.rows import Masks, Tape
 from composer.training.language.config import LanguageTraining
 

@@ -9,23 +9,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
-import torch
-from torch import Tensor, nn
-from transformers.activations import ACT2FN
+from torch import nn
 
 from composer.errors import ComposerError
-from composer.language.mixlora_config import MixLoraConfig
+from composer.mixture.adapter_conv import AdapterConv2d
 from composer.mixture.adapter_linear import AdapterLinear
+from composer.mixture.adapter_names import ATTENTION, CONVOLUTIONS
 from composer.mixture.ffn import FORMS, FfnForm, check_form, find_ffns
 from composer.mixture.guards import check_host
 from composer.mixture.host import FfnHost
-
-ATTENTION = (
-    *("q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "qkv_proj", "dense"),
-    *("q", "k", "v", "o"),  # T5
-    *("to_q", "to_k", "to_v", "to_out.0"),  # diffusers
-)
-"""What attention's projections are called in the models whose FFNs are known."""
+from composer.mixture.mixlora_settings import MixLoraSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +27,13 @@ class Targets:
 
     config: with its target_modules filled in.
     ffns: by path of an FFN the paths in it of the Linear modules that get experts.
-    attention: the paths of the Linear modules that get plain LoRA.
+    attention: the paths of the Linear modules that get plain LoRA; convolutions: of the Conv2d.
     """
 
-    config: MixLoraConfig
+    config: MixLoraSettings
     ffns: Mapping[str, tuple[str, ...]]
     attention: tuple[str, ...]
+    convolutions: tuple[str, ...]
 
 
 def find_hosts(model: nn.Module) -> dict[str, FfnForm]:
@@ -49,7 +43,7 @@ def find_hosts(model: nn.Module) -> dict[str, FfnForm]:
         ComposerError: none is known, or the model carries other adapters already.
     """
     for path, module in _named(model):
-        if isinstance(module, FfnHost | AdapterLinear):
+        if isinstance(module, FfnHost | AdapterLinear | AdapterConv2d):
             raise ComposerError(
                 f"This model already has MixLoRA adapters (at {path}). Detach them first, or "
                 "attach all adapters in one call."
@@ -69,7 +63,7 @@ def find_hosts(model: nn.Module) -> dict[str, FfnForm]:
 
 
 def find_targets(
-    model: nn.Module, forms: Mapping[str, FfnForm], name: str, config: MixLoraConfig
+    model: nn.Module, forms: Mapping[str, FfnForm], name: str, config: MixLoraSettings
 ) -> Targets:
     """What the adapter called `name` changes.
 
@@ -112,37 +106,29 @@ def find_targets(
             f'Adapter "{name}": none of its target_modules {", ".join(wanted)} lies in an FFN, so '
             f"it would have no experts. Add some of {', '.join(_ffn_names(inside))}."
         )
-    _check_activation(model, forms, ffns, name, config.act_fn)
+    for path in ffns:
+        config.check_ffn(name, path, forms[path], model.get_submodule(path))
     return Targets(
         config=replace(config, target_modules=wanted),
         ffns=ffns,
         attention=tuple(attention) if config.attention is not None else (),
+        convolutions=_convolutions(model, name) if config.convolutions is not None else (),
     )
 
 
-def _check_activation(
-    model: nn.Module,
-    forms: Mapping[str, FfnForm],
-    ffns: Mapping[str, tuple[str, ...]],
-    name: str,
-    given: str | None,
-) -> None:
-    if given is None:
-        return
-    if given not in ACT2FN:
+def _convolutions(model: nn.Module, name: str) -> tuple[str, ...]:
+    """The paths of the convolutions of a U-Net's residual blocks and samplers."""
+    found = tuple(
+        path
+        for path, module in _named(model)
+        if isinstance(module, nn.Conv2d) and any(_ends(path, end) for end in CONVOLUTIONS)
+    )
+    if not found:
         raise ComposerError(
-            f'Adapter "{name}": its act_fn is {given[:40]!r}, which transformers does not know. '
-            "Leave it out to use the model's own."
+            f'Adapter "{name}": {type(model).__name__} has no convolutions to adapt. Leave their '
+            "settings out: they are for a U-Net."
         )
-    sample = torch.linspace(-4.0, 4.0, 33)
-    asked = cast(Tensor, ACT2FN[given](sample))
-    for path in ffns:
-        own = forms[path].activate(model.get_submodule(path), sample)
-        if not torch.allclose(own, asked, atol=5e-3):
-            raise ComposerError(
-                f'Adapter "{name}": its act_fn is {given!r}, and {path} uses another activation. '
-                "The adapter is for another base: choose that model."
-            )
+    return found
 
 
 def _ends(path: str, end: str) -> bool:

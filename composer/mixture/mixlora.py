@@ -1,6 +1,7 @@
 """MixLoRA adapters attached to a model: sparse experts in its FFNs, plain LoRA on its attention.
 
-    mixlora = attach_mixlora(model, {"code": MixLoraConfig(), "law": MixLoraConfig()})
+    settings = MixLoraSettings()
+    mixlora = attach_mixlora(model, {"code": settings, "law": settings})
     mixlora.assign(["code", "law", "law"])          # whose each row of the batch is
     with mixlora.listen(attention_mask) as tape:    # only where the router loss is wanted
         output = model(input_ids=..., attention_mask=..., labels=...)
@@ -24,21 +25,22 @@ import torch
 from torch import Tensor, nn
 
 from composer.errors import ComposerError
-from composer.language.mixlora_config import MixLoraConfig
-from composer.language.targets import Targets, find_hosts, find_targets
-from composer.language.tensors import copy_tensors, named_tensors
+from composer.mixture.adapter_conv import AdapterConv2d, ConvFactors
 from composer.mixture.adapter_linear import AdapterLinear
+from composer.mixture.adapter_tensors import Place, copy_tensors, named_tensors
 from composer.mixture.expert_ffn import FfnExperts
 from composer.mixture.factors import Factors
 from composer.mixture.ffn import FfnForm
 from composer.mixture.host import FfnHost
+from composer.mixture.mixlora_settings import MixLoraSettings
 from composer.mixture.replacement import Replacement, replace, undo
 from composer.mixture.router_losses import Over, balance_loss, loads, z_loss
 from composer.mixture.rows import Masks, Rows, Tape
+from composer.mixture.targets import Targets, find_hosts, find_targets
 
 
 def attach_mixlora(
-    model: nn.Module, adapters: Mapping[str, MixLoraConfig], *, seed: int | None = None
+    model: nn.Module, adapters: Mapping[str, MixLoraSettings], *, seed: int | None = None
 ) -> MixLora:
     """Attach fresh adapters, one or several at once. Everything is checked and built before any
     module is replaced, and all parameters of the model are frozen while they are attached.
@@ -84,9 +86,9 @@ def _build(
     forms: Mapping[str, FfnForm],
     targets: Mapping[str, Targets],
     rows: Rows,
-) -> tuple[dict[str, FfnHost], dict[str, AdapterLinear]]:
+) -> tuple[dict[str, FfnHost], dict[str, Place]]:
     hosts: dict[str, FfnHost] = {}
-    sites: dict[str, AdapterLinear] = {}
+    sites: dict[str, Place] = {}
     for name, target in targets.items():
         for path, adapted in target.ffns.items():
             base = model.get_submodule(path)
@@ -104,6 +106,11 @@ def _build(
             assert target.config.attention is not None  # else it has no such targets
             factors = Factors(target.config.attention, linear)
             site.adapters[name] = factors.train(linear.training)
+        for path in target.convolutions:
+            conv = cast(nn.Conv2d, model.get_submodule(path))
+            site = sites.setdefault(path, AdapterConv2d(conv, rows))
+            assert target.config.convolutions is not None  # else it has no such targets
+            site.adapters[name] = ConvFactors(target.config.convolutions, conv).train(conv.training)
     return hosts, sites
 
 
@@ -116,16 +123,17 @@ class MixLora:
 
     model: the model they are attached to.
     configs: by adapter, with their target_modules filled in.
-    hosts, sites: the stand-ins for FFNs and for the attention's projections, by path.
+    hosts, sites: the stand-ins for FFNs, and for the attention's projections and convolutions that
+        have plain LoRA, by path.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        configs: Mapping[str, MixLoraConfig],
+        configs: Mapping[str, MixLoraSettings],
         rows: Rows,
         hosts: Mapping[str, FfnHost],
-        sites: Mapping[str, AdapterLinear],
+        sites: Mapping[str, Place],
         replacements: list[Replacement],
         frozen: list[nn.Parameter],
     ) -> None:
@@ -226,7 +234,7 @@ class MixLora:
         while self._frozen:
             self._frozen.pop().requires_grad_(True)
 
-    def _config(self, name: str) -> MixLoraConfig:
+    def _config(self, name: str) -> MixLoraSettings:
         if name not in self.configs:
             known = ", ".join(f'"{known}"' for known in self.configs)
             raise ComposerError(

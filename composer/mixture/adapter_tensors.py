@@ -9,14 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from composer.errors import ComposerError
-from composer.language.tensor_names import FACTORS, PREFIX, ROUTER, short_paths
+from composer.mixture.adapter_conv import AdapterConv2d, ConvFactors
 from composer.mixture.adapter_linear import AdapterLinear
+from composer.mixture.adapter_names import FACTORS, PREFIX, ROUTER, short_paths
 from composer.mixture.factors import Factors
 from composer.mixture.host import FfnHost
 
+Place = AdapterLinear | AdapterConv2d
+"""What stands in for a module with plain LoRA."""
+
 
 def named_tensors(
-    name: str, hosts: Mapping[str, FfnHost], sites: Mapping[str, AdapterLinear]
+    name: str, hosts: Mapping[str, FfnHost], sites: Mapping[str, Place]
 ) -> dict[str, Tensor]:
     """By its name in a file each tensor of one adapter: views into the stacked parameters."""
     short = short_paths([*hosts, *sites])
@@ -34,11 +38,13 @@ def named_tensors(
                     _add(found, f"{stem}.{linear}.experts.{expert}", factors, expert)
     for path, site in sites.items():
         if name in site.adapters:
-            _add(found, f"{PREFIX}{short[path]}", cast(Factors, site.adapters[name]), 0)
+            _add(
+                found, f"{PREFIX}{short[path]}", cast(Factors | ConvFactors, site.adapters[name]), 0
+            )
     return found
 
 
-def _add(found: dict[str, Tensor], stem: str, factors: Factors, expert: int) -> None:
+def _add(found: dict[str, Tensor], stem: str, factors: Factors | ConvFactors, expert: int) -> None:
     for key, end in FACTORS.items():
         parameter = cast("nn.Parameter | None", getattr(factors, key))
         if parameter is not None:
