@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gate_curves import curve_path
 from benchmarks.pictures import Studio
 from composer.toybox.world import Element
 from composer.training.gates import Called, GateTraining, draft_prompts, train_gates
@@ -41,9 +42,13 @@ def trained(studio: Studio, folder: Path, elements: Sequence[Element], **changes
     if config.output.exists():
         return config.output
     begun = told = time.monotonic()
+    curve: list[tuple[int, float]] = []
     for progress in train_gates(studio.model, experts, config):
+        if progress.stage == "train" and "loss" in progress.losses:
+            curve.append((progress.step, progress.losses["loss"]))
         if time.monotonic() - told > 15:
             told = time.monotonic()
             print(f"gates of {name}: {progress}", flush=True)
     print(f"gates of {name}: trained in {time.monotonic() - begun:.0f} s", flush=True)
+    curve_path(config.output).write_text(json.dumps(curve))
     return config.output

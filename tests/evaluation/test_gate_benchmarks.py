@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ import pytest
 import torch
 from tiny_loras import write_lora
 
-from benchmarks import gate_export
-from benchmarks.gate_files import trained
+from benchmarks import gate_ablations, gate_export
+from benchmarks.gate_files import default_training, trained
 from composer.evaluation import read_results
 from composer.toybox.oracle import Oracle, OracleNet
 from composer.toybox.world import element
@@ -61,3 +62,36 @@ def test_it_runs_for_the_kinds_that_have_files(
 def test_what_is_kept_is_counted_from_the_average() -> None:
     assert gate_export.kept(0.2, 0.6, 0.5) == pytest.approx(0.75)
     assert gate_export.kept(0.2, 0.2, 0.5) is None
+
+
+def test_ablations_train_each_variant_and_draw_how_they_went(
+    told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def quickly(*given: Any, **changes: Any) -> Path:
+        short = {"prompts": ("zibo, neon",), "alone": {n: (n,) for n in TAUGHT}}
+        values = {"teacher_steps": 2, "neutral": ("cat",), **short, **changes}
+        return trained(*given, **values)
+
+    monkeypatch.setattr(gate_ablations, "trained", quickly)
+    monkeypatch.setattr(gate_ablations, "KINDS", ("character", "style"))
+    table, variants = list(gate_ablations.TABLES.items())[-1]
+    few = {name: variants[name] for name in (gate_ablations.DEFAULT, gate_ablations.START)}
+    monkeypatch.setattr(gate_ablations, "TABLES", {table: few})
+    gate_ablations.main([*told, "--count", "2", "--optimiser-steps", "2", "--trajectories", "1"])
+    results = read_results(tmp_path / "results" / "gate_ablations.json")
+    assert [row["variant"] for row in results.rows[2:]] == list(few)
+    assert results.rows[2]["last loss"] is not None and results.rows[3]["last loss"] is None
+    (curve,) = (c for c in (tmp_path / "cache" / "gates").glob("*.json") if c.read_text() != "[]")
+    assert [step for step, _ in json.loads(curve.read_text())] == [1, 2]
+    assert (tmp_path / "images" / "gate_ablations.webp").stat().st_size > 1000
+
+
+def test_every_ablation_is_a_training_that_could_be_made(tmp_path: Path) -> None:
+    some = (element("sunglasses"), element("pixel art"))
+    seen = [
+        default_training(tmp_path / "gates.safetensors", some, **changes).to_json()
+        for variants in gate_ablations.TABLES.values()
+        for changes in variants.values()
+    ]
+    alike = [values for values in seen if seen.count(values) > 1]
+    assert len(alike) == 4  # block and network stand in two tables

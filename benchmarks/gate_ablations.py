@@ -1,0 +1,138 @@
+"""What each part of a gate and of its training is worth: trained without it, or otherwise."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gate_curves import curves_of, plot
+from benchmarks.gate_files import trained
+from benchmarks.gates import Set, cases, placed, row, sets_of, weighed
+from benchmarks.options import options, parser
+from benchmarks.pictures import Case, Judged, Studio
+from composer.evaluation.results import Row
+from composer.fusions.gate_file import read_gates
+
+NAME = "gate_ablations"
+KINDS = ("clothing", "style")
+Changes = Mapping[str, Any]
+
+PAPER = {"reduce": "mean", "activation": "softmax", "normalise": "l2", "time": False}
+GRANULARITIES = ("matrix", "layer", "block", "network")
+INPUTS = {"hidden": "hidden state", "experts": "experts' outputs"}
+
+
+def _paper(granularity: str, seen: str, balance: float = 0.5) -> Changes:
+    """The paper's gate, taught as all others here are."""
+    gate = {**PAPER, "input": seen}
+    return {"granularity": granularity, "gate": gate, "depth": 0.0, "balance": balance}
+
+
+DEFAULT, START = "as recommended", "the instant start, no steps"
+TABLES: Mapping[str, Mapping[str, Changes]] = {
+    "The paper's gate: granularity and what it looks at": {
+        f"{granularity}, {words}": _paper(granularity, seen)
+        for granularity in GRANULARITIES
+        for seen, words in INPUTS.items()
+    },
+    "The paper's gate with and without its balance loss": {
+        f"{granularity}, balance {balance:g}": _paper(granularity, "hidden", balance)
+        for granularity in ("block", "network")
+        for balance in (0.5, 0.0)
+    },
+    "The recommended gate, with one thing changed": {
+        DEFAULT: {},
+        START: {"steps": 0},
+        "no instant start": {"start": False},
+        "sigmoid": {"gate": {"activation": "sigmoid"}},
+        "softmax": {"gate": {"activation": "softmax"}},
+        "softmax times a learned total": {"gate": {"activation": "scaled"}},
+        "one vector of weights for all tokens": {"gate": {"reduce": "mean"}},
+        "does not know the time": {"gate": {"time": False}},
+        "hears the regions": {"gate": {"input": "regions"}},
+        "gates at every depth": {"depth": 0.0},
+        "taught by the experts' changes, added up": {"teacher": "changes"},
+        "stays with each LoRA alone and with the base": {"keep": 0.5, "rest": 0.25},
+        "the paper's objective (CLIP)": {"objective": "clip", "start": False},
+    },
+}
+
+
+def facts(file: Path) -> Row:
+    """What the training of a gate file ended with."""
+    told = read_gates(file).training
+    losses, evenness = told.get("losses", {}), told.get("entropy")
+    return {
+        "last loss": round(losses["loss"], 3) if "loss" in losses else None,
+        "entropy": None if evenness is None else round(evenness, 3),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train every variant on the same prompts and seeds, and judge their pictures."""
+    asked = parser(NAME, __doc__ or "", count=200, what="pictures of each variant")
+    asked.add_argument("--sets", type=int, default=1, help="of LoRAs (%(default)s)")
+    asked.add_argument("--optimiser-steps", type=int, default=100, help="(%(default)s)")
+    asked.add_argument("--trajectories", type=int, default=16, help="(%(default)s)")
+    asked.add_argument("--tables", nargs="*", type=int, default=range(len(TABLES)), help="0, 1, 2")
+    asked.add_argument("--gates", type=Path, help="folder of the gate files")
+    given = asked.parse_args(arguments)
+    told = options(NAME, given, arguments)
+    folder = given.gates or told.cache.parent / "gates"
+    studio = Studio(told)
+    chosen = sets_of(studio.elements(), KINDS, given.sets)
+    each = -(-told.count // len(chosen))
+    scenes = [(some, case) for some in chosen for case in cases(some, each, "ablation", 700_000)]
+    effort = {"steps": given.optimiser_steps, "trajectories": given.trajectories}
+
+    def judged(files: Mapping[Set, Path] | None, regions: bool = False) -> list[tuple[Set, Judged]]:
+        def fused(some: Set, case: Case) -> Case:
+            if files is not None:
+                return dataclasses.replace(case, gates=files[some])
+            return placed(case, some) if regions else weighed(case, some, [1.0] * len(some))
+
+        made = studio.judge([fused(some, case) for some, case in scenes])
+        return [(some, j) for (some, _), j in zip(scenes, made, strict=True)]
+
+    def line(table: str, variant: str, found: list[tuple[Set, Judged]], more: Row) -> Row:
+        values = row(KINDS, variant, found)
+        return {"table": table, "variant": variant, **{k: values[k] for k in _kept(values)}, **more}
+
+    beside = {
+        "sum, weights 1 (no gate)": judged(None),
+        "trigger regions (the teacher)": judged(None, regions=True),
+    }
+    rows: list[Row] = []
+    curves: dict[str, dict[str, Path]] = {}
+    for number, (table, variants) in enumerate(TABLES.items()):
+        if number not in given.tables:
+            continue
+        rows += [line(table, way, found, {}) for way, found in beside.items()]
+        for variant, changes in variants.items():
+            values = {**effort, **changes}
+            files = {some: trained(studio, folder, some, **values) for some in chosen}
+            first = files[chosen[0]]
+            rows.append(line(table, variant, judged(files), facts(first)))
+            if values["steps"]:
+                curves.setdefault(table, {})[variant] = first
+    names = ", ".join(" and ".join(e.name for e in some) for some in chosen)
+    notes = [
+        f"LoRAs: {names}. All variants learn from the same drafted prompts with the same seeds for "
+        f"{given.optimiser_steps} steps, and from {given.trajectories} samplings of the teacher: "
+        "less than the default training. The loss is the distance from the teacher as a part of "
+        "the bare model's (that of CLIP is another). Entropy is that of the gates' shares at the "
+        "end of the training: 1 is even, 0 is one expert everywhere. Prompts and seeds are unseen "
+        "by any training. The losses as the trainings went, smoothed:",
+        told.save_sheet(NAME, plot({t: curves_of(files) for t, files in curves.items()})),
+    ]
+    told.publish("What each part of a gate is worth", rows, notes, **effort, sets=given.sets)
+
+
+def _kept(values: Row) -> list[str]:
+    return [key for key in values if key not in ("table", "fusion")]
+
+
+if __name__ == "__main__":
+    main()
