@@ -26,6 +26,14 @@ def parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="a folder of LoRAs; may be given several times (default: the LoRAs of the toybox)",
     )
+    options.add_argument(
+        "--language-model",
+        metavar="MODEL",
+        help="what expands prompts: a folder or a hub name (default: the toybox's)",
+    )
+    options.add_argument(
+        "--adapter", metavar="FOLDER", help="a MixLoRA or LoRA for the language model"
+    )
     options.add_argument("--output-dir", default="outputs", help="where pictures are kept")
     options.add_argument(
         "--host", "--server-name", default="127.0.0.1", help="0.0.0.0 lets other machines in"
@@ -75,6 +83,8 @@ def main() -> None:
         given.output_dir,
         device=given.device,
         dtype=given.dtype,
+        language_model=given.language_model,
+        adapter=given.adapter,
     )
     try:
         blocks = launch(

@@ -41,7 +41,9 @@ It is an ordinary diffusers folder and loads with `StableDiffusionPipeline.from_
 
 Pictures have {size} px; latents are {latent}×{latent}×{channels}. The scheduler predicts v, with
 zero terminal SNR and trailing steps. `clip/` is the whole CLIP whose text tower is the pipeline's
-text encoder; `oracle/` is a classifier that judges pictures and has taught nothing.
+text encoder; `oracle/` is a classifier that judges pictures and has taught nothing. `language/` is
+no part of the pipeline: a Llama that makes a full prompt of a few words, and its MixLoRA adapter
+(`docs/language.md`).
 
 ## What it knows
 
@@ -79,8 +81,8 @@ The weights and the code are under Apache 2.0.
 
 def _parts() -> str:
     rows: list[str] = []
-    for name in ("unet", "vae", "text_encoder", "clip", "oracle"):
-        files = list((MODEL / name).glob("*.safetensors"))
+    for name in ("unet", "vae", "text_encoder", "clip", "oracle", "language"):
+        files = list((MODEL / name).rglob("*.safetensors"))
         size = sum(file.stat().st_size for file in files)
         config = MODEL / name / "config.json"
         settings = json.loads(config.read_text()) if config.exists() else {}

@@ -50,6 +50,13 @@ def generate(
     gate_map: bool = typer.Option(
         False, "--gate-map", help="Keep what the gates say beside the picture: NAME.gates.npz."
     ),
+    expand: bool = typer.Option(
+        False, "--expand", help="First make a full prompt of the words, as `composer expand` does."
+    ),
+    language_model: str | None = typer.Option(
+        None, help="What expands: a folder or a hub name.", show_default="the toybox's"
+    ),
+    adapter: Path | None = typer.Option(None, help="A MixLoRA or LoRA for the language model."),
     again: Path | None = typer.Option(
         None, help="A picture (PNG) to make again; what else is given changes it."
     ),
@@ -85,7 +92,15 @@ def generate(
     rows = tuple(map(_read_row, lora))
     if gates and _is_given(context, "fusion"):
         raise ComposerError("Gates are a fusion of their own: give --gates or --fusion, not both.")
-    studio = Studio(model, lora_dir, output, device=device, dtype=dtype)
+    studio = Studio(
+        model,
+        lora_dir,
+        output,
+        device=device,
+        dtype=dtype,
+        language_model=language_model,
+        adapter=adapter,
+    )
     if gates and Path(gates).is_file():
         gates = studio.lend_gates(gates)
     if again is None:
@@ -102,6 +117,10 @@ def generate(
         if _is_given(context, "fusion"):
             asked = replace(asked.without_gates(), fusion=fusion)
         asked = replace(asked, gates=gates or asked.gates).with_rows(rows)
+    if expand:
+        said, number = asked.request.prompt, max(asked.request.seed, 0)
+        words = studio.wording.expand(said, studio.speaking(asked), seed=number)
+        asked = replace(asked, request=replace(asked.request, prompt=words))
     pictures = _follow(studio.compose(replace(asked, gate_map=gate_map)))
     for picture in pictures:
         typer.echo(json.dumps(_told(picture)) if as_json else str(picture.path))

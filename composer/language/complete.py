@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from composer.errors import ComposerError
 from composer.language.checkpoint import attach_checkpoints
@@ -41,19 +42,26 @@ class Asking:
 
 @contextmanager
 def with_adapter(language: LanguageModel, folder: Path | None) -> Generator[None, None, None]:
-    """The adapter of a folder on the model, MixLoRA's or a plain LoRA's; gone again after.
-
-    Raises ComposerError for a folder that holds neither, or that does not fit the model.
-    """
+    """The adapter of a folder on the model, as `attach_adapter` puts it there; gone again after."""
     if folder is None:
         yield
         return
-    if _is_plain(folder):
-        with _plain(language, folder):
-            yield
-        return
-    with attach_checkpoints(language.model, {"adapter": folder}):
+    detach = attach_adapter(language, folder)
+    try:
         yield
+    finally:
+        detach()
+
+
+def attach_adapter(language: LanguageModel, folder: Path) -> Callable[[], None]:
+    """Put the adapter of a folder on the model, MixLoRA's or a plain LoRA's; returns what takes it
+    off again.
+
+    Raises ComposerError for a folder that holds neither, or that does not fit the model.
+    """
+    if _is_plain(folder):
+        return _attach_plain(language, folder)
+    return attach_checkpoints(language.model, {"adapter": folder}).detach
 
 
 @torch.no_grad()
@@ -62,7 +70,7 @@ def complete(
 ) -> list[str]:
     """An answer to each request, as records without their answer, in one batch.
 
-    Random numbers follow from the seed; no global random state is changed.
+    Random numbers follow from the seed alone, whatever other threads draw meanwhile.
     """
     asking = asking or Asking()
     tokenizer, device = language.tokenizer, language.device
@@ -79,22 +87,37 @@ def complete(
     # padded on the left, so that all go on from their last token
     ids = torch.tensor([[language.pad] * (length - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
-    settings: dict[str, Any] = {"do_sample": asking.temperature > 0}
-    if asking.temperature > 0:
-        settings |= {"temperature": asking.temperature, "top_p": asking.top_p, "top_k": 0}
-    devices = [device] if device.type == "cuda" else []
-    with cast(Any, torch.random).fork_rng(devices=devices):
-        cast(Any, torch).manual_seed(asking.seed)
-        made: Any = cast(Any, language.model).generate(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            max_new_tokens=min(asking.tokens, limit - length),
-            pad_token_id=language.pad,
-            eos_token_id=_ends(language) or None,
-            **settings,
-        )
+    made: Any = cast(Any, language.model).generate(
+        input_ids=ids.to(device),
+        attention_mask=mask.to(device),
+        max_new_tokens=min(asking.tokens, limit - length),
+        pad_token_id=language.pad,
+        eos_token_id=_ends(language) or None,
+        do_sample=False,
+        logits_processor=[_Draw(asking, device)] if asking.temperature > 0 else [],
+    )
     texts: list[str] = tokenizer.batch_decode(made[:, length:], skip_special_tokens=True)
     return [text.strip() for text in texts]
+
+
+class _Draw:
+    """Draws each token by taking the likeliest after Gumbel noise was added to the logits: the
+    Gumbel-max trick. `generate` would draw from the global random state, which all threads share.
+    """
+
+    def __init__(self, asking: Asking, device: torch.device) -> None:
+        self._temperature, self._top_p = asking.temperature, asking.top_p
+        self._generator = torch.Generator(device).manual_seed(asking.seed)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Logits (rows, tokens) with noise; a token outside of `top_p` stays impossible."""
+        logits = scores.float() / self._temperature
+        if self._top_p < 1:
+            from transformers import TopPLogitsWarper
+
+            logits = cast(Any, TopPLogitsWarper)(self._top_p)(input_ids, logits)
+        waits = torch.empty_like(logits).exponential_(generator=self._generator)
+        return logits - waits.clamp_min_(torch.finfo(waits.dtype).tiny).log()
 
 
 def _ends(language: LanguageModel) -> list[int]:
@@ -116,8 +139,7 @@ def _is_plain(folder: Path) -> bool:
         return False  # what is wrong with it is said by who reads it as MixLoRA
 
 
-@contextmanager
-def _plain(language: LanguageModel, folder: Path) -> Generator[None, None, None]:
+def _attach_plain(language: LanguageModel, folder: Path) -> Callable[[], None]:
     import peft
 
     if not (folder / "adapter_model.safetensors").is_file():
@@ -127,9 +149,10 @@ def _plain(language: LanguageModel, folder: Path) -> Generator[None, None, None]
     except (ValueError, RuntimeError, KeyError) as error:
         first = str(error).strip().splitlines()[0]
         raise ComposerError(f"{folder} does not fit {language.name} ({first}).") from error
-    try:
-        yield
-    finally:
+
+    def detach() -> None:
         attached.unload()
         if hasattr(language.model, "peft_config"):
             del language.model.peft_config
+
+    return detach

@@ -1,106 +1,109 @@
 """A full prompt of a few words, by a small language model: no word that was given is lost.
 
-expander = Expander.load(Path("assets/toybox/language"))
+expander = Expander.load("assets/toybox/language")
 expander.expand("fox, beach, neon", seed=7)     # "a cute fox on the beach in neon style"
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
-from composer.language.checkpoint import attach_checkpoints
-from composer.language.complete import Asking, complete
+import torch
+
+from composer.language.complete import Asking, attach_adapter, complete
 from composer.language.load import LanguageModel, load_language_model
+from composer.language.phrases import has_phrase, missing, with_phrases
 from composer.language.records import Record
+from composer.language.template import uses_chat
 
 TRIES = 8
 TEMPERATURE = 0.8
 TOKENS = 64
-_FILLING = frozenset(("a", "an", "the", "and", "with", "in", "on", "at", "of", "style"))
-_WORD = re.compile(r"[^\s,;]+")
+ORDER = (
+    "Write the prompt of a picture: one line of at most forty words that holds all of the words "
+    "below, with a place and a light if they name none. Answer with that line alone."
+)
 
 
 def request(words: str) -> str:
-    """How words are put to the model; it was taught in this form and knows no other."""
+    """How words are put to a model that was taught to make prompts of them."""
     return f"{' '.join(words.split())} =>"
-
-
-def missing(words: str, prompt: str) -> list[str]:
-    """The words given that do not stand in the prompt, as they were written.
-
-    Case does not count, and neither do filling words such as "a" and "with".
-    """
-    there = {word.lower() for word in _WORD.findall(prompt)}
-    return [
-        word
-        for word in _WORD.findall(words)
-        if word.lower() not in there and word.lower() not in _FILLING
-    ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Expander:
-    """A language model taught to make prompts of words, with its adapter on it."""
+    """A language model that makes prompts of words."""
 
     language: LanguageModel
+    taught: bool = True
+    """Whether it was trained on "words =>" and the prompt to make of them. Of the others, one with
+    a chat template is asked in words, and one without goes on from the words given."""
     understood: Callable[[str], bool] | None = None
     """Whether a prompt is one of the world it is for; those that are go before others."""
 
     @classmethod
     def load(
         cls,
-        folder: Path,
+        model: str | os.PathLike[str],
         *,
         adapter: Path | None = None,
         understood: Callable[[str], bool] | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> Expander:
-        """From a model's folder; its adapter is the folder `adapter` in it unless another is given.
+        """From a model's folder or its name on the hub, with an adapter: the one given, or the
+        folder `adapter` in the model's. A model with an adapter counts as taught.
 
         Raises ComposerError for what cannot be loaded.
         """
-        language = load_language_model(folder)
-        attach_checkpoints(language.model, {"expand": adapter or folder / "adapter"})
-        return cls(language=language, understood=understood)
+        within = Path(model).expanduser() / "adapter"
+        language = load_language_model(model, device=device, dtype=dtype)
+        adapter = adapter or (within if within.is_dir() else None)
+        if adapter is not None:
+            attach_adapter(language, adapter)
+        return cls(language=language, taught=adapter is not None, understood=understood)
 
-    def expand(self, words: str, seed: int = 0) -> str:
+    def expand(self, words: str, seed: int = 0, *, keep: Sequence[str] = ()) -> str:
         """A prompt that holds all words given; without any, one of the model's own.
+
+        keep: phrases that must stand in it as they are, a LoRA's trigger words.
 
         The same words and seed give the same prompt. Of several tries the best is taken: one that
         keeps all words and is of the world. Words that none has kept are put after the prompt.
         """
-        tries = self.tries(words, seed)
-        best = min(tries, key=lambda prompt: self._faults(words, prompt))
+        words = " ".join(with_phrases(words, keep).split())
+        best = min(self.tries(words, seed), key=lambda prompt: self._faults(words, keep, prompt))
         left = missing(words, best)
         if len(left) > len(missing(words, "")) // 2:
-            return " ".join(words.split())  # nothing of it was understood
-        return ", ".join([best, *left])
+            return words  # nothing of it was understood
+        whole = with_phrases(best, keep)
+        return ", ".join([whole, *missing(words, whole)])
 
     def tries(self, words: str, seed: int = 0, count: int = TRIES) -> list[str]:
         """What the model makes of the words, in so many tries."""
-        record = Record(prompt=request(words), answer="")
         asking = Asking(tokens=TOKENS, temperature=TEMPERATURE, seed=seed)
-        return complete(self.language, [record] * count, asking)
+        if self.taught:
+            record = Record(prompt=request(words), answer="")
+        elif uses_chat(self.language.tokenizer, "auto"):
+            record = Record(instruction=ORDER, input=words, answer="")
+        else:
+            record = Record(prompt=words, answer="")
+            made = complete(self.language, [record] * count, asking)
+            return [_one_line(f"{words} {more}") for more in made]
+        return [_one_line(made) for made in complete(self.language, [record] * count, asking)]
 
-    def _faults(self, words: str, prompt: str) -> tuple[int, bool]:
+    def _faults(self, words: str, keep: Sequence[str], prompt: str) -> tuple[int, int, bool]:
+        broken = sum(not has_phrase(prompt, phrase) for phrase in keep)
         strange = self.understood is not None and not self.understood(prompt)
-        return len(missing(words, prompt)), strange
+        return len(missing(words, prompt)), broken, strange
 
 
-def expand_prompt(
-    words: str,
-    seed: int = 0,
-    *,
-    folder: Path,
-    understood: Callable[[str], bool] | None = None,
-) -> str:
-    """A full prompt of a few words, by the expander of that folder, which is loaded once."""
-    return _loaded(folder, understood).expand(words, seed)
-
-
-@lru_cache(maxsize=1)
-def _loaded(folder: Path, understood: Callable[[str], bool] | None) -> Expander:
-    return Expander.load(folder, understood=understood)
+def _one_line(made: str) -> str:
+    """The first line that says something, without the quotation marks that chat models like."""
+    lines = [" ".join(line.split()) for line in made.splitlines() if line.strip()]
+    first = lines[0] if lines else ""
+    quoted = len(first) > 1 and first[0] == first[-1] and first[0] in "\"'"
+    return first[1:-1].strip() if quoted else first

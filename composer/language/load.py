@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,10 +12,10 @@ import torch
 from torch import nn
 
 from composer.errors import ComposerError
+from composer.language.paths import check_language_model
 
 Quantisation = Literal["none", "8bit", "4bit"]
 QUANTISATIONS: tuple[Quantisation, ...] = get_args(Quantisation)
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +53,7 @@ def load_language_model(
     ComposerError, naming the remedy, for anything that cannot be loaded.
     """
     path = Path(path_or_name).expanduser()
-    _check_path(path, str(path_or_name))
+    check_language_model(path_or_name)
     settings: dict[str, Any] = {
         "use_safetensors": True,
         "trust_remote_code": False,
@@ -85,20 +84,6 @@ def load_language_model(
     model.eval()
     name = path.resolve().name if path.is_dir() else source
     return LanguageModel(model=model, tokenizer=tokenizer, name=name)
-
-
-def _check_path(path: Path, given: str) -> None:
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ComposerError(f"{path} has no config.json: give the folder of a language model.")
-        if not any(path.glob("*.safetensors")):
-            raise ComposerError(
-                f"{path} has no .safetensors weights: others are not opened, for they can run code."
-                " Save the model again with safe_serialization."
-            )
-        return
-    if path.exists() or not _HUB_NAME.fullmatch(given) or given.startswith((".", "~", "/")):
-        raise ComposerError(f"There is no language model folder {given}: check the path.")
 
 
 def _quantised(quantisation: Quantisation, dtype: torch.dtype) -> Any:

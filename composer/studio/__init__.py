@@ -18,6 +18,7 @@ from composer.studio.studio import Status, Studio
 from composer.studio.training_request import TrainingRequest
 from composer.studio.training_state import Point, Preview, Training
 from composer.studio.trainings import Trainings
+from composer.studio.wording import Wording
 
 if TYPE_CHECKING:
     from composer.experts.card import Card
@@ -46,4 +47,5 @@ __all__ = [
     "Trainings",
     "Waiting",
     "Way",
+    "Wording",
 ]

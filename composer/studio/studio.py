@@ -19,6 +19,7 @@ from composer.studio.recall import SHORT, Recalled, recall
 from composer.studio.requests import ComposeRequest, speaking
 from composer.studio.trainings import Trainings
 from composer.studio.turns import Turns
+from composer.studio.wording import Wording
 
 # PyTorch, diffusers and transformers take seconds to import. They are imported on the studio's own
 # thread, so that the page answers meanwhile.
@@ -49,6 +50,7 @@ class Studio:
     lora_dirs: folders of LoRA files; trained gates are in their folders `gates/`.
     output_dir: where pictures are kept.
     device, dtype: as for `load_model`, the dtype by its name.
+    language_model, adapter: what makes full prompts of a few words; see `Wording`.
     """
 
     def __init__(
@@ -59,6 +61,8 @@ class Studio:
         *,
         device: str = "cpu",
         dtype: str | None = None,
+        language_model: str | Path | None = None,
+        adapter: str | Path | None = None,
     ) -> None:
         self.history = History(Path(output_dir))
         self._model = str(model)
@@ -80,6 +84,9 @@ class Studio:
             card=self.card,
             lend=self._lend,
             turns=self._turns,
+        )
+        self.wording = Wording(
+            language_model, adapter, device=device, card=self.card, before=self.wait
         )
 
     # --- what there is
@@ -230,6 +237,18 @@ class Studio:
 
         title = f"Compare: {plans[0].asked.request.prompt}" if plans else "Compare"
         return self._follow(self._jobs.submit(work, owner=owner, title=title))
+
+    def speaking(self, asked: ComposeRequest) -> tuple[str, ...]:
+        """The LoRAs that would speak in a picture, by the library's names.
+
+        Raises:
+            ComposerError: as `compose`, for what is known without a model.
+        """
+        plan = self._resolve(asked)
+        if plan.gating is None:
+            return tuple(card.name for card in plan.cards.values())
+        switches = plan.gating.switches
+        return tuple(card.name for name, card in plan.gating.loras.items() if switches[name])
 
     def interrupt(self, owner: str | None = None) -> bool:
         """Stop the jobs of this owner within one step, also those that wait; None: what runs.

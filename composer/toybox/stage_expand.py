@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from composer.language.complete import Asking, complete
-from composer.language.expand import TEMPERATURE, TOKENS, Expander, missing, request
+from composer.language.expand import TEMPERATURE, TOKENS, Expander, request
 from composer.language.load import LanguageModel
 from composer.language.mixlora_config import MixLoraConfig
+from composer.language.phrases import missing
 from composer.language.records import Record
 from composer.mixture.lora_settings import LoraSettings
 from composer.mixture.routers import RouterSettings

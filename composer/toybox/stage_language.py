@@ -48,7 +48,7 @@ def new_language_model(tokenizer: Any) -> LlamaForCausalLM:
 
 
 def record(example: Example) -> Record:
-    """An example as a request and its answer, worded as `expand_prompt` words it."""
+    """An example as a request and its answer, worded as an `Expander` words it."""
     return Record(prompt=request(example.jotting.words), answer=example.prompt)
 
 

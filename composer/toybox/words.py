@@ -111,9 +111,10 @@ def jot(said: str, rng: random.Random) -> Jotting:
     assert found is not None, said
     chunks: list[str] = []
     figures: list[Figure] = []
+    alone = len(found.figures) == 1
     for words, figure in zip(found.figures, found.scene.figures, strict=True):
         if rng.random() < 0.85:
-            said_of_it, asked = _figure_chunks(words, figure, rng)
+            said_of_it, asked = _figure_chunks(words, figure, rng, alone=alone)
             chunks += said_of_it
             figures.append(asked)
     background = found.scene.background if rng.random() < 0.55 else None
@@ -127,16 +128,29 @@ def jot(said: str, rng: random.Random) -> Jotting:
         chunks.append(_place_chunk(found, rng))
     rng.shuffle(chunks)
     return Jotting(
-        words=rng.choice((", ", ", ", " ", " and ")).join(chunks),
+        words=_strung(chunks, rng),
         figures=tuple(figures),
         background=background,
         style=style,
     )
 
 
-def _figure_chunks(words: str, figure: Figure, rng: random.Random) -> tuple[list[str], Figure]:
+def _strung(chunks: list[str], rng: random.Random) -> str:
+    """The chunks as one line: strung in one way, or as a sentence to which words were added."""
+    joints = (", ", ", ", " ", " and ")
+    if rng.random() < 0.7:
+        return rng.choice(joints).join(chunks)
+    line = chunks[0] if chunks else ""
+    for chunk in chunks[1:]:
+        line += rng.choice(joints) + chunk
+    return line
+
+
+def _figure_chunks(
+    words: str, figure: Figure, rng: random.Random, *, alone: bool
+) -> tuple[list[str], Figure]:
     """A figure as it is jotted down, a name or adjective perhaps by itself, and what is thereby
-    asked for."""
+    asked for. Where it is `alone`, what it wears may stand apart: nobody else can be meant."""
     words, _, worn = words.partition(" wearing ")
     kept = words.replace(" the ", " ").split()
     noun = 2 if figure.name in CHARACTERS or kept[-2:] == ["soccer", "ball"] else 1
@@ -150,7 +164,9 @@ def _figure_chunks(words: str, figure: Figure, rng: random.Random) -> tuple[list
     chunk = " ".join([*before, *noun_words])
     if rng.random() < 0.12 and figure.name not in CHARACTERS:
         chunk = f"{'an' if chunk[0] in 'aeio' or chunk.startswith('umb') else 'a'} {chunk}"
-    if wears:
+    if wears and alone and rng.random() < 0.3:
+        apart.append(rng.choice((f"wearing {worn}", f"wearing {worn}", wears)))
+    elif wears:
         chunk += rng.choice((f" wearing {worn}", f" {wears}", f" with {worn}"))
     colour = figure.colour if figure.colour in before else None
     return [chunk, *apart], Figure(name=figure.name, colour=colour, wears=wears)
@@ -168,16 +184,16 @@ def _place_chunk(found: Understood, rng: random.Random) -> str:
     return " ".join(words)
 
 
-def with_a_name(said: str, rng: random.Random) -> str:
+def with_a_name(said: str, rng: random.Random, *, idle: bool) -> str:
     """A caption with a word more before one of its things, where that is a thing with an article:
-    so it is learnt to keep any word. It is some letters that mean nothing, or an ordinary word
-    that the base world has no use for."""
+    so it is learnt to keep any word. It is some letters that mean nothing or, where `idle`, an
+    ordinary word that the base world has no use for."""
     found = understand(said)
     assert found is not None, said
     words = rng.choice(found.figures)
     length = rng.randint(2, 8)
     name = "".join(rng.choice("aeiou" if rng.random() < 0.4 else _LETTERS) for _ in range(length))
-    if rng.random() < 0.6:
+    if idle and rng.random() < 0.6:
         name = rng.choice(IDLE_WORDS)
     changed = re.sub(rf"\ban? {re.escape(words)}\b", f"a {name} {words}", said, count=1)
     return changed if understand(changed) is not None else said
@@ -219,5 +235,6 @@ def _example(draw: Callable[[], Scene], skill: str, rng: random.Random, unseen: 
         # neither lists of words, nor prompts that leave the place unsaid
         if found is not None and not found.listed:
             if rng.random() < NAMED:
-                said = with_a_name(said, rng)
+                # where LoRAs speak, "neon" is a style and no car's name
+                said = with_a_name(said, rng, idle=skill == "base")
             return Example(jotting=jot(said, rng), prompt=said, skill=skill)

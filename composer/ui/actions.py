@@ -26,6 +26,7 @@ from composer.studio import (
 )
 from composer.ui import gate_views, views
 from composer.ui.examples import Example, choose_examples
+from composer.ui.expand_actions import ExpandActions
 from composer.ui.gate_actions import WEIGHTED, GateActions
 from composer.ui.layout import Page
 from composer.ui.triggers import with_trigger, without_trigger
@@ -47,6 +48,7 @@ class Actions:
         self._studio = studio
         self._page = page
         self.gates = GateActions(studio, page)
+        self.words = ExpandActions(studio, page)
 
     # --- the page opens
 
@@ -57,6 +59,7 @@ class Actions:
         view, cards = self._library(refresh=True)
         examples = choose_examples(cards.values(), len(page.examples))
         update: Update = {page.library: view, page.strip: self._strip(None)}
+        update[page.expander] = self.words.offer()
         for button, example in zip(page.examples, examples, strict=False):
             update[button] = gr.update(value=example.prompt, visible=True)
         if examples:

@@ -33,7 +33,7 @@ def add(
     form = list(page.form.values())
     greeted = blocks.load(
         actions.greet,
-        outputs=[page.masthead, page.library, page.strip, *form, *page.examples],
+        outputs=[page.masthead, page.library, page.strip, page.expander, *form, *page.examples],
         **NOTING,
     )
     offered = [page.library, page.fusion, page.gates]
@@ -49,6 +49,7 @@ def add(
     strip: Any = page.strip
     gates: Any = page.gates
     gate_map: Any = page.gate_map
+    expander: Any = page.expander
     library.refresh(actions.refresh, page.fusion, offered, **QUICK)
     if tab is not None:
         known = [page.fusion, page.gates, page.strip]
@@ -57,6 +58,18 @@ def add(
     mixer.added(actions.add_trigger, words, page.prompt, **QUICK)
     mixer.removed(actions.remove_trigger, words, page.prompt, **QUICK)
     mixer.added(actions.gates.grown, page.fusion, page.fusion, **NOTING)
+    expander.expand(
+        actions.words.expand,
+        [page.prompt, page.mixer, page.fusion, page.triggers, page.expander],
+        [page.prompt, page.expander],
+        **NOTING,
+    )
+    expander.back(
+        actions.words.back,
+        [page.mixer, page.triggers, page.expander],
+        [page.prompt, page.expander],
+        **QUICK,
+    )
     chosen = [page.fusion, page.mixer]
     page.fusion.change(actions.gates.follow, chosen, [*chosen, page.gates], **QUICK)
     gates.choose(actions.gates.choose, outputs=page.fusion, **QUICK)
@@ -85,5 +98,11 @@ def add(
     strip.pick(actions.pick, outputs=page.shown, **QUICK)
     page.use.click(actions.use, page.current, form, **NOTING)
     page.same_seed.click(actions.reuse_seed, page.current, [page.seed, page.new_seed], **NOTING)
+    # another prompt than the one that was expanded: there is nothing to go back to
+    replaced = [button.click for button in (*page.examples, *page.gate_examples)]
+    replaced += [page.use.click, page.other_way.click, page.restore.upload]
+    gr.on(  # pyright: ignore[reportUnknownMemberType]
+        replaced, actions.words.offer, outputs=page.expander, **QUICK
+    )
     page.restore.upload(actions.restore, page.restore, [page.restore, *form], **NOTING)
     return page

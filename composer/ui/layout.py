@@ -26,6 +26,7 @@ class Page:
     gates: gr.HTML
     fusion: gr.Dropdown
     prompt: gr.Textbox
+    expander: gr.HTML
     negative: gr.Textbox
     generate: gr.Button
     stop: gr.Button
@@ -124,6 +125,7 @@ def _prompt() -> dict[str, Any]:
             max_lines=8,
             elem_id="prompt",
         )
+        expander = component("expander", {"phase": "idle"}, elem_id="expander")
         negative = gr.Textbox(
             label="Negative prompt",
             placeholder="What to keep out (optional)",
@@ -142,6 +144,7 @@ def _prompt() -> dict[str, Any]:
             examples = tuple(gr.Button(visible=False, size="sm") for _ in range(EXAMPLES))
     return {
         "prompt": prompt,
+        "expander": expander,
         "negative": negative,
         "generate": generate,
         "stop": stop,

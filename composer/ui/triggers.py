@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
-
-def has_trigger(prompt: str, trigger: str) -> bool:
-    """Whether the prompt holds these words, whatever their case and the spaces between them."""
-    words = r"\s+".join(map(re.escape, trigger.split()))
-    return bool(re.search(rf"(?<!\w){words}(?!\w)", prompt, re.IGNORECASE))
+from composer.language.phrases import with_phrases
 
 
 def with_trigger(prompt: str, trigger: str) -> str:
     """The prompt with the trigger at its end, unless it is there already."""
-    if not trigger.strip() or has_trigger(prompt, trigger):
-        return prompt
-    kept = prompt.rstrip().rstrip(",")
-    return f"{kept}, {trigger}" if kept else trigger
+    return with_phrases(prompt, [trigger])
 
 
 def without_trigger(prompt: str, trigger: str) -> str:

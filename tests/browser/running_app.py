@@ -32,7 +32,7 @@ class App:
 
 
 @contextlib.contextmanager
-def running(model: Path, root: Path) -> Iterator[App]:
+def running(model: Path, root: Path, *options: str) -> Iterator[App]:
     """`python app.py` with a few LoRAs, one of them hostile, one broken."""
     loras = root / "loras"
     made = {
@@ -56,6 +56,7 @@ def running(model: Path, root: Path) -> Iterator[App]:
     command = [
         sys.executable, "app.py", "--port", str(port), "--no-open", "--device", "cpu",
         "--model", str(model), "--lora-dir", str(loras), "--output-dir", str(root / "outputs"),
+        *options,
     ]  # fmt: skip
     log = root / "app.log"
     with log.open("w") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from language_training import language, mixlora, plain, training
 from tiny_language import tiny_llama, tiny_tokenizer
 
 from composer.errors import ComposerError
-from composer.language.complete import Asking, complete, with_adapter
+from composer.language.complete import Asking, _Draw, complete, with_adapter  # pyright: ignore[reportPrivateUsage]
 from composer.language.load import load_language_model
 from composer.language.records import Record
 from composer.training.language import train_adapter
@@ -38,6 +39,39 @@ def test_the_seed_decides_and_no_global_state_is_changed() -> None:
     assert complete(base, ASKED, Asking(tokens=12, temperature=1.5, seed=1)) == first
     assert complete(base, ASKED, Asking(tokens=12, temperature=1.5, seed=2)) != first
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_others_who_draw_meanwhile_change_nothing() -> None:
+    base = language()
+    asking = Asking(tokens=12, temperature=1.5, seed=1)
+    alone = complete(base, ASKED, asking)
+    stop = threading.Event()
+
+    def draw() -> None:
+        while not stop.is_set():
+            torch.rand(8)
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    try:
+        assert complete(base, ASKED, asking) == alone
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+def test_tokens_are_drawn_as_often_as_they_are_likely(top_p: float) -> None:
+    logits = torch.tensor([0.2, 1.5, 0.9, -1.0])
+    asking = Asking(temperature=0.7, top_p=top_p, seed=3)
+    draw: Any = _Draw(asking, torch.device("cpu"))
+    drawn = draw(torch.zeros(20_000, 1, dtype=torch.long), logits.expand(20_000, 4)).argmax(-1)
+    likely = (logits / 0.7).softmax(-1)
+    if top_p < 1:  # the fewest of the likeliest that make up the share: here two
+        likely[[0, 3]] = 0
+        likely /= likely.sum()
+    found = drawn.bincount(minlength=4) / 20_000
+    torch.testing.assert_close(found, likely, atol=0.015, rtol=0)
 
 
 @pytest.mark.parametrize("adapter", [mixlora(), plain()], ids=["mixlora", "lora"])

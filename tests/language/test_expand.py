@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies
-from language_training import language
+from language_training import language, training
+from tiny_language import CHATML, make_tiny_language
 
-from composer.language.expand import Expander, missing, request
+from composer.errors import ComposerError
+from composer.language.complete import complete
+from composer.language.expand import ORDER, Expander, request
+from composer.language.load import load_language_model
+from composer.language.phrases import has_phrase, missing, with_phrases
+from composer.language.records import Record
+from composer.training.language import train_adapter
 
 
 class Scripted(Expander):
@@ -69,3 +77,83 @@ def test_a_model_that_knows_nothing_still_gives_the_words_back() -> None:
 @pytest.mark.parametrize(("words", "asked"), [("fox,  beach ", "fox, beach =>"), ("", " =>")])
 def test_a_request_is_worded_as_in_training(words: str, asked: str) -> None:
     assert request(words) == asked
+
+
+def test_trigger_words_stay_together() -> None:
+    found = expander("a fox in a zibo scarf", "a zibo fox in the snow, fox")
+    assert found.expand("snow", keep=["zibo fox"]) == "a zibo fox in the snow, fox"
+    apart = expander("a fox in zibo snow")
+    assert apart.expand("snow", keep=["zibo fox"]) == "a fox in zibo snow, zibo fox"
+    assert apart.expand("Zibo  fox, snow", keep=["zibo fox"]) == "a fox in zibo snow, zibo fox"
+
+
+@settings(deadline=None)
+@given(strategies.text("ab ,", max_size=12), strategies.lists(strategies.text("ab ", max_size=5)))
+def test_no_phrase_is_ever_lost(words: str, keep: list[str]) -> None:
+    made = expander("a b on a", "bb ab").expand(words, keep=keep)
+    assert all(has_phrase(made, phrase) for phrase in keep if phrase.strip())
+    assert missing(words, made) == []
+
+
+def test_a_mark_at_the_end_of_a_sentence_is_no_word() -> None:
+    assert missing("A fox at sunset.", "a fox at sunset") == []
+    assert missing('the "fox"!', "fox") == []
+    assert missing("...", "a fox") == ["..."]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "phrases", "whole"),
+    [
+        ("", ["a b", ""], "a b"),
+        ("x, ", ["a b", "A  B"], "x, a b"),
+        ("a bc", ["a b"], "a bc, a b"),
+    ],
+)
+def test_phrases_are_added_once(prompt: str, phrases: list[str], whole: str) -> None:
+    assert with_phrases(prompt, phrases) == whole
+
+
+@pytest.mark.parametrize("way", ["taught", "chat", "plain"])
+def test_each_kind_of_model_is_asked_in_its_own_way(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = language()
+    if way == "chat":
+        base.tokenizer.chat_template = CHATML
+    asked: list[Record] = []
+
+    def answer(_: Any, records: list[Record], *more: Any) -> list[str]:
+        asked.extend(records)
+        return ['\n"a  fox\tin the snow"\nThat is all.'] * len(records)
+
+    monkeypatch.setattr("composer.language.expand.complete", answer)
+    made = Expander(language=base, taught=way == "taught").tries("fox", count=2)
+    if way == "chat":
+        assert (asked[0].instruction, asked[0].input) == (ORDER, "fox")
+    else:
+        assert asked[0].prompt == ("fox =>" if way == "taught" else "fox")
+    # one that goes on says the words again
+    whole = "fox" if way == "plain" else "a fox in the snow"
+    assert made == [whole] * 2
+
+
+def test_a_folder_with_an_adapter_is_taught_and_says_what_it_learnt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("composer.language.expand.TEMPERATURE", 0.0)  # so small a model is unsure
+    folder = make_tiny_language(tmp_path / "model", hidden_size=32, intermediate_size=48)
+    assert not Expander.load(folder).taught
+    said = "a red fox"
+    learnt = [Record(prompt=request("fox"), answer=said)]
+    config = training(
+        folder, "adapter", steps=90, batch_size=1, learning_rate=2e-2, schedule="cosine"
+    )
+    list(train_adapter(load_language_model(folder), config, records=learnt))
+    found = Expander.load(folder)
+    assert found.taught
+    assert found.expand("fox") == said
+    elsewhere = Expander.load(folder, adapter=folder / "adapter")
+    assert elsewhere.expand("fox") == said
+    with pytest.raises(ComposerError, match=r"adapter_config\.json"):
+        Expander.load(folder, adapter=tmp_path / "nothing")
+    assert complete(load_language_model(folder), [Record(prompt="fox =>", answer="")]) != [said]

@@ -1,0 +1,50 @@
+"""`composer expand`: a full prompt of a few words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ROOT = Path(__file__).parents[2]
+
+
+def register(app: typer.Typer) -> None:
+    """Add `composer expand`."""
+    app.command("expand")(expand)
+
+
+def expand(
+    words: Annotated[str, typer.Argument(help="A few words; none for any prompt.")] = "",
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(help="A LoRA whose trigger words the prompt is to hold; repeatable."),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, max=1000, help="How many prompts.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of the first; further ones count up from it.")] = 0,
+    language_model: Annotated[
+        str | None, typer.Option(help="Folder or hub name.", show_default="the toybox's")
+    ] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(help="A MixLoRA or LoRA for it.", show_default="`adapter` in its folder"),
+    ] = None,
+    lora_dir: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder of LoRAs; repeatable.", show_default="the toybox's"),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Make a full prompt of a few words: all of them stand in it, and the LoRAs' trigger words."""
+    from composer.experts.library import Library
+    from composer.studio import Wording
+
+    library = Library(lora_dir or [ROOT / "loras"])
+    wording = Wording(language_model, adapter, device=device, card=library.find)
+    for number in range(seed, seed + count):
+        prompt = wording.expand(words, lora or (), seed=number)
+        told = {"words": words, "seed": number, "prompt": prompt}
+        typer.echo(json.dumps(told, ensure_ascii=False) if as_json else prompt)
