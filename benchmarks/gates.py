@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from benchmarks.scenes import element_heads, scene_with, unseen_prompt
 from composer.evaluation import bootstrap_mean, contact_sheet, share_columns
 from composer.evaluation.intervals import interval_columns
 from composer.evaluation.results import Row
+from composer.evaluation.tuning import GRID, points_of
+from composer.fusions.tuned_weights import TunedLora, TunedWeights, file_name_for
 from composer.toybox.captions import plain_caption
 from composer.toybox.world import Element
 
@@ -29,7 +32,6 @@ KINDS: tuple[tuple[str, ...], ...] = (
     ("character", "style", "background"),
     ("character", "clothing", "style"),
 )
-GRID = (0.8, 1.0, 1.2, 1.4)
 SHOWN = 4  # pictures of each kind and way on the sheet
 Set = tuple[Element, ...]
 Judge = Callable[[Sequence[Case]], list[Judged]]
@@ -79,21 +81,58 @@ def named_right(j: Judged, some: Set) -> bool:
     return all(j.right(element_heads(j.case.scene, element)) for element in some)
 
 
-def tuned(judge: Judge, some: Set, count: int) -> tuple[float, ...]:
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """What the grid came to for one set of LoRAs: of `count` pictures at each of its points, at how
+    many every named element is right, and the whole picture, by weights."""
+
+    some: Set
+    count: int
+    right: Mapping[tuple[float, ...], tuple[int, int]]
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The best; of equals the smallest."""
+        return max(sorted(self.right), key=lambda weights: self.right[weights])
+
+    def __str__(self) -> str:
+        pairs = zip(self.some, self.weights, strict=True)
+        return " + ".join(f"{element.name} {weight:g}" for element, weight in pairs)
+
+    def write(self, folder: Path, studio: Studio) -> None:
+        """Keep the weights where Compare finds them: beside the LoRAs."""
+        loras = tuple(
+            TunedLora(
+                name=element.file,
+                tensor_hash=studio.expert(element.name).tensor_hash,
+                weight=weight,
+            )
+            for element, weight in zip(self.some, self.weights, strict=True)
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        TunedWeights(
+            loras=loras,
+            model=studio.model.name,
+            model_hash=studio.model.hash,
+            judge="the oracle of the toybox",
+            pictures=self.count,
+            points=len(self.right),
+            grid=GRID,
+            score=self.right[self.weights][0] / self.count,
+            score_of_ones=self.right[(1.0,) * len(self.some)][0] / self.count,
+        ).write(folder / file_name_for(lora.name for lora in loras))
+
+
+def tuned(judge: Judge, some: Set, count: int) -> Tuned:
     """The weights of the grid with which most pictures of the tuning prompts are right."""
     tuning = cases(some, count, "tuning", 300_000)
-    best: tuple[tuple[int, int], tuple[float, ...]] | None = None
-    grid = list(product(GRID, repeat=len(some)))
-    if len(some) > 2:  # all alike, or one apart from the others
-        grid = [w for w in grid if len(set(w)) <= 2 and max(w.count(x) for x in w) >= len(w) - 1]
-    for weights in grid:
+    right: dict[tuple[float, ...], tuple[int, int]] = {}
+    for weights in points_of(GRID, len(some)):
         judged = judge([weighed(case, some, weights) for case in tuning])
-        figures = (sum(named_right(j, some) for j in judged), sum(j.right() for j in judged))
-        if best is None or figures > best[0]:
-            best = (figures, weights)
-    assert best is not None
-    print(f"tuned {' + '.join(e.name for e in some)}: {best[1]}, {best[0]} of {count}", flush=True)
-    return best[1]
+        right[weights] = sum(named_right(j, some) for j in judged), sum(j.right() for j in judged)
+    best = Tuned(some=some, count=count, right=right)
+    print(f"tuned: {best}; right are {best.right[best.weights]} of {count}", flush=True)
+    return best
 
 
 def row(
@@ -101,10 +140,11 @@ def row(
     way: str,
     judged: Sequence[tuple[Set, Judged]],
     against: Sequence[tuple[Set, Judged]] | None = None,
+    **more: str,
 ) -> Row:
     """Each element's share, all named, the whole picture, and the gain over another way."""
     answers = [named_right(j, some) for some, j in judged]
-    found: Row = {"table": _title(kinds), "fusion": way, "n": len(judged)}
+    found: Row = {"table": _title(kinds), "fusion": way, "n": len(judged), **more}
     alike = len(set(kinds)) == 1
     for place, kind in enumerate(kinds):
         right = [j.right(element_heads(j.case.scene, some[place])) for some, j in judged]
@@ -131,6 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked.add_argument("--kinds", nargs="*", default=(), help='such as "character+style"')
     asked.add_argument("--learned", nargs="*", default=(), help="kinds that gates are trained for")
     asked.add_argument("--gates", type=Path, help="folder of the gate files")
+    asked.add_argument("--keep-weights", type=Path, help="folder to write the tuned weights into")
     given = asked.parse_args(arguments)
     told = options(NAME, given, arguments)
     folder = given.gates or told.cache.parent / "gates"
@@ -148,6 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         wanted = "+".join(kinds) in given.learned
         gates = {some: trained(studio, folder, some) for some in chosen if wanted}
         best = {some: tuned(studio.judge, some, given.tuning) for some in chosen}
+        if given.keep_weights is not None:
+            for one in best.values():
+                one.write(given.keep_weights, studio)
         count = len(kinds)
 
         def judged(change: Callable[[Set, Case], Case]) -> list[tuple[Set, Judged]]:
@@ -156,13 +200,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         average = judged(lambda some, case: weighed(case, some, [1 / len(some)] * len(some)))
         whole = judged(lambda some, case: weighed(case, some, [1.0] * len(some)))
-        by_grid = judged(lambda some, case: weighed(case, some, best[some]))  # noqa: B023
+        by_grid = judged(lambda some, case: weighed(case, some, best[some].weights))  # noqa: B023
         regions = judged(lambda some, case: placed(case, some))
         ways = [whole, by_grid, regions]
         rows += [
             row(kinds, f"average (weights 1/{count})", average, by_grid),
             row(kinds, "sum, weights 1", whole, by_grid),
-            row(kinds, "sum, weights tuned by grid", by_grid),
+            row(
+                kinds,
+                "sum, weights tuned by grid",
+                by_grid,
+                weights="; ".join(str(one) for one in best.values()),
+            ),
             row(kinds, "trigger regions", regions, by_grid),
         ]
         if gates:

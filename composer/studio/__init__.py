@@ -12,6 +12,7 @@ from composer.studio.events import Event, Finished, PictureSaved, Progress, Queu
 from composer.studio.gating import GateOffer
 from composer.studio.history import History, SavedPicture
 from composer.studio.jobs import Waiting
+from composer.studio.known_weights import WeightOffer
 from composer.studio.recall import Recalled
 from composer.studio.requests import ComposeRequest, LoraRow
 from composer.studio.studio import Status, Studio
@@ -47,5 +48,6 @@ __all__ = [
     "Trainings",
     "Waiting",
     "Way",
+    "WeightOffer",
     "Wording",
 ]

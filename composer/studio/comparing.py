@@ -6,20 +6,21 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from composer.diffusion.request import RANDOM_SEED, SEEDS, Request
 from composer.errors import ComposerError
 from composer.studio.events import Event, Finished, PictureSaved, Progress, Started
 from composer.studio.gating import GateOffer, Plan
+from composer.studio.known_weights import WeightOffer
 from composer.studio.requests import ALWAYS, ComposeRequest, LoraRow, find_fusion, speaking
 
 if TYPE_CHECKING:
     from composer.studio.engine import Engine
     from composer.studio.history import History, SavedPicture
 
-Kind = Literal["bare", "alone", "yours", "equal", "average", "regions", "gates"]
-KINDS: tuple[Kind, ...] = ("bare", "alone", "yours", "equal", "average", "regions", "gates")
+Kind = Literal["bare", "alone", "yours", "best", "equal", "average", "regions", "gates"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 MOST_SEEDS = 4
 SAME = ", the same as "
 
@@ -30,7 +31,8 @@ class Comparison:
 
     request: its `count` is the number of seeds, from its `seed` on.
     rows: the LoRAs with the user's weights; those that are off take no part.
-    kinds: which ways are wanted. "gates" stands for every gate file for just these LoRAs.
+    kinds: which ways are wanted. "gates" stands for every gate file for just these LoRAs, "best"
+        for the weights that a search found for just these, if there was one.
     """
 
     request: Request = field(default_factory=Request)
@@ -69,12 +71,14 @@ def ways_of(
     kinds: Iterable[Kind],
     offers: Iterable[GateOffer],
     title: Callable[[str], str],
+    known: Iterable[WeightOffer] = (),
 ) -> tuple[Way, ...]:
     """The ways, in the order of `KINDS`. One that comes to the same as another is made once.
 
     asked: with its tags turned into rows; its seed is drawn here, once for all ways.
     offers: gates at hand; those for other LoRAs than these are left out.
     title: what people call a LoRA.
+    known: weights that were found by a search; those for other LoRAs are left out.
 
     Raises:
         ComposerError: no LoRA speaks, or nothing is left to compare.
@@ -86,7 +90,7 @@ def ways_of(
         drawn = replace(asked.request, seed=secrets.randbelow(SEEDS))
         asked = replace(asked, request=drawn)
     found: dict[Any, Way] = {}
-    for way in _laid_out(asked, rows, offers, title):
+    for way in _laid_out(asked, rows, offers, title, known):
         if way.kind not in kinds:
             continue
         sound = _what_speaks(way.asked)
@@ -98,7 +102,8 @@ def ways_of(
             found[sound] = way
     if not found:
         raise ComposerError(
-            "No trained gates fit just these LoRAs. Train some, or choose another way."
+            "No trained gates and no best known weights are for just these LoRAs. Train some, tune "
+            "them with `composer tune-weights`, or choose another way."
         )
     return tuple(found.values())
 
@@ -108,6 +113,7 @@ def _laid_out(
     rows: tuple[LoraRow, ...],
     offers: Iterable[GateOffer],
     title: Callable[[str], str],
+    known: Iterable[WeightOffer],
 ) -> Iterator[Way]:
     full = tuple(LoraRow(name=row.name) for row in rows)
     many = len(rows)
@@ -118,14 +124,20 @@ def _laid_out(
     yield way("bare", "Without LoRAs", "the model by itself", ())
     for row in full:
         yield way("alone", f"{title(row.name)} alone", "weight 1", (row,))
-    weights = " + ".join(f"{title(row.name)} {_weight(row)}" for row in rows)
-    yield way("yours", "Your weights", weights, rows)
+    names = {row.name for row in rows}
+
+    def words(rows: Iterable[LoraRow]) -> str:
+        return " + ".join(f"{title(row.name)} {_weight(row)}" for row in rows)
+
+    yield way("yours", "Your weights", words(rows), rows)
+    if found := next((offer for offer in known if set(offer.weights) == names), None):
+        best = tuple(LoraRow(name=row.name, unet=found.weights[row.name]) for row in rows)
+        yield way("best", "Best known weights", f"{words(best)}, {found.told}", best)
     yield way("equal", "Weights of 1", "each in full, added up", full)
     share = f"each at 1/{many}" if many > 1 else "weight 1"
     yield way("average", "Average (NLA)", share, full, fusion="nla")
     if many > 1:
         yield way("regions", "Trigger regions", "each where its words act", full, fusion="regions")
-    names = {row.name for row in rows}
     for offer in offers:
         if set(offer.loras) == names:
             how: dict[str, Any] = {"gates": offer.name, "gate_map": True}

@@ -130,22 +130,34 @@ def find_loras(card: GateCard, library: Library) -> dict[str, Card]:
     Raises:
         ComposerError: which one is missing, or is another file than it was.
     """
-    loras: dict[str, Card] = {}
-    hashes: dict[str, str] = {}
-    for expert in card.experts:
-        try:
-            lora = library.find(expert.name)
-            hashes[expert.name], loras[expert.name] = library.tensor_hash(lora), lora
-        except ComposerError:
-            pass  # perhaps under another name
-        if hashes.get(expert.name) != expert.tensor_hash:
-            taken = [lora.name for lora in loras.values()]
-            same = [c for c in library.with_hash(expert.tensor_hash) if c.name not in taken]
-            if same:
-                hashes[expert.name], loras[expert.name] = expert.tensor_hash, same[0]
+    loras, hashes = match_loras({e.name: e.tensor_hash for e in card.experts}, library)
     if card.facts is not None:
         card.facts.check_experts(hashes)
     return loras
+
+
+def match_loras(
+    tensor_hashes: Mapping[str, str], library: Library
+) -> tuple[dict[str, Card], dict[str, str]]:
+    """LoRAs that go by these names, or have these tensors if their files were renamed.
+
+    tensor_hashes: by name. What is returned has the same names: the LoRA, and the hash of its
+    tensors, which is another where only the name is the same; one that is missing is in neither.
+    """
+    loras: dict[str, Card] = {}
+    hashes: dict[str, str] = {}
+    for name, wanted in tensor_hashes.items():
+        try:
+            lora = library.find(name)
+            hashes[name], loras[name] = library.tensor_hash(lora), lora
+        except ComposerError:
+            pass  # perhaps under another name
+        if hashes.get(name) != wanted:
+            taken = [lora.name for lora in loras.values()]
+            same = [c for c in library.with_hash(wanted) if c.name not in taken]
+            if same:
+                hashes[name], loras[name] = wanted, same[0]
+    return loras, hashes
 
 
 def recalled_rows(

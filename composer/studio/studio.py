@@ -15,6 +15,7 @@ from composer.studio.events import Event, Finished, Queued
 from composer.studio.gating import GateOffer, Plan, offers, plan_gating
 from composer.studio.history import History, SavedPicture
 from composer.studio.jobs import Job, JobQueue, Waiting
+from composer.studio.known_weights import WeightOffer, weight_offers
 from composer.studio.recall import SHORT, Recalled, recall
 from composer.studio.requests import ComposeRequest, speaking
 from composer.studio.trainings import Trainings
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from composer.experts.card import Card
     from composer.experts.library import Library
     from composer.fusions.gate_library import GateCard, GateLibrary
+    from composer.fusions.weight_library import WeightLibrary
     from composer.studio.engine import Engine
     from composer.studio.lending import Lent
 
@@ -47,7 +49,8 @@ class Studio:
     """Paints pictures with several LoRAs at once. Safe to use from several threads.
 
     model: a diffusers folder, a checkpoint file, or a hub name.
-    lora_dirs: folders of LoRA files; trained gates are in their folders `gates/`.
+    lora_dirs: folders of LoRA files; trained gates are in their folders `gates/`, tuned weights in
+        `weights/`.
     output_dir: where pictures are kept.
     device, dtype: as for `load_model`, the dtype by its name.
     language_model, adapter: what makes full prompts of a few words; see `Wording`.
@@ -75,6 +78,7 @@ class Studio:
         self._library_lock = threading.Lock()
         self._library: Library | None = None
         self._gates: GateLibrary | None = None
+        self._weights: WeightLibrary | None = None
         self._engine: Engine | None = None
         self._started = False
         first = next(iter(self._lora_dirs), None)
@@ -168,6 +172,24 @@ class Studio:
         assert self._library is not None
         return offers(self.gates(), self._library, self._status.model, self._status.model_hash)
 
+    def weight_offers(self) -> tuple[tuple[WeightOffer, ...], tuple[str, ...]]:
+        """The best known weights for the loaded model and LoRAs at hand, and files that are none.
+
+        Nothing fits while no model is loaded.
+        """
+        from composer.fusions.weight_library import WeightLibrary
+
+        if self._status.state != "ready":
+            return (), ()
+        with contextlib.suppress(ComposerError):
+            self.cards()
+        assert self._library is not None
+        with self._library_lock:
+            if self._weights is None:
+                self._weights = WeightLibrary(self._lora_dirs)
+            found, problems = self._weights.all()
+        return weight_offers(found, self._library, self._status.model_hash), problems
+
     def recall(self, picture: SavedPicture) -> Recalled:
         """What to ask for to get a picture again, and what is not as it was then.
 
@@ -215,7 +237,8 @@ class Studio:
         return self._follow(job)
 
     def ways(self, comparison: Comparison) -> tuple[Way, ...]:
-        """What a comparison comes to, checked against the library; gates only for a loaded model.
+        """What a comparison comes to, checked against the library; gates and best known weights
+        only for a loaded model.
 
         Raises:
             ComposerError: a LoRA cannot be used, or nothing is left to compare.
@@ -223,7 +246,8 @@ class Studio:
         asked = comparison.asked.merged(lambda name: self.card(name).name)
         titles = {row.name: self.card(row.name).info.title for row in asked.rows if row.speaks}
         offers, _ = self.gate_offers()
-        return ways_of(asked, comparison.kinds, offers, lambda name: titles[name] or name)
+        known, _ = self.weight_offers()
+        return ways_of(asked, comparison.kinds, offers, lambda name: titles[name] or name, known)
 
     def compare(self, ways: Sequence[Way], *, owner: str = "") -> Iterator[Event]:
         """Paint in all these ways as one job, way by way; otherwise as `compose`."""

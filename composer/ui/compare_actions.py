@@ -60,9 +60,10 @@ class CompareActions:
         page = self._page
         cards = self._cards(refresh=True)
         offers, problems = self._studio.gate_offers()
+        known, more = self._studio.weight_offers()
         return {
             page.picker: {**picker_view(cards.values()), "title": "LoRAs to compare"},
-            page.ways: compare_views.ways_view(ways, offers, problems),
+            page.ways: compare_views.ways_view(ways, offers, (*problems, *more), known),
         }
 
     def take(self, *compose: Any) -> Update:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from composer.diffusion.display import enlarge
 from composer.errors import ComposerError
-from composer.studio import Finished, GateOffer, Progress, SavedPicture, Way
+from composer.studio import Finished, GateOffer, Progress, SavedPicture, Way, WeightOffer
 from composer.studio.comparing import KINDS, MOST_SEEDS, Kind
 from composer.studio.comparison_sheet import comparison_sheet
 from composer.ui.views import SHOWN_SIDE, data_url, ended, preview_url, progress_view
@@ -28,6 +28,7 @@ WORDS: Mapping[Kind, tuple[str, str]] = {
     "bare": ("Without LoRAs", "what the model makes of the prompt by itself"),
     "alone": ("Each LoRA alone", "with weight 1"),
     "yours": ("Your weights", "added up as you set them above"),
+    "best": ("Best known weights", "found by trying many"),
     "equal": ("Weights of 1", "each in full, added up"),
     "average": ("Average (NLA)", "weights that share 1 evenly"),
     "regions": ("Trigger regions", "each where its words act"),
@@ -36,9 +37,12 @@ WORDS: Mapping[Kind, tuple[str, str]] = {
 
 
 def ways_view(
-    value: object = None, offers: Iterable[GateOffer] = (), problems: Iterable[str] = ()
+    value: object = None,
+    offers: Iterable[GateOffer] = (),
+    problems: Iterable[str] = (),
+    known: Iterable[WeightOffer] = (),
 ) -> Json:
-    """The choice of ways as it is, with the gates that are at hand now."""
+    """The choice of ways as it is, with the gates and best known weights that are at hand now."""
     kinds, seeds = read_ways(value)
     return {
         "kinds": [
@@ -48,6 +52,7 @@ def ways_view(
         "seeds": seeds,
         "most": MOST_SEEDS,
         "offers": [list(offer.loras) for offer in offers],
+        "known": [{"weights": dict(offer.weights), "told": offer.told} for offer in known],
         "problems": list(problems),
     }
 

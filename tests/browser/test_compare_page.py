@@ -12,6 +12,7 @@ from playwright.sync_api import Page, expect
 from running_app import App, running
 from tiny_gates import write_gates
 from tiny_loras import write_lora
+from tiny_weights import write_weights
 
 from composer.diffusion.png import read_png
 
@@ -27,6 +28,8 @@ def app(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App
         write_gates(app.loras / "gates" / "pair.safetensors", tiny_sd, loras)
         alien = app.loras / "gates" / "alien.safetensors"
         write_gates(alien, tiny_sd, loras, model_hash="0" * 64)
+        best = {"neon": 1.2, "zibo": 0.8}
+        write_weights(app.loras / "weights" / "pair.json", tiny_sd, loras, best)
         title = {"modelspec.title": "Foreign", "modelspec.trigger_phrase": "foreign"}
         write_lora(app.loras / "foreign.safetensors", seed=9, width=768, **title)
         yield app
@@ -82,7 +85,8 @@ def test_two_loras_are_compared_and_the_grid_taken_away(
     choose(page, "zibo", "neon")
     settle(page, steps=3, seeds=2)
     page.fill("#compare-mixer .row[data-name=neon] > .fader .number", "0.5")
-    expect(page.locator(".ways-choice .sum")).to_have_text("up to 16 pictures")
+    expect(page.locator(".ways-choice .sum")).to_have_text("up to 18 pictures")
+    expect(page.locator(".kind[data-kind=best]")).to_contain_text("best of 16 by CLIP")
     before = set(app.outputs.rglob("*.png"))
     compare(page)
     assert labels(page) == [
@@ -90,14 +94,17 @@ def test_two_loras_are_compared_and_the_grid_taken_away(
         "Zibo alone",
         "Neon alone",
         "Your weights",
+        "Best known weights",
         "Weights of 1",
         "Average (NLA)",
         "Trigger regions",
         "Learned gates",
     ]
-    assert page.locator(".comparison .cell:enabled").count() == 16
+    found = page.locator(".comparison .kind-best .detail")
+    assert found.inner_text() == "Zibo 0.8 + Neon 1.2, best of 16 by CLIP"
+    assert page.locator(".comparison .cell:enabled").count() == 18
     made = [read_png(path) for path in sorted(set(app.outputs.rglob("*.png")) - before)]
-    assert len(made) == 16 and {record.request.prompt for record in made} == {"a fox"}
+    assert len(made) == 18 and {record.request.prompt for record in made} == {"a fox"}
     assert len({record.request.seed for record in made}) == 2
 
     # the user's weights against the gates, until two pictures are clicked
@@ -130,6 +137,11 @@ def test_two_loras_are_compared_and_the_grid_taken_away(
     page.get_by_role("button", name="Swap sides").click()
     assert sides.all_inner_texts() == ["Without LoRAs", "Zibo alone"]
 
+    # the best known weights against the gates
+    page.get_by_role("button", name="Best known weights").first.click()
+    page.get_by_role("button", name="Learned gates").first.click()
+    assert sides.all_inner_texts() == ["Best known weights", "Learned gates"]
+
     with page.expect_download() as download:
         page.get_by_role("link", name="Download grid").click()
     assert download.value.suggested_filename.startswith("comparison-")
@@ -142,7 +154,7 @@ def test_two_loras_are_compared_and_the_grid_taken_away(
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     keep(page, "compare narrow", tmp_path)
     page.get_by_role("tab", name="Compose").click()
-    expect(page.locator(".strip .film button")).to_have_count(16)
+    expect(page.locator(".strip .film button")).to_have_count(18)
 
 
 def test_compose_is_taken_over(page: Page) -> None:
@@ -192,6 +204,35 @@ def test_gates_that_are_missing_are_greyed_and_lead_to_training(page: Page) -> N
     expect(page.get_by_role("tab", name="Train gates")).to_have_attribute("aria-selected", "true")
 
 
+def test_where_no_best_weights_are_known_the_way_says_how_to_find_them(
+    page: Page, app: App, tiny_sd: Path, tmp_path: Path
+) -> None:
+    open_tab(page)
+    choose(page, "zibo", "moon")
+    best = page.locator(".kind[data-kind=best]")
+    expect(best.locator("input")).to_be_disabled()
+    expect(best.locator("code")).to_have_text("composer tune-weights zibo moon")
+    keep(page, "compare best unknown", tmp_path)
+    loras = {name: app.loras / f"{name}.safetensors" for name in ("zibo", "moon")}
+    path = app.loras / "weights" / "moon+zibo.json"
+    write_weights(path, tiny_sd, loras, {"zibo": 1.4, "moon": 1.0})
+    try:
+        page.get_by_role("tab", name="Compose").click()
+        page.get_by_role("tab", name="Compare").click()  # looks into the folders again
+        expect(best.locator("input")).to_be_enabled()
+        expect(best).to_contain_text("best of 16 by CLIP")
+        page.click(".kind[data-kind=best] input")
+        page.click(".kind[data-kind=best] input")
+        settle(page)
+        compare(page)
+        details = page.locator(".comparison .kind-best .detail")
+        assert details.all_inner_texts() == ["Zibo 1.4 + On the moon 1, best of 16 by CLIP"]
+    finally:
+        path.unlink()
+    choose(page, "zibo")
+    expect(best).to_contain_text("two LoRAs or more")
+
+
 def test_one_lora_is_compared_with_none(page: Page, tmp_path: Path) -> None:
     open_tab(page)
     choose(page, "moon")
@@ -213,7 +254,7 @@ def test_what_is_wrong_is_told_and_the_page_goes_on(page: Page) -> None:
     expect(caption).to_contain_text("foreign")
     expect(page.locator(".comparison .invitation")).to_be_visible()
     choose(page, "zibo", "neon")
-    for kind in ("bare", "alone", "yours", "equal", "average", "regions", "gates"):
+    for kind in ("bare", "alone", "yours", "best", "equal", "average", "regions", "gates"):
         page.click(f".kind[data-kind={kind}] input")
     compare(page, "failed")
     expect(caption).to_contain_text("choose one way or more")

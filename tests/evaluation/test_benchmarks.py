@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import lora_alone, merge_fails, speed, tables, toybox_model
+from benchmarks import gates, lora_alone, merge_fails, speed, tables, toybox_model
 from benchmarks.options import options, parser
 from benchmarks.pictures import Case, Judged, Studio
 from benchmarks.scenes import (
@@ -25,6 +25,7 @@ from composer.diffusion.load import load_model
 from composer.errors import ComposerError
 from composer.evaluation import read_results
 from composer.experts import LoraInfo, LowRank, ModuleNames, write_lora
+from composer.fusions.tuned_weights import read_tuned_weights
 from composer.toybox.captions import plain_caption
 from composer.toybox.oracle import Oracle, OracleNet, Verdict, judgeable, truth
 from composer.toybox.render import render
@@ -200,6 +201,18 @@ def test_merging_runs_for_the_kinds_that_have_files(told: list[str], tmp_path: P
         "style + background",
     }
     assert [row["weights"] for row in rows[:3]] == ["each alone at 1", "1", "0.5"]
+
+
+def test_tuned_weights_are_told_and_kept_for_compare(told: list[str], tmp_path: Path) -> None:
+    kept = tmp_path / "weights"
+    few = ["--count", "1", "--sets", "1", "--tuning", "1", "--kinds", "character+style"]
+    gates.main([*told, *few, "--keep-weights", str(kept)])
+    rows = read_results(tmp_path / "results" / "gates.json").rows
+    (words,) = [row["weights"] for row in rows if "weights" in row]
+    (path,) = kept.iterdir()
+    found = read_tuned_weights(path)
+    assert words == " + ".join(f"{name} {weight:g}" for name, weight in found.weights().items())
+    assert found.judge == "the oracle of the toybox" and (found.pictures, found.points) == (1, 16)
 
 
 def test_renderings_can_be_judged_without_any_lora(told: list[str], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from tiny_gates import write_gates
 from tiny_loras import write_lora
+from tiny_weights import write_weights
 
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
@@ -169,6 +171,46 @@ def test_gates_of_other_loras_or_another_model_are_not_among_the_ways(studio: St
     three = replace(BOTH, rows=(*ROWS, LoraRow(name="moon")))
     assert [way.detail for way in studio.ways(three) if way.kind == "gates"] == ["three"]
     assert ways_of(BOTH.asked, KINDS, (), str)[-1].kind == "regions"
+
+
+def test_the_best_known_weights_are_a_way_that_says_how_they_were_found(
+    studio: Studio, tiny_sd: Path
+) -> None:
+    folder = studio.card("zibo").path.parent
+    assert studio.weight_offers() == ((), ())
+    loras = {name: studio.card(name).path for name in ("neon", "zibo", "moon", "foreign")}
+    pair = {"neon": 1.2, "renamed": 0.8}  # one is found by its tensors
+    files = {"neon": loras["neon"], "renamed": loras["zibo"]}
+    try:
+        path = write_weights(folder / "weights" / "pair.json", tiny_sd, files, pair)
+        trio = {"zibo": 1.0, "neon": 1.4, "moon": 0.8}
+        write_weights(folder / "weights" / "trio.json", tiny_sd, loras, trio)
+        write_weights(folder / "weights" / "z.json", tiny_sd, files, {"neon": 9.0, "renamed": 9.0})
+        write_weights(folder / "weights" / "a.json", tiny_sd, loras, trio, model_hash="0" * 64)
+        (folder / "weights" / "broken.json").write_text("{}")
+        known, problems = studio.weight_offers()
+        assert [dict(offer.weights) for offer in known] == [{"neon": 1.2, "zibo": 0.8}, trio]
+        assert len(problems) == 1 and "broken.json" in problems[0]
+        (best,) = studio.ways(replace(BOTH, kinds=("best",)))
+        assert best.title == "Best known weights"
+        assert best.detail == "Zibo 0.8 + Neon 1.2, best of 16 by CLIP"
+        assert best.asked.rows == (
+            LoraRow(name="zibo", unet=0.8),
+            LoraRow(name="neon", unet=1.2),
+        )
+        assert [way.kind for way in studio.ways(BOTH)][3:5] == ["yours", "best"]
+        three = replace(BOTH, rows=(*ROWS, LoraRow(name="moon")), kinds=("best",))
+        assert studio.ways(three)[0].detail.startswith("Zibo 1 + Neon 1.4 + moon 0.8")
+        mine = replace(BOTH, rows=best.asked.rows)
+        (same,) = [way for way in studio.ways(mine) if way.kind == "yours"]
+        assert same.detail.endswith("the same as best known weights")
+        path.unlink()
+        (other,) = studio.ways(replace(BOTH, kinds=("best",)))
+        assert "9" in other.detail
+    finally:
+        shutil.rmtree(folder / "weights")
+    with pytest.raises(ComposerError, match="composer tune-weights"):
+        studio.ways(replace(BOTH, kinds=("best",)))
 
 
 def test_the_sheet_has_a_place_for_each_picture(studio: Studio) -> None:

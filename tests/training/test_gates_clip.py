@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 from gate_training import experts_for, run, training
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+from tiny_clip import write_clip
+from transformers import CLIPImageProcessor
 
+from composer.diffusion.clip import Clip
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.errors import ComposerError
 from composer.mixture import Mixture, attach
 from composer.training.gates import GateTraining, train_gates
 from composer.training.gates.build import new_gates
-from composer.training.gates.clip import Clip, ClipGuidance, clip_loss
+from composer.training.gates.clip import ClipGuidance, clip_loss
 
 
 @pytest.fixture(scope="module")
@@ -27,36 +29,7 @@ def model(tiny_sd: Path) -> Model:
 
 @pytest.fixture(scope="module")
 def clip_folder(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLIP of random weights, 8 px pictures, with the tiny model's tokenizer."""
-    folder = tmp_path_factory.mktemp("clip")
-    tokenizer = CLIPTokenizer.from_pretrained(tiny_sd / "tokenizer")
-    shared = {
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "projection_dim": 16,
-    }
-    text = shared | {
-        "vocab_size": len(tokenizer),
-        "max_position_embeddings": 32,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        made = CLIPModel(
-            CLIPConfig(
-                text_config=text,
-                vision_config=shared | {"image_size": 8, "patch_size": 4},
-                projection_dim=16,
-            )
-        )
-    made.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    CLIPImageProcessor(size={"height": 8, "width": 8}, do_center_crop=False).save_pretrained(folder)
-    return folder
+    return write_clip(tmp_path_factory.mktemp("clip"), tiny_sd)
 
 
 def test_the_loss_by_hand() -> None:

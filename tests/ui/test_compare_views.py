@@ -23,6 +23,7 @@ from composer.studio import (
     Progress,
     SavedPicture,
     Way,
+    WeightOffer,
 )
 from composer.studio.comparing import KINDS, ways_of
 from composer.ui import compare_views as views
@@ -59,6 +60,12 @@ def test_the_choice_of_ways_survives_what_is_new_of_gates() -> None:
     later = views.ways_view(first, [OFFER], ["old.safetensors: for another model"])
     assert views.read_ways(later) == (KINDS[1:], 4)
     assert later["offers"] == [["neon", "zibo"]] and len(later["problems"]) == 1
+    known = WeightOffer(weights={"zibo": 0.8, "neon": 1.2}, told="best of 16 by CLIP")
+    latest = views.ways_view(later, known=[known])
+    assert latest["known"] == [
+        {"weights": {"zibo": 0.8, "neon": 1.2}, "told": "best of 16 by CLIP"}
+    ]
+    json.dumps(latest)
 
 
 @pytest.mark.parametrize(

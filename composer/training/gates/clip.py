@@ -15,17 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from composer.diffusion.clip import Clip
 from composer.diffusion.conditioning import encode_prompts
 from composer.diffusion.model import Model
 from composer.diffusion.regions import Hearing, Regions
-from composer.errors import ComposerError
 from composer.mixture import Mixture
 from composer.training.draws import generator_for
 from composer.training.gates.config import GateTraining
@@ -34,77 +33,6 @@ from composer.training.gates.teachers import Sampling, Teachers, to_clean
 from composer.training.gates.trainer import Said
 
 ALONE = 8  # pictures that each expert draws of itself
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clip:
-    """A CLIP of transformers, frozen, with what its pictures must look like.
-
-    mean, std: of its pictures' channels, (1, 3, 1, 1), for values from 0 to 1.
-    """
-
-    model: Any
-    tokenizer: Any
-    side: int
-    mean: Tensor
-    std: Tensor
-
-    @classmethod
-    def load(cls, name: str, model: Model) -> Clip:
-        """A folder or hub name; empty takes the one that came with `model`.
-
-        Raises:
-            ComposerError: there is none, or it cannot be read.
-        """
-        from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
-
-        folder = name or str(model.path / "clip")
-        if not name and not Path(folder).is_dir():
-            raise ComposerError(
-                f"{model.name} has no CLIP beside it: name one, such as "
-                "openai/clip-vit-base-patch16, or choose the objective distill."
-            )
-        try:
-            clip: Any = cast(Any, CLIPModel).from_pretrained(folder, use_safetensors=True)
-            tokenizer: Any = cast(Any, CLIPTokenizer).from_pretrained(folder)
-            processor: Any = cast(Any, CLIPImageProcessor).from_pretrained(folder)
-        except (OSError, ValueError) as error:
-            raise ComposerError(
-                f"The CLIP {folder} cannot be loaded ({str(error).splitlines()[0]}): give the "
-                "folder or hub name of a CLIP of transformers with safetensors weights."
-            ) from error
-        clip = clip.float().eval().requires_grad_(False).to(model.device)
-        shape = (1, 3, 1, 1)
-        return cls(
-            model=clip,
-            tokenizer=tokenizer,
-            side=int(clip.config.vision_config.image_size),
-            mean=torch.tensor(processor.image_mean).reshape(shape).to(model.device),
-            std=torch.tensor(processor.image_std).reshape(shape).to(model.device),
-        )
-
-    def image(self, pictures: Tensor) -> Tensor:
-        """(n, 3, height, width) in 0 to 1 -> (n, dim) of length 1, with a gradient."""
-        if pictures.shape[-2:] != (self.side, self.side):
-            pictures = functional.interpolate(
-                pictures,
-                size=(self.side, self.side),
-                mode="bicubic",
-                align_corners=False,
-                antialias=True,
-            )
-        seen = self.model.vision_model(pixel_values=(pictures - self.mean) / self.std)
-        return functional.normalize(self.model.visual_projection(seen.pooler_output), dim=-1)
-
-    @torch.no_grad()
-    def text(self, prompts: list[str]) -> Tensor:
-        """(n, dim) of length 1."""
-        limit = int(self.model.config.text_config.max_position_embeddings)
-        tokens = self.tokenizer(
-            prompts, padding=True, truncation=True, max_length=limit, return_tensors="pt"
-        )
-        read = self.model.text_model(**tokens.to(self.mean.device))
-        return functional.normalize(self.model.text_projection(read.pooler_output), dim=-1)
 
 
 def clip_loss(image: Tensor, text: Tensor, images_alone: Tensor, texts_alone: Tensor) -> Tensor:

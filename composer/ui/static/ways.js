@@ -1,11 +1,12 @@
 // In which ways to compare, and for how many seeds. value: {kinds: [{kind, title, help, on}], seeds,
-// most, offers: [[names of the LoRAs of a gate file]], problems: [...]}.
+// most, offers: [[names of the LoRAs of a gate file]], known: [{weights: {name: weight}, told}],
+// problems: [...]}.
 const kinds = element.querySelector('.kinds');
 const seeds = element.querySelector('.seeds');
 const sum = element.querySelector('.sum');
 const problems = element.querySelector('.problems');
 const room = 'composer:' + (props.room || '');
-let state = {kinds: [], seeds: 1, most: 1, offers: [], problems: []};
+let state = {kinds: [], seeds: 1, most: 1, offers: [], known: [], problems: []};
 let speaking = [];
 let mine = '';
 
@@ -16,8 +17,9 @@ function make(tag, className, text) {
   return node;
 }
 
-const gates = () => state.offers.filter(
-  (names) => names.length === speaking.length && names.every((name) => speaking.includes(name))).length;
+const just = (names) => names.length === speaking.length && names.every((name) => speaking.includes(name));
+const gates = () => state.offers.filter(just).length;
+const known = () => state.known.find((offer) => just(Object.keys(offer.weights)));
 
 function commit() {
   mine = JSON.stringify(state);
@@ -26,7 +28,7 @@ function commit() {
 }
 
 function count() {
-  const each = {alone: speaking.length, gates: gates()};
+  const each = {alone: speaking.length, gates: gates(), best: known() ? 1 : 0};
   const ways = state.kinds.filter((line) => line.on)
     .reduce((whole, line) => whole + (line.kind in each ? each[line.kind] : 1), 0);
   const pictures = ways * state.seeds;
@@ -41,8 +43,31 @@ function train() {
   if (tab) tab.click();
 }
 
+function quoted(name) {
+  return /^[\w.\/-]+$/.test(name) ? name : "'" + name.replaceAll("'", "'\\''") + "'";
+}
+
+// What is said of a way beside its name, and what one can do where it cannot be taken.
+function help(entry, missing) {
+  const several = speaking.length > 1;
+  if (missing && !several) return ['for two LoRAs or more.'];
+  if (entry.kind === 'gates') {
+    if (!missing) return [(gates() > 1 ? gates() + ' files ' : '') + entry.help];
+    const more = make('button', 'train', 'Train some');
+    more.type = 'button';
+    more.addEventListener('click', train);
+    return ['none know just these LoRAs yet. ', more];
+  }
+  if (entry.kind === 'best') {
+    if (!missing) return [known().told];
+    const command = 'composer tune-weights ' + speaking.map(quoted).join(' ');
+    return ['none are known for just these LoRAs. Find them with ', make('code', 'command', command)];
+  }
+  return [entry.help];
+}
+
 function line(entry) {
-  const missing = entry.kind === 'gates' && !gates();
+  const missing = (entry.kind === 'gates' && !gates()) || (entry.kind === 'best' && !known());
   const label = make('label', 'kind' + (missing ? ' missing' : ''));
   label.dataset.kind = entry.kind;
   const box = make('input');
@@ -51,17 +76,8 @@ function line(entry) {
   box.disabled = missing;
   box.addEventListener('change', () => { entry.on = box.checked; commit(); });
   const words = make('span', 'words');
-  const several = entry.kind === 'gates' && gates() > 1 ? gates() + ' files ' : '';
-  const help = missing
-    ? (speaking.length > 1 ? 'none know just these LoRAs yet.' : 'for two LoRAs or more.')
-    : several + entry.help;
-  words.append(make('span', 'name', entry.title), make('span', 'help', help));
-  if (missing && speaking.length > 1) {
-    const more = make('button', 'train', 'Train some');
-    more.type = 'button';
-    more.addEventListener('click', train);
-    words.lastChild.append(' ', more);
-  }
+  words.append(make('span', 'name', entry.title), make('span', 'help'));
+  words.lastChild.append(...help(entry, missing));
   label.append(box, words);
   return label;
 }
@@ -83,7 +99,7 @@ function render() {
   const numbers = Array.from({length: state.most}, (_, i) => choice(i + 1));
   seeds.replaceChildren(seeds.firstElementChild, ...numbers);
   problems.hidden = !state.problems.length;
-  const many = state.problems.length > 1 ? ' gate files' : ' gate file';
+  const many = state.problems.length > 1 ? ' files' : ' file';
   problems.replaceChildren(
     make('summary', '', state.problems.length + many + ' cannot be used'),
     ...state.problems.map((text) => make('p', '', text)));

@@ -1,0 +1,119 @@
+"""`composer tune-weights`: the best weights of a weighted sum of LoRAs, found by trying many."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from composer.commands._watching import show, stopped_by_user
+from composer.errors import ComposerError
+
+ROOT = Path(__file__).parents[2]
+
+
+def register(app: typer.Typer) -> None:
+    """Add `composer tune-weights`."""
+    app.command("tune-weights")(tune_weights)
+
+
+def tune_weights(
+    loras: Annotated[list[str], typer.Argument(help="Names of the LoRAs, two or more.")],
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="A prompt that names all of them; drafted if not given; repeatable."),
+    ] = None,
+    pictures: Annotated[int, typer.Option(min=1, help="Pictures for each choice of weights.")] = 16,
+    grid: Annotated[
+        str, typer.Option(help="The weights that are tried for each LoRA.")
+    ] = "0.8,1,1.2,1.4",
+    clip: Annotated[
+        str, typer.Option(help="The CLIP that judges; the model's own if not given.")
+    ] = "",
+    steps: Annotated[int, typer.Option(help="Sampling steps of a picture.")] = 12,
+    cfg_scale: Annotated[float, typer.Option(help="CFG scale of a picture.")] = 3.0,
+    batch_size: Annotated[int, typer.Option(help="Pictures at once.")] = 16,
+    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="The .json file to write.", show_default="in weights/ of the first LoRA folder"
+        ),
+    ] = None,
+    replace: Annotated[bool, typer.Option(help="Write over a file that is there.")] = False,
+    model: Annotated[
+        str, typer.Option(help="Model folder or hub name.", show_default="the toybox")
+    ] = str(ROOT / "assets" / "toybox"),
+    lora_dir: Annotated[
+        list[Path] | None, typer.Option(help="A folder of LoRAs; repeatable.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
+) -> None:
+    """Find the best weights for a sum of LoRAs; Compare then shows them beside yours."""
+    from itertools import cycle, islice
+
+    from composer.diffusion.clip import Clip
+    from composer.diffusion.load import load_model
+    from composer.evaluation import tuning as search
+    from composer.evaluation.sampling import Sampling
+    from composer.experts import Library, ModuleNames, read_expert
+    from composer.fusions.tuned_weights import file_name_for
+    from composer.fusions.weight_library import WEIGHTS_FOLDER
+    from composer.training.gates import Called, draft_prompts
+
+    folders = lora_dir or [ROOT / "loras"]
+    library = Library(folders)
+    paths = {card.name: card.path for card in map(library.find, loras)}
+    path = output or Path(folders[0]) / WEIGHTS_FOLDER / file_name_for(paths)
+    if path.suffix != ".json":
+        raise ComposerError(f"{path}: tuned weights are kept in a file that ends in .json.")
+    if path.exists() and not replace:
+        raise ComposerError(f"{path}: is there already. Add --replace, or name another --output.")
+    loaded = load_model(model, device=device)
+    judge = Clip.load(clip, loaded)
+    modules = ModuleNames.of(loaded.models, model=loaded.name)
+    experts = [read_expert(file, modules, name=name) for name, file in paths.items()]
+    triggers = [expert.info.trigger for expert in experts]
+    for words in prompt or ():
+        search.prompts_without(words, triggers)
+    if not prompt:
+        called = [Called(name=e.name, trigger=e.info.trigger, role=e.info.role) for e in experts]
+        prompt = list(draft_prompts(called, count=pictures, seed=seed).composed)
+    tuning = search.Tuning(
+        prompts=tuple(islice(cycle(prompt), pictures)),
+        grid=_numbers(grid),
+        seed=seed,
+        sampling=Sampling(steps=steps, cfg_scale=cfg_scale, batch_size=batch_size),
+    )
+    begun, found = time.monotonic(), None
+    with stopped_by_user() as stopped:
+        for tried in search.tune_weights(
+            loaded, experts, search.clip_judge(judge, triggers), tuning
+        ):
+            left = (time.monotonic() - begun) / tried.step * (tried.total - tried.step)
+            line = f"weights {', '.join(f'{w:g}' for w in tried.weights)}  score {tried.score:.4f}"
+            line += f"  {tried.step}/{tried.total}"
+            show(line, step=tried.step, total=tried.total, seconds_left=left)
+            found = tried.found
+            if stopped.is_set():
+                break
+    typer.echo(err=True)
+    if found is None:
+        typer.echo("Stopped; nothing was written.", err=True)
+        raise typer.Exit(130)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found.write(path)
+    words = " + ".join(f"{name} {weight:g}" for name, weight in found.weights().items())
+    typer.echo(f"{words}: score {found.score:.4f}, at weights of 1 {found.score_of_ones:.4f}")
+    typer.echo(str(path))
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise ComposerError(
+            f"The grid {text!r} is no list of numbers: write them like 0.8,1,1.2."
+        ) from None

@@ -1,0 +1,123 @@
+"""A CLIP of transformers: how well a picture shows what words say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from composer.diffusion.model import Model
+from composer.errors import ComposerError
+
+SUBFOLDER = "clip"  # of a model's folder, where its own CLIP may lie
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A CLIP of transformers, frozen, with what its pictures must look like.
+
+    name: what it is called, for people.
+    mean, std: of its pictures' channels, (1, 3, 1, 1), for values from 0 to 1.
+    """
+
+    name: str
+    model: Any
+    tokenizer: Any
+    side: int
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def load(cls, name: str, model: Model) -> Clip:
+        """A folder or hub name; empty takes the one that came with `model`.
+
+        Raises:
+            ComposerError: there is none, it is none, or it cannot be read.
+        """
+        from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+        folder = find_clip(name, model)
+        try:
+            loaded: Any = cast(Any, CLIPModel).from_pretrained(
+                folder, use_safetensors=True, output_loading_info=True
+            )
+            tokenizer: Any = cast(Any, CLIPTokenizer).from_pretrained(folder)
+            processor: Any = cast(Any, CLIPImageProcessor).from_pretrained(folder)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ComposerError(
+                f"The CLIP {folder} cannot be loaded ({str(error).splitlines()[0]}): {ADVICE}"
+            ) from error
+        clip, info = loaded
+        if missing := sorted(info["missing_keys"]):
+            raise ComposerError(f"The CLIP {folder} lacks the weights {missing[0]}: {ADVICE}")
+        clip = clip.float().eval().requires_grad_(False).to(model.device)
+        shape = (1, 3, 1, 1)
+        return cls(
+            name=name or f"the CLIP of {model.name}",
+            model=clip,
+            tokenizer=tokenizer,
+            side=int(clip.config.vision_config.image_size),
+            mean=torch.tensor(processor.image_mean).reshape(shape).to(model.device),
+            std=torch.tensor(processor.image_std).reshape(shape).to(model.device),
+        )
+
+    def image(self, pictures: Tensor) -> Tensor:
+        """(n, 3, height, width) in 0 to 1 -> (n, dim) of length 1, with a gradient."""
+        if pictures.shape[-2:] != (self.side, self.side):
+            pictures = functional.interpolate(
+                pictures,
+                size=(self.side, self.side),
+                mode="bicubic",
+                align_corners=False,
+                antialias=True,
+            )
+        seen = self.model.vision_model(pixel_values=(pictures - self.mean) / self.std)
+        return functional.normalize(self.model.visual_projection(seen.pooler_output), dim=-1)
+
+    @torch.no_grad()
+    def look(self, pictures: Sequence[Image.Image], *, batch_size: int = 32) -> Tensor:
+        """Pictures as files have them, all of one size -> (n, dim) of length 1."""
+        found: list[Tensor] = []
+        for begin in range(0, len(pictures), batch_size):
+            some = [np.asarray(p.convert("RGB")) for p in pictures[begin : begin + batch_size]]
+            pixels = torch.tensor(np.stack(some)).permute(0, 3, 1, 2)  # (n, 3, height, width)
+            found.append(self.image(pixels.to(self.mean.device).float() / 255))
+        return torch.cat(found)
+
+    @torch.no_grad()
+    def text(self, prompts: list[str]) -> Tensor:
+        """(n, dim) of length 1."""
+        limit = int(self.model.config.text_config.max_position_embeddings)
+        tokens = self.tokenizer(
+            prompts, padding=True, truncation=True, max_length=limit, return_tensors="pt"
+        )
+        read = self.model.text_model(**tokens.to(self.mean.device))
+        return functional.normalize(self.model.text_projection(read.pooler_output), dim=-1)
+
+
+ADVICE = (
+    "give the folder or hub name of a CLIP of transformers with safetensors weights, such as "
+    "openai/clip-vit-base-patch16."
+)
+
+
+def find_clip(name: str, model: Model) -> str:
+    """The folder or hub name of a CLIP; with no name, the model's own folder of it.
+
+    Raises:
+        ComposerError: the model has none.
+    """
+    folder = name or str(model.path / SUBFOLDER)
+    if not name and not Path(folder).is_dir():
+        raise ComposerError(
+            f"{model.name} has no CLIP beside it: name one, such as "
+            "openai/clip-vit-base-patch16, or choose the objective distill."
+        )
+    return folder
