@@ -59,3 +59,51 @@ def make_tiny_language(folder: Path, **settings: Any) -> Path:
     tiny_llama(**settings).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+def tiny_mistral(**settings: Any) -> Any:
+    """MistralForCausalLM of the same size, with a window that slides."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    values: dict[str, Any] = {
+        "vocab_size": 260,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "sliding_window": 8,
+        "bos_token_id": None,
+        "eos_token_id": 256,
+        "pad_token_id": 257,
+        "initializer_range": 0.2,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return MistralForCausalLM(MistralConfig(**{**values, **settings})).eval()
+
+
+def tiny_t5(**settings: Any) -> Any:
+    """T5ForConditionalGeneration in Flan-T5's form, of width 16, two layers on each side."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    values: dict[str, Any] = {
+        "vocab_size": 260,
+        "d_model": 16,
+        "d_kv": 4,
+        "d_ff": 24,
+        "num_layers": 2,
+        "num_decoder_layers": 2,
+        "num_heads": 4,
+        "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
+        "eos_token_id": 256,
+        "pad_token_id": 257,
+        "decoder_start_token_id": 257,
+        "initializer_factor": 0.5,
+        "dropout_rate": 0.0,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        return T5ForConditionalGeneration(T5Config(**{**values, **settings})).eval()

@@ -22,6 +22,13 @@ def complete(
     adapter: Annotated[
         Path | None, typer.Option(help="Folder of a MixLoRA adapter, or of a LoRA of peft's.")
     ] = None,
+    gates: Annotated[
+        Path | None, typer.Option(help="A gate file over LoRAs; in place of an adapter.")
+    ] = None,
+    lora_dir: Annotated[
+        list[Path] | None,
+        typer.Option(help="Where the gates' LoRAs lie; beside the gate file; repeatable."),
+    ] = None,
     given: Annotated[str, typer.Option("--input", help="What the instruction is about.")] = "",
     prompt: Annotated[
         bool, typer.Option("--prompt", help="The request as it stands, by no template.")
@@ -39,13 +46,15 @@ def complete(
     """Answer requests; what an adapter was trained to do, it is asked in the same words."""
     import torch
 
-    from composer.language.complete import Asking, complete as answer, with_adapter
+    from composer.language.complete import Asking, complete as answer, with_adapter, with_gates
     from composer.language.load import load_language_model
     from composer.language.records import Record
     from composer.language.template import TEMPLATES
 
     if template not in TEMPLATES:
         raise ComposerError(f"There is no template {template!r}: use {', '.join(TEMPLATES)}.")
+    if gates is not None and adapter is not None:
+        raise ComposerError("Gates bring their LoRAs with them: give --gates or --adapter.")
     asking = Asking(
         tokens=tokens,
         temperature=temperature,
@@ -66,8 +75,13 @@ def complete(
         dtype=torch.bfloat16 if precision == "bfloat16" else torch.float32,
         quantisation=quantisation,
     )
-    with with_adapter(language, adapter):
-        answers = answer(language, records, asking)
+    if gates is not None:
+        beside = [gates.parent, gates.parent.parent]
+        with with_gates(language, gates, [*(lora_dir or ()), *beside]) as mixture:
+            answers = answer(language, records, asking, gates=mixture)
+    else:
+        with with_adapter(language, adapter):
+            answers = answer(language, records, asking)
     if as_json:
         rows = [{"request": r, "answer": a} for r, a in zip(request, answers, strict=True)]
         typer.echo(json.dumps(rows, ensure_ascii=False))

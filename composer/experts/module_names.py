@@ -83,4 +83,6 @@ def _spellings(part: str, names: tuple[str, ...]) -> dict[str, str]:
         for name in names:
             bare = name.removeprefix(prefix)
             spelled |= {bare: name, prefix + bare: name}
+        # a part of a language model is one of its modules, and PEFT begins with it
+        spelled |= {f"{part}.{name}": name for name in names}
     return spelled | {alias.replace(".", "_"): name for alias, name in spelled.items()}

@@ -6,7 +6,7 @@ The loss is the cross-entropy of the answers' tokens: all other labels are -100.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,6 +31,23 @@ class Batch:
     mask: Tensor
     """1 for a token, 0 for padding."""
     packed: bool
+    given: Tensor | None = None
+    """(rows, other tokens): the requests, where an encoder reads them; `ids` are a decoder's."""
+    given_mask: Tensor | None = None
+    """1 for a token of `given`, 0 for padding."""
+
+    @property
+    def request(self) -> Tensor:
+        """(rows, tokens), 1 for the tokens of `ids` that are not learnt, 0 for padding too: in a
+        causal model the request, in a decoder the token it begins with."""
+        return self.mask * (self.labels == IGNORED)
+
+    @property
+    def masks(self) -> Tensor | dict[str, Tensor]:
+        """Which tokens count; by part where there are an encoder and a decoder."""
+        if self.given_mask is None:
+            return self.mask
+        return {"encoder": self.given_mask, "decoder": self.mask}
 
     @property
     def learnt(self) -> int:
@@ -43,6 +60,14 @@ class Batch:
         Packed rows go without an attention mask: transformers then keeps the samples of a row
         apart by their positions, each of which begins at 0.
         """
+        if self.given is not None and self.given_mask is not None:
+            return {
+                "input_ids": self.given.to(device),
+                "attention_mask": self.given_mask.to(device),
+                "decoder_input_ids": self.ids.to(device),
+                "decoder_attention_mask": self.mask.to(device),
+                "use_cache": False,
+            }
         inputs: dict[str, Any] = {"input_ids": self.ids.to(device), "use_cache": False}
         if self.packed:
             return inputs | {"position_ids": self.positions.to(device)}
@@ -66,8 +91,17 @@ def pack(samples: Sequence[Sample], window: int) -> list[tuple[int, ...]]:
     return [tuple(row) for row in rows]
 
 
-def collate(rows: Sequence[Sequence[Sample]], pad: int = 0) -> Batch:
-    """One row for each sequence of samples, padded on the right to the longest."""
+def collate(rows: Sequence[Sequence[Sample]], pad: int = 0, *, start: int | None = None) -> Batch:
+    """One row for each sequence of samples, padded on the right to the longest.
+
+    start: the token that a decoder begins with; the requests then go to its encoder.
+    """
+    if start is not None:
+        asked = [Sample(row[0].ids[: row[0].start], 0) for row in rows]
+        told = [Sample((start, *row[0].ids[row[0].start :]), 1) for row in rows]
+        read = collate([[sample] for sample in asked], pad)
+        written = collate([[sample] for sample in told], pad)
+        return replace(written, given=read.ids, given_mask=read.mask)
     length = max(sum(len(sample.ids) for sample in row) for row in rows)
     shape = (len(rows), length)
     ids = torch.full(shape, pad, dtype=torch.long)
@@ -95,12 +129,7 @@ def joined(batches: Sequence[Batch], pad: int = 0) -> tuple[Batch, list[slice]]:
     length = max(batch.ids.shape[1] for batch in batches)
 
     def stacked(name: str, fill: int) -> Tensor:
-        return torch.cat(
-            [
-                functional.pad(getattr(batch, name), (0, length - batch.ids.shape[1]), value=fill)
-                for batch in batches
-            ]
-        )
+        return _stacked([getattr(batch, name) for batch in batches], fill)
 
     positions: list[Tensor] = []
     for batch in batches:
@@ -110,14 +139,26 @@ def joined(batches: Sequence[Batch], pad: int = 0) -> tuple[Batch, list[slice]]:
     for batch in batches:
         begin = spans[-1].stop if spans else 0
         spans.append(slice(begin, begin + len(batch.ids)))
+    given = [batch.given for batch in batches if batch.given is not None]
+    given_masks = [batch.given_mask for batch in batches if batch.given_mask is not None]
     whole = Batch(
         stacked("ids", pad),
         stacked("labels", IGNORED),
         torch.cat(positions),
         stacked("mask", 0),
         any(batch.packed for batch in batches),
+        _stacked(given, pad) if given else None,
+        _stacked(given_masks, 0) if given_masks else None,
     )
     return whole, spans
+
+
+def _stacked(parts: Sequence[Tensor], fill: int) -> Tensor:
+    """(rows, tokens) each, under each other, filled up on the right to the longest."""
+    length = max(part.shape[1] for part in parts)
+    return torch.cat(
+        [functional.pad(part, (0, length - part.shape[1]), value=fill) for part in parts]
+    )
 
 
 def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""Text from a causal language model, with adapters on it or not."""
+"""Text from a language model, with an adapter on it, with gates over several, or bare."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -12,11 +12,16 @@ import torch
 from torch import Tensor
 
 from composer.errors import ComposerError
+from composer.experts.hashes import tensor_hash_of
+from composer.fusions.gate_file import read_gates
 from composer.language.checkpoint import attach_checkpoints
+from composer.language.gated import answering, attach_loras, sight_of
 from composer.language.load import LanguageModel
+from composer.language.parts import WEIGHTS_FILE, find_adapters, read_adapters, weights_hash
 from composer.language.records import Record
 from composer.language.samples import encode_request
 from composer.language.template import Template, worded
+from composer.mixture import Mixture
 
 PEFT_TYPES = ("LORA",)
 
@@ -64,20 +69,57 @@ def attach_adapter(language: LanguageModel, folder: Path) -> Callable[[], None]:
     return attach_checkpoints(language.model, {"adapter": folder}).detach
 
 
+@contextmanager
+def with_gates(
+    language: LanguageModel, file: Path, folders: Sequence[Path]
+) -> Generator[Mixture, None, None]:
+    """Trained gates and their LoRAs on the model; gone again after.
+
+    folders: where the LoRAs lie, each a LoRA's folder or one that holds several; they are known by
+        their tensors, whatever they are called now.
+
+    Raises:
+        ComposerError: no gate file, gates for another model, or a LoRA that is not there.
+    """
+    gates = read_gates(file)
+    gates.check_model(language.name, weights_hash(language.model))
+    hashes = {
+        folder: tensor_hash_of(folder / WEIGHTS_FILE) for folder in find_adapters(folders).values()
+    }
+    by_hash = {tensor: folder for folder, tensor in hashes.items()}
+    named = {folder.name: tensor for folder, tensor in hashes.items()}
+    same = {e.name: e.tensor_hash for e in gates.experts if e.tensor_hash in by_hash}
+    gates.check_experts(named | same)
+    experts = read_adapters(
+        {name: by_hash[tensor] for name, tensor in same.items()}, language.model, language.name
+    )
+    with attach_loras(language.model, experts, granularity=gates.granularity) as mixture:
+        gates.fit(mixture)
+        yield mixture
+
+
 @torch.no_grad()
 def complete(
-    language: LanguageModel, requests: list[Record], asking: Asking | None = None
+    language: LanguageModel,
+    requests: list[Record],
+    asking: Asking | None = None,
+    *,
+    gates: Mixture | None = None,
 ) -> list[str]:
     """An answer to each request, as records without their answer, in one batch.
+
+    gates: learned gates that are attached to the model, to be told what they may look at.
 
     Random numbers follow from the seed alone, whatever other threads draw meanwhile.
     """
     asking = asking or Asking()
     tokenizer, device = language.tokenizer, language.device
+    encoder = language.start is not None
     rows: list[list[int]] = []
     for record in requests:
         asked, _, special = worded(record, tokenizer, asking.template)
-        rows.append(encode_request(asked, tokenizer, special=special) or [language.pad])
+        asked_ids = encode_request(asked, tokenizer, special=special, encoder=encoder)
+        rows.append(asked_ids or [language.pad])
     length = max(len(row) for row in rows)
     limit = int(getattr(cast(Any, language.model).config, "max_position_embeddings", 0) or 1 << 30)
     if length >= limit:
@@ -87,16 +129,20 @@ def complete(
     # padded on the left, so that all go on from their last token
     ids = torch.tensor([[language.pad] * (length - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
-    made: Any = cast(Any, language.model).generate(
-        input_ids=ids.to(device),
-        attention_mask=mask.to(device),
-        max_new_tokens=min(asking.tokens, limit - length),
-        pad_token_id=language.pad,
-        eos_token_id=_ends(language) or None,
-        do_sample=False,
-        logits_processor=[_Draw(asking, device)] if asking.temperature > 0 else [],
-    )
-    texts: list[str] = tokenizer.batch_decode(made[:, length:], skip_special_tokens=True)
+    sight = sight_of(mask.to(device), encoder=encoder)
+    with nullcontext() if gates is None else answering(gates, sight):
+        made: Any = cast(Any, language.model).generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            max_new_tokens=min(asking.tokens, limit - length),
+            pad_token_id=language.pad,
+            eos_token_id=_ends(language) or None,
+            do_sample=False,
+            logits_processor=[_Draw(asking, device)] if asking.temperature > 0 else [],
+        )
+    # a decoder's row begins with a token of its own, a causal model's with the request
+    answers = made[:, 1 if encoder else length :]
+    texts: list[str] = tokenizer.batch_decode(answers, skip_special_tokens=True)
     return [text.strip() for text in texts]
 
 

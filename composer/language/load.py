@@ -1,4 +1,4 @@
-"""Load a causal language model of transformers: a folder, or a hub name."""
+"""Load a language model of transformers, causal or of T5's kind: a folder, or a hub name."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ QUANTISATIONS: tuple[Quantisation, ...] = get_args(Quantisation)
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageModel:
-    """A causal language model with its tokenizer, in evaluation mode and frozen."""
+    """A language model with its tokenizer, in evaluation mode and frozen."""
 
     model: nn.Module
-    """A transformers `...ForCausalLM`."""
+    """A transformers `...ForCausalLM`, or one in which an encoder reads and a decoder writes."""
     tokenizer: Any
     name: str
     """For `base_model_name_or_path` of an adapter: the folder's name, or the hub name."""
@@ -37,6 +37,15 @@ class LanguageModel:
         """The token that fills a row up; masked wherever it stands."""
         ids = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
         return next((int(number) for number in ids if number is not None), 0)
+
+    @property
+    def start(self) -> int | None:
+        """The token that a decoder begins with; None for a causal model."""
+        config = cast(Any, self.model).config
+        if not getattr(config, "is_encoder_decoder", False):
+            return None
+        start = config.decoder_start_token_id
+        return int(start) if start is not None else self.pad
 
 
 def load_language_model(
@@ -65,17 +74,27 @@ def load_language_model(
         settings["device_map"] = {"": str(device)}
     source = str(path) if path.is_dir() else str(path_or_name)
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForSeq2SeqLM,
+        AutoTokenizer,
+    )
 
     try:
-        model: Any = cast(Any, AutoModelForCausalLM).from_pretrained(source, **settings)
+        config: Any = cast(Any, AutoConfig).from_pretrained(
+            source, trust_remote_code=False, local_files_only=path.is_dir()
+        )
+        pair = bool(getattr(config, "is_encoder_decoder", False))
+        kind: Any = AutoModelForSeq2SeqLM if pair else AutoModelForCausalLM
+        model: Any = kind.from_pretrained(source, **settings)
         tokenizer: Any = cast(Any, AutoTokenizer).from_pretrained(
             source, trust_remote_code=False, local_files_only=path.is_dir()
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ComposerError(
-            f"{source} cannot be loaded as a causal language model ({first}): give a folder that"
+            f"{source} cannot be loaded as a language model ({first}): give a folder that"
             " transformers wrote, with its weights in safetensors and its tokenizer."
         ) from error
     if quantisation == "none":

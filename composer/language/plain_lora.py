@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from composer.errors import ComposerError
 from composer.files import write_atomically
+from composer.language.parts import has_encoder
 from composer.mixture.lora_settings import LoraSettings
 from composer.mixture.rows import Masks, Tape
 
@@ -42,7 +43,7 @@ class PlainLora:
         self.names, self.model = (name,), model
         self.configs: Mapping[str, PlainLoraConfig] = {name: config}
         settings: Any = cast(Any, peft).LoraConfig(
-            task_type="CAUSAL_LM",
+            task_type="SEQ_2_SEQ_LM" if has_encoder(model) else "CAUSAL_LM",
             r=config.lora.rank,
             lora_alpha=config.lora.alpha,
             lora_dropout=config.lora.dropout,

@@ -58,9 +58,16 @@ def window_of(model: Any, tokenizer: Any, wanted: int | None = None) -> int:
 
 
 def encode(
-    records: Sequence[Record], tokenizer: Any, window: int, template: Template = "auto"
+    records: Sequence[Record],
+    tokenizer: Any,
+    window: int,
+    template: Template = "auto",
+    *,
+    encoder: bool = False,
 ) -> Samples:
     """The records as tokens, each answer whole and with its end.
+
+    encoder: the requests are read by an encoder, and so do not share the window with the answers.
 
     A request that does not fit before its answer loses its beginning, and is counted. Raises
     ComposerError, naming the line, for an answer that does not fit in the window at all.
@@ -69,10 +76,13 @@ def encode(
     cut = 0
     for record in records:
         asked, answer, special = worded(record, tokenizer, template)
-        given = encode_request(asked, tokenizer, special=special)
+        given = encode_request(asked, tokenizer, special=special, encoder=encoder)
         said = _answer(answer, tokenizer, special=special)
         # one token of the request at least, or nothing would call the answer
         room = window - len(said)
+        if encoder:
+            # one place of the decoder's is for the token it begins with
+            given, room = given or _end(tokenizer), window if room >= 1 else 0
         if room < min(len(given), 1):
             raise ComposerError(
                 f"{record.origin}: the answer has {len(said)} tokens, and the window"
@@ -86,18 +96,26 @@ def encode(
     return Samples(samples=tuple(found), window=window, cut=cut)
 
 
-def encode_request(asked: str, tokenizer: Any, *, special: bool) -> list[int]:
-    """The tokens of a request with the beginning the model knows, and without any end.
+def encode_request(
+    asked: str, tokenizer: Any, *, special: bool, encoder: bool = False
+) -> list[int]:
+    """The tokens of a request with the beginning the model knows, and without any end; for an
+    encoder with the end that the tokenizer puts there.
 
     `special` says that the text holds its special tokens already.
     """
     ids = [int(i) for i in tokenizer(asked, add_special_tokens=not special).input_ids]
-    if not special:
+    if not special and not encoder:
         while ids and ids[-1] == tokenizer.eos_token_id != tokenizer.bos_token_id:
             ids.pop()
     if not ids and tokenizer.bos_token_id is not None:
         ids.append(int(tokenizer.bos_token_id))
     return ids
+
+
+def _end(tokenizer: Any) -> list[int]:
+    """What an encoder reads where nothing is asked."""
+    return [int(tokenizer.eos_token_id or 0)]
 
 
 def _answer(answer: str, tokenizer: Any, *, special: bool) -> list[int]:

@@ -78,7 +78,7 @@ def _stand_ins(
         if plan.path is not None:
             base = models[plan.part].get_submodule(plan.path)
             watch = watches[plan.part]
-            unit.module = UnitModule(plan.name, base, unit.routing, watch, entry=plan.whole)
+            unit.module = UnitModule(plan.name, base, unit.routing, watch, entry=plan.entry)
             clock = getattr(models[plan.part], TIME, None)
             unit.timed = isinstance(clock, nn.Module) and plan.path.partition(".")[0] != TIME
             yield base, unit.module

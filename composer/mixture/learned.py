@@ -43,9 +43,10 @@ class GateSettings:
         outputs ("experts", equations 7 to 10; at a block this costs one pass of it for each), or
         maps of where the words that call each expert act ("regions", token by token; not in the
         paper, see `composer.mixture.regions`).
-    reduce: how tokens become one vector: their mean; the means of a `cells` × `cells` grid; all of
-        them ("flatten", the paper's; bound to one size of picture); or not at all ("tokens": each
-        token is given weights of its own).
+    reduce: how tokens become one vector: their mean (of those that count, where a mixture was told:
+        `Mixture.look_at`); the means of a `cells` × `cells` grid; all of them ("flatten", the
+        paper's; bound to one size of picture); or not at all ("tokens": each token is given weights
+        of its own).
     normalise: "l2", unit length as released, or "layer", mean 0 and variance 1.
     activation: "softmax", weights that sum to 1; "scaled", softmax times a learned total;
         "sigmoid", from 0 to 2 each; "free", any number.
@@ -196,7 +197,10 @@ class LearnedGate(nn.Module):
             z = seen.outputs.permute(1, 2, 0, 3).reshape(batch, tokens, experts * width)
         else:
             z = seen.hidden
-        z = _REDUCTIONS[self.settings.reduce](self, z.float(), seen.grid)
+        if self.settings.reduce == "mean" and seen.counted is not None:
+            z = _mean_of(z.float(), seen.counted)
+        else:
+            z = _REDUCTIONS[self.settings.reduce](self, z.float(), seen.grid)
         if self.settings.normalise == "l2":
             return functional.normalize(z, dim=-1)
         return functional.layer_norm(z, z.shape[-1:])
@@ -246,6 +250,23 @@ class LearnedGate(nn.Module):
 
         super()._apply(move, recurse)  # pyright: ignore[reportUnknownMemberType]
         return self
+
+
+def _mean_of(z: Tensor, counted: Tensor) -> Tensor:
+    """The mean of the tokens that count, (batch, width).
+
+    Rows may be a multiple of those told, as in a search of n beams: n that follow each other are of
+    one request.
+    """
+    if z.shape[1] != counted.shape[1] or z.shape[0] % counted.shape[0]:
+        raise ComposerError(
+            f"A gate was told to look at {tuple(counted.shape)} (rows, tokens), and its unit has "
+            f"{tuple(z.shape[:2])}: tell it anew before the model runs on other tokens."
+        )
+    share = counted.to(z)
+    share = share / share.sum(dim=1, keepdim=True).clamp_min(1)
+    share = share.repeat_interleave(z.shape[0] // counted.shape[0], dim=0)
+    return torch.einsum("btw,bt->bw", z, share)
 
 
 _REDUCTIONS: dict[str, Callable[[LearnedGate, Tensor, tuple[int, int] | None], Tensor]] = {

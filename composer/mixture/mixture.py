@@ -192,6 +192,34 @@ class Mixture:
         for watch in self._watches.values():
             watch.regions = regions
 
+    def look_at(self, counted: Mapping[str, Tensor]) -> None:
+        """Tell gates that take a mean which tokens count for it, until told anew: of a sequence
+        those that are no padding, and in a causal model those of the request alone, for a mean over
+        the answer would hear of tokens that are not written yet.
+
+        counted: by unit, (rows, tokens), nonzero for those that count; all do in other units.
+
+        Raises:
+            ComposerError: an unknown unit.
+        """
+        for name in counted:
+            self._unit(name)
+        for watch in self._watches.values():
+            watch.counted = dict(counted)
+
+    @contextmanager
+    def deciding_once(self) -> Generator[None, None, None]:
+        """Meanwhile a gate that takes one vector of a sequence is asked when its unit first runs,
+        and stands by what it said: while an answer is written token by token, with a cache or
+        without, this is the request. Gates that weigh each token go on as ever."""
+        for watch in self._watches.values():
+            watch.decided = set()
+        try:
+            yield
+        finally:
+            for watch in self._watches.values():
+                watch.decided = None
+
     @contextmanager
     def plainly(self) -> Generator[None, None, None]:
         """Meanwhile no gate is asked: every expert that is on speaks with weight 1 in its place."""

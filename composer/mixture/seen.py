@@ -17,6 +17,8 @@ class Seen:
         change the unit's output (MoLE, equations 7 and 8); None unless the gate asks for them.
     time: (batch, width), the model's own embedding of the timestep; None where it has none.
     grid: (height, width) of the tokens that the gate looks at, None if they are no picture.
+    counted: (batch, tokens), nonzero for the tokens of `hidden` that a mean is taken over; None for
+        all.
     regions: (pictures, experts, h, w), where the words of each expert act; the rows are a multiple
         of the pictures. None where nobody asked.
     """
@@ -25,6 +27,7 @@ class Seen:
     outputs: Tensor | None = None
     time: Tensor | None = None
     grid: tuple[int, int] | None = None
+    counted: Tensor | None = None
     regions: Tensor | None = None
 
 

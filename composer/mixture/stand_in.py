@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -23,6 +24,9 @@ class Watch:
     tape: gates write down here what they say, while someone listens.
     regions: where the words of each expert act, (pictures, experts, h, w), for gates that hear it.
     plain: no gate is asked; where one stands, every expert that is on speaks with weight 1.
+    counted: by unit the tokens that its gate takes the mean of, (rows, tokens); all of them in a
+        unit that is not there.
+    decided: while gates are asked once alone, the units that were; None otherwise.
     """
 
     def __init__(self) -> None:
@@ -31,6 +35,8 @@ class Watch:
         self.probing = False
         self.regions: Tensor | None = None
         self.plain = False
+        self.counted: Mapping[str, Tensor] = {}
+        self.decided: set[str] | None = None
 
 
 class StandIn(nn.Module):
@@ -92,6 +98,8 @@ class UnitModule(StandIn):
         if self.watch.plain:
             self.routing.weights, self.routing.grid = self.routing.mask.float(), None
             return self.base(*inputs, **settings)
+        if self._stands_by_it(self.gate):
+            return self.base(*inputs, **settings)
         if self.entry:
             # without the experts that may stand there themselves: they wait for the gate
             bare = self.base.base if isinstance(self.base, Site) else self.base
@@ -104,6 +112,16 @@ class UnitModule(StandIn):
         else:
             self._ask(self.gate, cast(Tensor, hidden))
         return self.base(*inputs, **settings)
+
+    def _stands_by_it(self, gate: LearnedGate) -> bool:
+        """Whether the gate has spoken already for the sequence that is going on."""
+        decided = self.watch.decided
+        if decided is None or gate.settings.reduce == "tokens" or self.watch.probing:
+            return False
+        if self.name in decided:
+            return True
+        decided.add(self.name)
+        return False
 
     def _ask(
         self,
@@ -118,10 +136,15 @@ class UnitModule(StandIn):
         time = self.watch.time
         if time is not None and time.shape[0] != tokens.shape[0]:
             time = time.expand(tokens.shape[0], -1)  # one timestep for the whole batch
-        weights = gate(
-            Seen(hidden=tokens, outputs=outputs, time=time, grid=grid, regions=self.watch.regions),
-            self.routing.mask,
+        seen = Seen(
+            hidden=tokens,
+            outputs=outputs,
+            time=time,
+            grid=grid,
+            counted=self.watch.counted.get(self.name),
+            regions=self.watch.regions,
         )
+        weights = gate(seen, self.routing.mask)
         self.routing.weights, self.routing.grid = weights, grid
         if self.watch.tape is not None and not self.watch.probing:
             self.watch.tape.append((self.name, weights))
@@ -132,6 +155,9 @@ class UnitModule(StandIn):
     ) -> tuple[Tensor, tuple[int, int] | None]:
         """E_i, (experts, batch, tokens, width), and their grid: the module once for each expert
         alone, less the module without any."""
+        if settings.get("past_key_values") is not None:
+            # what an expert alone would have kept for later tokens is not to be found there
+            settings = settings | {"past_key_values": None}
         mine = self.watch.probing
         self.watch.probing = True
         try:

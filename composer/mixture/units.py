@@ -1,6 +1,8 @@
 """Units: which modules of a model one gate governs, at each of MoLE's four granularities.
 
-Modules are known by the names of their classes, so that no model library is needed here.
+Modules are known by the names of their classes, so that no model library is needed here. The
+layers of language models go by a hundred names, but all are of one class of transformers, and what
+they are made of tells the rest.
 """
 
 from __future__ import annotations
@@ -14,16 +16,21 @@ from torch import nn
 Granularity = Literal["network", "block", "layer", "matrix"]
 GRANULARITIES: tuple[str, ...] = get_args(Granularity)
 
+STACKED = "GradientCheckpointingLayer"
+"""What transformers derives the layers of its encoders and decoders from: CLIP's, Llama's, T5's."""
+
 BLOCKS = frozenset(
     {"Transformer2DModel", "ResnetBlock2D", "Downsample2D", "Upsample2D", "CLIPEncoderLayer"}
-)
+) | {STACKED}
 """Classes whose modules are blocks."""
 
 LAYERS = frozenset({"Attention", "FeedForward", "CLIPAttention", "CLIPMLP"})
-"""Classes whose modules, inside a block, are layers."""
+"""Classes whose modules, inside a block, are layers. In a layer of transformers its parts are too,
+whatever they are called: attention and feed-forward."""
 
 ENTRIES = ("conv_in", "embeddings", "text_model.embeddings")
-"""Where the first hidden state of a network leaves: what the gate of a whole network sees."""
+"""Where the first hidden state of a network leaves: what the gate of a whole network sees. Without
+such a module it sees what the first block takes."""
 
 EARLY = ("time_embedding", "add_embedding", "class_embedding", "encoder_hid_proj")
 """Children of a U-Net that run before its first hidden state is there: too early for the gate of
@@ -39,12 +46,14 @@ class UnitPlan:
     name: the path of its module with the part in front, "unet.mid_block.attentions.0"; a whole
         network is named as its part.
     path: of the module in its part at whose call the gate is asked; None if there is none.
+    entry: whether the gate sees what that module gives, and not what it takes.
     sites: the names of its sites.
     """
 
     name: str
     part: str
     path: str | None
+    entry: bool = False
     sites: tuple[str, ...]
 
     @property
@@ -70,9 +79,20 @@ def plan_units(
     plans: list[UnitPlan] = []
     for name in sorted(found, key=lambda n: _depth(n, places)):
         part, _, path = name.partition(".")
-        module = path or next((p for p in ENTRIES if _has(models[part], p)), None)
-        plans.append(UnitPlan(name=name, part=part, path=module, sites=tuple(found[name])))
+        module, entry = path or None, False
+        if module is None:
+            module = next((p for p in ENTRIES if _has(models[part], p)), None)
+            entry = module is not None
+        if module is None and granularity == "network":  # else the block has a gate of its own
+            module = _first_block(models[part])
+        sites_of = tuple(found[name])
+        plans.append(UnitPlan(name=name, part=part, path=module, entry=entry, sites=sites_of))
     return plans
+
+
+def _first_block(model: nn.Module) -> str | None:
+    modules = cast(Iterable[tuple[str, nn.Module]], model.named_modules())
+    return next((path for path, module in modules if path and _is(module, BLOCKS)), None)
 
 
 def _unit_of(model: nn.Module, part: str, path: str, granularity: Granularity) -> str:
@@ -91,6 +111,9 @@ def _unit_of(model: nn.Module, part: str, path: str, granularity: Granularity) -
         # nearest first: those before the block lie inside it
         inside = around[: around.index(blocks[0])]
         layers = [p for p in inside if _is(model.get_submodule(p), LAYERS)]
+        if not layers and _is(model.get_submodule(blocks[0]), frozenset({STACKED})):
+            # T5 keeps its parts in a list
+            layers = [p for p in inside if not isinstance(model.get_submodule(p), nn.ModuleList)]
         if layers:
             return f"{part}.{layers[-1]}"
     return f"{part}.{blocks[-1]}"

@@ -34,7 +34,7 @@ def test_what_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(ComposerError, match="others are not opened"):
         load_language_model(folder)
     weights.write_bytes(data[:100])
-    with pytest.raises(ComposerError, match="cannot be loaded as a causal language model"):
+    with pytest.raises(ComposerError, match="cannot be loaded as a language model"):
         load_language_model(folder)
 
 

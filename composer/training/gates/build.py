@@ -92,7 +92,7 @@ def _measure(mixture: Mixture, run: Callable[[], Any]) -> dict[str, Size]:
 
     for name, unit in mixture.units.items():
         if unit.module is not None:
-            hook = look(name, unit.plan.whole)
+            hook = look(name, unit.plan.entry)
             handles.append(cast(Any, unit.module).register_forward_hook(hook, with_kwargs=True))
     try:
         run()

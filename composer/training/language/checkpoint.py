@@ -83,7 +83,9 @@ def describe(language: LanguageModel) -> list[Any]:
     said: list[Any] = [type(language.model).__name__]
     for name, parameter in language.model.named_parameters():
         if name.endswith(("embed_tokens.weight", "wte.weight", "norm.weight", "ln_f.weight")):
-            said.append([name, list(parameter.shape), float(parameter.detach().double().sum())])
+            # the same with stand-ins around it, as when this training's own adapters are on
+            plain = name.replace(".base.", ".")
+            said.append([plain, list(parameter.shape), float(parameter.detach().double().sum())])
     return said
 
 

@@ -11,15 +11,23 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from composer.errors import ComposerError
+from composer.language.gates_config import LoraGatesConfig
 from composer.language.mixlora_config import MixLoraConfig
 from composer.language.plain_lora import PlainLoraConfig
 from composer.language.template import TEMPLATES, Template
+from composer.mixture import GateSettings
 from composer.mixture.lora_settings import LoraSettings
 from composer.mixture.routers import RouterSettings
 
 Precision = Literal["float32", "bfloat16"]
 Schedule = Literal["constant", "cosine", "linear"]
-AdapterConfig = MixLoraConfig | PlainLoraConfig
+AdapterConfig = MixLoraConfig | PlainLoraConfig | LoraGatesConfig
+
+_METHODS: dict[str, type[AdapterConfig]] = {
+    "mixlora": MixLoraConfig,
+    "lora": PlainLoraConfig,
+    "gates": LoraGatesConfig,
+}
 
 _CHOICES = {
     "precision": get_args(Precision),
@@ -48,7 +56,7 @@ class LanguageTraining:
     """
 
     output: Path
-    """The folder to write; its name is the adapter's."""
+    """The folder to write, for gates the .safetensors file; its name is the adapter's."""
     data: Path | None = None
     """A .jsonl file, a folder of them, or a folder of the datasets library."""
     eval_data: Path | None = None
@@ -56,7 +64,7 @@ class LanguageTraining:
     """The share of `data` kept from training to measure on, where there is no `eval_data`."""
 
     adapter: AdapterConfig = field(default_factory=MixLoraConfig)
-    """MixLoRA, or for a comparison a plain LoRA."""
+    """MixLoRA, a plain LoRA, or gates over LoRAs that were trained before."""
 
     template: Template = "auto"
     window: int | None = None
@@ -87,7 +95,14 @@ class LanguageTraining:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        if self.output.suffix in (".safetensors", ".bin", ".json"):
+        if self.is_gates and self.output.suffix != ".safetensors":
+            raise ComposerError(
+                f"output {self.output.name!r} is no gate file: give a name that ends in"
+                " .safetensors."
+            )
+        if self.is_gates and self.packing:
+            raise ComposerError("Gates look at each request by itself: train without packing.")
+        if not self.is_gates and self.output.suffix in (".safetensors", ".bin", ".json"):
             raise ComposerError(
                 f"output {self.output.name!r} is a file's name: an adapter is a folder, give its"
                 " name."
@@ -114,7 +129,12 @@ class LanguageTraining:
     @property
     def name(self) -> str:
         """The adapter's name."""
-        return re.sub(r"[^\w-]", "_", self.output.name)
+        return re.sub(r"[^\w-]", "_", self.output.stem if self.is_gates else self.output.name)
+
+    @property
+    def is_gates(self) -> bool:
+        """Whether gates are trained, and a file is written and no folder."""
+        return isinstance(self.adapter, LoraGatesConfig)
 
     @property
     def checkpoint(self) -> Path:
@@ -124,10 +144,8 @@ class LanguageTraining:
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         values = dataclasses.asdict(self)
-        values["adapter"] = {
-            "method": "mixlora" if isinstance(self.adapter, MixLoraConfig) else "lora",
-            **values["adapter"],
-        }
+        method = next(name for name, kind in _METHODS.items() if isinstance(self.adapter, kind))
+        values["adapter"] = {"method": method, **values["adapter"]}
         return {
             key: str(value) if isinstance(value, Path) else value for key, value in values.items()
         }
@@ -159,10 +177,15 @@ def adapter_from_json(values: Mapping[str, Any]) -> AdapterConfig:
             told[name] = LoraSettings.from_json(cast("dict[str, Any]", told[name]))
     if isinstance(told.get("router"), dict):
         told["router"] = RouterSettings.from_json(cast("dict[str, Any]", told["router"]))
-    if told.get("target_modules") is not None:
-        told["target_modules"] = tuple(told["target_modules"])
+    if isinstance(told.get("gate"), dict):
+        told["gate"] = GateSettings.from_json(cast("dict[str, Any]", told["gate"]))
+    for name in ("target_modules", "loras"):
+        if told.get(name) is not None:
+            told[name] = tuple(told[name])
+    if method not in _METHODS:
+        raise ComposerError(f"Unknown method {method!r} of an adapter: update Composer.")
     try:
-        return MixLoraConfig(**told) if method == "mixlora" else PlainLoraConfig(**told)
+        return _METHODS[method](**told)
     except TypeError as error:
         raise ComposerError(
             f"Unknown settings of an adapter ({error}): update Composer."

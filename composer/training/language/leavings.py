@@ -34,6 +34,8 @@ def write_learner(trainer: LanguageTrainer, learner: Learner) -> Iterator[Langua
         "composer.skipped_steps": str(learner.skipped),
         "composer.smoothed_loss": f"{learner.smoothed_loss:.6g}",
     }
+    if measured is not None:
+        metadata["composer.eval_loss"] = f"{measured:.6g}"
     save_trained(trainer.adapters, learner.name, learner.config.output, metadata)
     if not learner.diverged:
         yield report(learner, stage="saved", eval_loss=measured, path=learner.config.output)

@@ -38,10 +38,12 @@ class Lesson:
     seed: int
     batch_size: int
     pad: int
+    start: int | None = None
+    """The token that a decoder begins with; None for a causal model."""
 
     def batch(self, number: int) -> Batch:
         """The `number`-th batch of the training, counted over all processes."""
-        return collate([self.rows[index] for index in self._indices(number)], self.pad)
+        return self._collate([self.rows[index] for index in self._indices(number)])
 
     def learnt(self, number: int) -> int:
         """The tokens of that batch that have a loss."""
@@ -50,7 +52,7 @@ class Lesson:
     def eval_batches(self) -> list[Batch]:
         """What is measured on, always in the same batches."""
         starts = range(0, len(self.eval_rows), self.batch_size)
-        return [collate(self.eval_rows[s : s + self.batch_size], self.pad) for s in starts]
+        return [self._collate(self.eval_rows[s : s + self.batch_size]) for s in starts]
 
     def steps(self, epochs: float, rows_a_step: int) -> int:
         """Steps that go through the rows `epochs` times, the last one perhaps further."""
@@ -63,6 +65,9 @@ class Lesson:
         for rows in (self.rows, self.eval_rows):
             digest.update(repr([[(s.ids, s.start) for s in row] for row in rows]).encode())
         return digest.hexdigest()
+
+    def _collate(self, rows: Sequence[Row]) -> Batch:
+        return collate(rows, self.pad, start=self.start)
 
     def _indices(self, number: int) -> list[int]:
         count = len(self.rows)
@@ -93,8 +98,15 @@ def prepare_lesson(
     window = window_of(language.model, language.tokenizer, config.window)
 
     def encoded(some: Sequence[Record]) -> Samples:
-        return encode(some, language.tokenizer, window, config.template)
+        return encode(
+            some, language.tokenizer, window, config.template, encoder=language.start is not None
+        )
 
+    if config.packing and language.start is not None:
+        raise ComposerError(
+            f"{language.name} reads requests by an encoder, whose rows cannot be packed: train"
+            " without packing."
+        )
     kept = list(records)
     if eval_records is None:
         kept, eval_records = _split(kept, config)
@@ -107,6 +119,7 @@ def prepare_lesson(
         seed=config.seed,
         batch_size=config.batch_size,
         pad=language.pad,
+        start=language.start,
     )
 
 

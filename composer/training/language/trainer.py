@@ -17,10 +17,11 @@ from torch import Tensor
 
 from composer.language.batches import Batch, answer_loss, joined
 from composer.language.load import LanguageModel
+from composer.mixture.rows import Masks
 from composer.training.attention import attention_for_backward
 from composer.training.draws import generator_for
 from composer.training.language.dispatch import least_padding
-from composer.training.language.handle import Adapters
+from composer.training.language.handle import Adapters, show_batch
 from composer.training.language.learner import Learner, Outcome
 
 
@@ -42,6 +43,12 @@ class _Sums:
     loss: Tensor
     router: Tensor
     loads: list[Tensor] = field(default_factory=list[Tensor])
+
+
+def _on(device: torch.device, masks: Masks) -> Masks:
+    if isinstance(masks, Tensor):
+        return masks.to(device)
+    return {part: mask.to(device) for part, mask in masks.items()}
 
 
 @dataclass
@@ -87,6 +94,7 @@ class LanguageTrainer:
             self.adapters.assign(learner.name)
             total, tokens = 0.0, 0
             for batch in batches:
+                show_batch(self.adapters, batch)
                 with self._precision(learner):
                     logits: Tensor = cast(Any, model)(**batch.inputs(device)).logits
                 total += float(answer_loss(logits, batch.labels.to(device)))
@@ -109,6 +117,7 @@ class LanguageTrainer:
         whole, spans = joined([job.batch for job in chunk], self.language.pad)
         names = [job.learner.name for job in chunk for _ in job.batch.ids]
         self.adapters.assign(names)
+        show_batch(self.adapters, whole)
         labels = whole.labels.to(device)
         tokens = int(whole.ids.shape[1])
         with (
@@ -117,7 +126,7 @@ class LanguageTrainer:
             self._precision(chunk[0].learner),
         ):
             # heard in this pass alone: gradient checkpointing runs layers again in the next
-            with self.adapters.listen(whole.mask.to(device)) as tape:
+            with self.adapters.listen(_on(device, whole.masks)) as tape:
                 logits: Tensor = cast(Any, model)(**whole.inputs(device)).logits
             total = torch.zeros((), device=device)
             for job, rows in zip(chunk, spans, strict=True):
