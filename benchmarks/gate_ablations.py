@@ -14,6 +14,7 @@ from benchmarks.options import options, parser
 from benchmarks.pictures import Case, Judged, Studio
 from composer.evaluation.results import Row
 from composer.fusions.gate_file import read_gates
+from composer.training.gates.memory import COMPOSED
 
 NAME = "gate_ablations"
 KINDS = ("clothing", "style")
@@ -65,7 +66,7 @@ def facts(file: Path) -> Row:
     told = read_gates(file).training
     losses, evenness = told.get("losses", {}), told.get("entropy")
     return {
-        "last loss": round(losses["loss"], 3) if "loss" in losses else None,
+        "distance": round(losses[COMPOSED], 4) if COMPOSED in losses else None,
         "entropy": None if evenness is None else round(evenness, 3),
     }
 
@@ -121,8 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     notes = [
         f"LoRAs: {names}. All variants learn from the same drafted prompts with the same seeds for "
         f"{given.optimiser_steps} steps, and from {given.trajectories} samplings of the teacher: "
-        "less than the default training. The loss is the distance from the teacher as a part of "
-        "the bare model's (that of CLIP is another). Entropy is that of the gates' shares at the "
+        "less than the default training. The distance is the squared error to the teacher on composed "
+        "prompts, as a part of the bare model's, smoothed, at the end. Entropy is that of the gates' shares at the "
         "end of the training: 1 is even, 0 is one expert everywhere. Prompts and seeds are unseen "
         "by any training. The losses as the trainings went, smoothed:",
         told.save_sheet(NAME, plot({t: curves_of(files) for t, files in curves.items()})),

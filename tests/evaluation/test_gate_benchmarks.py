@@ -80,7 +80,7 @@ def test_ablations_train_each_variant_and_draw_how_they_went(
     gate_ablations.main([*told, "--count", "2", "--optimiser-steps", "2", "--trajectories", "1"])
     results = read_results(tmp_path / "results" / "gate_ablations.json")
     assert [row["variant"] for row in results.rows[2:]] == list(few)
-    assert results.rows[2]["last loss"] is not None and results.rows[3]["last loss"] is None
+    assert results.rows[2]["distance"] is not None and results.rows[3]["distance"] is None
     (curve,) = (c for c in (tmp_path / "cache" / "gates").glob("*.json") if c.read_text() != "[]")
     assert [step for step, _ in json.loads(curve.read_text())] == [1, 2]
     assert (tmp_path / "images" / "gate_ablations.webp").stat().st_size > 1000
