@@ -14,6 +14,7 @@ from benchmarks.gate_curves import curve_path
 from benchmarks.pictures import Studio
 from composer.toybox.world import Element
 from composer.training.gates import Called, GateTraining, draft_prompts, train_gates
+from composer.training.gates.memory import COMPOSED
 
 
 def default_training(output: Path, elements: Sequence[Element], **changes: Any) -> GateTraining:
@@ -45,7 +46,8 @@ def trained(studio: Studio, folder: Path, elements: Sequence[Element], **changes
     curve: list[tuple[int, float]] = []
     for progress in train_gates(studio.model, experts, config):
         if progress.stage == "train" and "loss" in progress.losses:
-            curve.append((progress.step, progress.losses["loss"]))
+            losses = progress.losses
+            curve.append((progress.step, losses.get(COMPOSED, losses["loss"])))
         if time.monotonic() - told > 15:
             told = time.monotonic()
             print(f"gates of {name}: {progress}", flush=True)
