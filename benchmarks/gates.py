@@ -35,6 +35,7 @@ KINDS: tuple[tuple[str, ...], ...] = (
 SHOWN = 4  # pictures of each kind and way on the sheet
 Set = tuple[Element, ...]
 Judge = Callable[[Sequence[Case]], list[Judged]]
+Fuse = Callable[[Case, Set, Sequence[float]], Case]
 
 
 def sets_of(elements: Sequence[Element], kinds: tuple[str, ...], most: int) -> list[Set]:
@@ -71,9 +72,10 @@ def weighed(case: Case, some: Set, weights: Sequence[float]) -> Case:
     return dataclasses.replace(case, weights=named)
 
 
-def placed(case: Case, some: Set) -> Case:
-    """The case with these LoRAs, each where its own words act."""
-    return dataclasses.replace(weighed(case, some, [1.0] * len(some)), fusion="regions")
+def placed(case: Case, some: Set, weights: Sequence[float] | None = None) -> Case:
+    """The case with these LoRAs, each where its own words act; with weights of 1."""
+    told = [1.0] * len(some) if weights is None else weights
+    return dataclasses.replace(weighed(case, some, told), fusion="regions")
 
 
 def named_right(j: Judged, some: Set) -> bool:
@@ -123,15 +125,16 @@ class Tuned:
         ).write(folder / file_name_for(lora.name for lora in loras))
 
 
-def tuned(judge: Judge, some: Set, count: int) -> Tuned:
+def tuned(judge: Judge, some: Set, count: int, fuse: Fuse = weighed) -> Tuned:
     """The weights of the grid with which most pictures of the tuning prompts are right."""
     tuning = cases(some, count, "tuning", 300_000)
     right: dict[tuple[float, ...], tuple[int, int]] = {}
     for weights in points_of(GRID, len(some)):
-        judged = judge([weighed(case, some, weights) for case in tuning])
+        judged = judge([fuse(case, some, weights) for case in tuning])
         right[weights] = sum(named_right(j, some) for j in judged), sum(j.right() for j in judged)
     best = Tuned(some=some, count=count, right=right)
-    print(f"tuned: {best}; right are {best.right[best.weights]} of {count}", flush=True)
+    at_best = best.right[best.weights]
+    print(f"tuned ({fuse.__name__}): {best}; right are {at_best} of {count}", flush=True)
     return best
 
 
@@ -189,6 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         wanted = "+".join(kinds) in given.learned
         gates = {some: trained(studio, folder, some) for some in chosen if wanted}
         best = {some: tuned(studio.judge, some, given.tuning) for some in chosen}
+        spots = {some: tuned(studio.judge, some, given.tuning, placed) for some in chosen}
         if given.keep_weights is not None:
             for one in best.values():
                 one.write(given.keep_weights, studio)
@@ -202,7 +206,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         whole = judged(lambda some, case: weighed(case, some, [1.0] * len(some)))
         by_grid = judged(lambda some, case: weighed(case, some, best[some].weights))  # noqa: B023
         regions = judged(lambda some, case: placed(case, some))
-        ways = [whole, by_grid, regions]
+        strong = judged(lambda some, case: placed(case, some, spots[some].weights))  # noqa: B023
+        ways = [whole, by_grid, regions, strong]
         rows += [
             row(kinds, f"average (weights 1/{count})", average, by_grid),
             row(kinds, "sum, weights 1", whole, by_grid),
@@ -213,6 +218,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 weights="; ".join(str(one) for one in best.values()),
             ),
             row(kinds, "trigger regions", regions, by_grid),
+            row(
+                kinds,
+                "trigger regions, weights tuned by grid",
+                strong,
+                by_grid,
+                weights="; ".join(str(one) for one in spots.values()),
+            ),
         ]
         if gates:
             gated = judged(lambda some, case: dataclasses.replace(case, gates=gates[some]))  # noqa: B023
@@ -222,13 +234,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             shown += [j for _, j in way[:: max(len(way) // SHOWN, 1)][:SHOWN]]
     notes = [
         "A picture counts when the oracle sees every named element where the prompt puts it. The "
-        "tuned sum has, for each set of LoRAs, the weights of a grid "
+        "tuned ways have, for each set of LoRAs, the weights of a grid "
         f"({', '.join(f'{w:g}' for w in GRID)} for each LoRA) that were best on prompts and seeds "
-        "of their own. Trigger regions have the same settings for all sets, chosen on other "
+        "of their own. The reaches of trigger regions are the same for all sets, chosen on other "
         "prompts; learned gates have the default settings and were trained on drafted prompts; no "
         "training and no tuning saw the prompts or seeds below, and no training the oracle. "
         "Gains are paired, picture by picture. The first pictures: in each kind a row of the sum "
-        "at weights 1, the tuned sum, the regions (and the gates):",
+        "at weights 1, the tuned sum, the regions, the tuned regions (and the gates):",
         told.save_sheet(NAME, contact_sheet([j.cell() for j in shown], columns=SHOWN)),
     ]
     told.publish("Learned gates and weighted merges", rows, notes, sets=given.sets)

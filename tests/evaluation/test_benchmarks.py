@@ -208,7 +208,8 @@ def test_tuned_weights_are_told_and_kept_for_compare(told: list[str], tmp_path: 
     few = ["--count", "1", "--sets", "1", "--tuning", "1", "--kinds", "character+style"]
     gates.main([*told, *few, "--keep-weights", str(kept)])
     rows = read_results(tmp_path / "results" / "gates.json").rows
-    (words,) = [row["weights"] for row in rows if "weights" in row]
+    words, of_regions = [row["weights"] for row in rows if "weights" in row]
+    assert str(of_regions).startswith("zibo ")
     (path,) = kept.iterdir()
     found = read_tuned_weights(path)
     assert words == " + ".join(f"{name} {weight:g}" for name, weight in found.weights().items())
