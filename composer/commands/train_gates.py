@@ -107,6 +107,7 @@ def train_gates(
     """Train gates that fuse LoRAs (MoLE); the LoRAs and the model stay as they are."""
     import torch
 
+    from composer.diffusion.clip import check_clip
     from composer.diffusion.load import load_model
     from composer.experts import Library, ModuleNames, read_expert
     from composer.training.gates import Called, GateTraining, draft_prompts
@@ -114,6 +115,8 @@ def train_gates(
 
     library = Library(lora_dir or [ROOT / "loras"])
     paths = {name: library.find(name).path for name in loras}
+    if objective == "clip" and clip:
+        check_clip(clip)
     processes = join_processes(device)
     loaded = load_model(model, device=device or processes.device, dtype=torch.float32)
     modules = ModuleNames.of(loaded.models, model=loaded.name)

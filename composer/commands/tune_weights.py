@@ -54,7 +54,7 @@ def tune_weights(
     """Find the best weights for a sum of LoRAs; Compare then shows them beside yours."""
     from itertools import cycle, islice
 
-    from composer.diffusion.clip import Clip
+    from composer.diffusion.clip import Clip, check_clip
     from composer.diffusion.load import load_model
     from composer.evaluation import tuning as search
     from composer.evaluation.sampling import Sampling
@@ -71,6 +71,8 @@ def tune_weights(
         raise ComposerError(f"{path}: tuned weights are kept in a file that ends in .json.")
     if path.exists() and not replace:
         raise ComposerError(f"{path}: is there already. Add --replace, or name another --output.")
+    if clip:
+        check_clip(clip)
     loaded = load_model(model, device=device)
     judge = Clip.load(clip, loaded)
     modules = ModuleNames.of(loaded.models, model=loaded.name)

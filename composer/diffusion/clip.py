@@ -17,6 +17,9 @@ from composer.diffusion.model import Model
 from composer.errors import ComposerError
 
 SUBFOLDER = "clip"  # of a model's folder, where its own CLIP may lie
+EXAMPLE = "openai/clip-vit-base-patch16"
+BYTES = 256  # a byte-pair vocabulary has at least these
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,8 @@ class Clip:
         """
         from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-        folder = find_clip(name, model)
+        folder = name or str(own_clip(model))
+        check_clip(folder)
         try:
             loaded: Any = cast(Any, CLIPModel).from_pretrained(
                 folder, use_safetensors=True, output_loading_info=True
@@ -51,12 +55,10 @@ class Clip:
             tokenizer: Any = cast(Any, CLIPTokenizer).from_pretrained(folder)
             processor: Any = cast(Any, CLIPImageProcessor).from_pretrained(folder)
         except (OSError, ValueError, RuntimeError) as error:
-            raise ComposerError(
-                f"The CLIP {folder} cannot be loaded ({str(error).splitlines()[0]}): {ADVICE}"
-            ) from error
+            raise _refused(folder, _first_line(error)) from error
         clip, info = loaded
         if missing := sorted(info["missing_keys"]):
-            raise ComposerError(f"The CLIP {folder} lacks the weights {missing[0]}: {ADVICE}")
+            raise _refused(folder, f"it lacks the weights {missing[0]}")
         clip = clip.float().eval().requires_grad_(False).to(model.device)
         shape = (1, 3, 1, 1)
         return cls(
@@ -102,22 +104,67 @@ class Clip:
         return functional.normalize(self.model.text_projection(read.pooler_output), dim=-1)
 
 
-ADVICE = (
-    "give the folder or hub name of a CLIP of transformers with safetensors weights, such as "
-    "openai/clip-vit-base-patch16."
-)
-
-
-def find_clip(name: str, model: Model) -> str:
-    """The folder or hub name of a CLIP; with no name, the model's own folder of it.
+def own_clip(model: Model) -> Path:
+    """The folder of the CLIP that came with a model.
 
     Raises:
         ComposerError: the model has none.
     """
-    folder = name or str(model.path / SUBFOLDER)
-    if not name and not Path(folder).is_dir():
+    folder = model.path / SUBFOLDER
+    if not folder.is_dir():
         raise ComposerError(
-            f"{model.name} has no CLIP beside it: name one, such as "
-            "openai/clip-vit-base-patch16, or choose the objective distill."
+            f"{model.name} has no CLIP beside it: name one, such as {EXAMPLE}, or choose the "
+            "objective distill."
         )
     return folder
+
+
+def check_clip(name: str) -> None:
+    """Refuse what is no CLIP of transformers, by its small files alone; no weights are read.
+
+    name: a folder or hub name. Of the hub only what is in its cache is asked, but for small files
+        that are not there yet.
+
+    Raises:
+        ComposerError: it is not there, is another model, or its weights are not safetensors.
+    """
+    from huggingface_hub import file_exists, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from transformers import CLIPImageProcessor, CLIPTokenizer, PretrainedConfig
+
+    folder = Path(name).expanduser()
+    looks_like_a_path = name.startswith((".", "/", "~")) or folder.exists()
+    if looks_like_a_path and not folder.is_dir():
+        raise _refused(name, "there is no such folder")
+    try:
+        found: Any = cast(Any, PretrainedConfig).get_config_dict(name)[0]
+        if (kind := found.get("model_type")) != "clip":
+            raise _refused(
+                name, f"it is a model of the kind {kind!r}" if kind else "it says no kind"
+            )
+        # where its files are missing, transformers makes one that knows no word
+        if len(cast(Any, CLIPTokenizer).from_pretrained(name)) < BYTES:
+            raise _refused(name, "it has no tokenizer")
+        cast(Any, CLIPImageProcessor).from_pretrained(name)
+        if folder.is_dir():
+            there = any((folder / file).is_file() for file in WEIGHTS)
+        else:
+            cached = any(isinstance(try_to_load_from_cache(name, file), str) for file in WEIGHTS)
+            there = cached or any(file_exists(name, file) for file in WEIGHTS)
+    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
+        if isinstance(error, ComposerError):
+            raise
+        raise _refused(name, _first_line(error)) from error
+    if not there:
+        raise _refused(name, "it has no weights in safetensors")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _refused(name: str, reason: str) -> ComposerError:
+    return ComposerError(
+        f"The CLIP {name} cannot be used ({reason}): give the folder or hub name of a CLIP of "
+        f"transformers with safetensors weights, such as {EXAMPLE}."
+    )

@@ -88,6 +88,7 @@ class Studio:
             card=self.card,
             lend=self._lend,
             turns=self._turns,
+            own_clip=self._check_own_clip,
         )
         self.wording = Wording(
             language_model, adapter, device=device, card=self.card, before=self.wait
@@ -333,6 +334,13 @@ class Studio:
         if not lent:
             raise ComposerError("The preparation was interrupted: continue the training.")
         return lent[0]
+
+    def _check_own_clip(self) -> None:
+        """Refuse a model without a CLIP of its own; while none is loaded nothing is known of it."""
+        if self._engine is not None:
+            from composer.diffusion.clip import own_clip
+
+            own_clip(self._engine.model)
 
     def _load(self, cancelled: Callable[[], bool]) -> Iterator[Event]:
         try:

@@ -32,6 +32,7 @@ class Trainings:
     card: the card of a LoRA by its name.
     lend: a model to train on and the experts of these names; blocks until the model is loaded.
     turns: who works now, a picture or a training.
+    own_clip: refuses a loaded model that has no CLIP of its own.
     """
 
     def __init__(
@@ -42,10 +43,12 @@ class Trainings:
         card: Callable[[str], Card],
         lend: Callable[[Sequence[str]], Lent],
         turns: Turns,
+        own_clip: Callable[[], object],
     ) -> None:
         self.gates = gates
         self._files = TrainingFiles(folder)
         self._card, self._lend, self._turns = card, lend, turns
+        self._own_clip = own_clip
         self._jobs: JobQueue[None] = JobQueue()
         self._changed = threading.Condition()
         self._known: dict[str, Training] | None = None
@@ -211,6 +214,16 @@ class Trainings:
         output = self._files.output(request.name)
         request.config(output)
         check_writable(self.gates / output.name)
+        if request.objective == "clip":
+            self._check_clip(request.clip)
+
+    def _check_clip(self, name: str) -> None:
+        from composer.diffusion.clip import check_clip
+
+        if name:
+            check_clip(name)
+        else:
+            self._own_clip()
 
     def _taken(self, name: str) -> bool:
         """Whether the name is used, in another spelling too: not every disk tells them apart."""

@@ -118,13 +118,15 @@ class TrainActions:
     def _asked(self, values: tuple[Any, ...]) -> TrainingRequest:
         name, value, *rest = values
         lessons = views.read_lessons(value)
+        settings = dict(zip(self._page.settings, rest, strict=True))
+        settings["clip"] = (settings["clip"] or "").strip()
         return TrainingRequest(
             name=(name or "").strip(),
             loras=tuple(one["name"] for one in lessons["loras"]),
             prompts=views.lines(lessons["together"]["text"]),
             alone={one["name"]: views.lines(one["text"]) for one in lessons["loras"]},
             neutral=views.lines(lessons["neutral"]["text"]),
-            **dict(zip(self._page.settings, rest, strict=True)),
+            **settings,
         )
 
     def stop(self, shown: str | None) -> Update:

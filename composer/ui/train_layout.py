@@ -170,6 +170,15 @@ def _advanced() -> dict[str, Any]:
                 {"distill": "the LoRAs themselves", "clip": "CLIP"},
                 "CLIP is the paper's, and slower",
             ),
+            "clip": gr.Textbox(
+                DEFAULT["clip"],
+                label="Which CLIP",
+                info="A folder or hub name; the model's own if empty",
+                placeholder="the model's own",
+                max_lines=1,
+                elem_id=_id("clip"),
+                min_width=80,
+            ),
             "teacher": _choice(
                 "teacher",
                 "Who shows them all together",

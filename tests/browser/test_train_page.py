@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 from running_app import PATIENCE, App, running
+from tiny_clip import write_clip
 
 from composer.fusions.gate_file import read_gates
 
@@ -249,3 +250,25 @@ def test_the_paper_is_one_click_away(page: Page, browser: Browser) -> None:
     expect(page.locator("#train-set-activation input")).to_have_value("shares of 1")
     page.get_by_role("button", name="Recommended").click()
     expect(page.locator("#train-set-balance input")).to_have_value("0")
+
+
+def test_a_clip_of_ones_own_judges(page: Page, app: App, tiny_sd: Path, tmp_path: Path) -> None:
+    open_tab(page)
+    choose(page, "zibo", "neon")
+    page.click("#train-advanced > button")
+    page.get_by_role("button", name="As in the paper").click()
+    expect(page.locator("#train-set-balance input")).to_have_value("0.5")
+    settle(page, 2, "judged")
+    problem = page.locator("#train-problem")
+    page.click("#train-start")
+    expect(problem).to_contain_text("has no CLIP beside it")
+    clip = page.locator("#train-set-clip").locator("input, textarea")
+    clip.fill("/nowhere/clip")
+    page.click("#train-start")
+    expect(problem).to_contain_text("there is no such folder")
+    clip.fill(str(write_clip(tmp_path / "clip", tiny_sd)))
+    keep(page, "train clip", tmp_path)
+    page.click("#train-start")
+    state(page, "finished")
+    made = read_gates(app.loras / "gates" / "judged.safetensors")
+    assert made.training["settings"]["clip"] == str(tmp_path / "clip")

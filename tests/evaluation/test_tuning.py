@@ -214,7 +214,7 @@ def test_the_command_writes_what_compare_reads(
     [
         (("zibo", "neon"), "has no CLIP beside it"),
         (("zibo", "nobody"), "there is no such LoRA"),
-        (("zibo", "neon", "--clip", "nowhere/none"), "cannot be loaded"),
+        (("zibo", "neon", "--clip", "nowhere/none"), "cannot be used"),
         (("zibo", "neon", "--output", "weights.txt"), "ends in .json"),
         (("zibo", "moon", "--clip", "CLIP", "--grid", "1,x"), "no list of numbers"),
         (("zibo", "moon", "--clip", "CLIP", "--grid", "1"), "two weights or more"),

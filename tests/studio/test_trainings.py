@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_clip import write_clip
 from tiny_loras import write_lora
 
 from composer.diffusion.request import Request
@@ -253,6 +254,26 @@ def test_what_is_wrong_is_told_before_any_work(
         studio.trainings.start(asked(**{"name": "both", **settings}))
     assert studio.trainings.all() == ()
     assert not (tmp_path / "outputs" / "trainings").exists()
+
+
+def test_a_clip_is_named_or_refused_before_any_work(
+    studio: Studio, tiny_sd: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ComposerError, match="there is no such folder"):
+        studio.trainings.start(asked(objective="clip", clip=str(tmp_path / "none")))
+    with pytest.raises(ComposerError, match="clip_text_model"):
+        studio.trainings.start(asked(objective="clip", clip=str(tiny_sd / "text_encoder")))
+    assert studio.wait(PATIENCE).state == "ready"
+    with pytest.raises(ComposerError, match="has no CLIP beside it"):
+        studio.trainings.start(asked(objective="clip"))
+    assert not studio.trainings.all()
+    folder = write_clip(tmp_path / "clip", tiny_sd)
+    studio.trainings.start(asked(objective="clip", clip=str(folder), steps=2))
+    last = ended(studio, "both")
+    assert last.state == "finished", last.message
+    assert set(last.history[-1].losses) == {"loss", "CLIP"}
+    assert last.path is not None
+    assert read_gates(last.path).training["settings"]["clip"] == str(folder)
 
 
 def test_a_name_is_given_once(studio: Studio, loras: Path) -> None:

@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from gate_training import experts_for, run, training
+from safetensors.torch import load_file, save_file
 from tiny_clip import write_clip
+from tiny_loras import write_lora
 from transformers import CLIPImageProcessor
+from typer.testing import CliRunner
 
-from composer.diffusion.clip import Clip
+from composer.cli import app
+from composer.diffusion.clip import Clip, check_clip
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.errors import ComposerError
@@ -149,10 +153,60 @@ def test_without_a_clip_it_says_so(model: Model, tmp_path: Path) -> None:
         run(model, experts_for(model, tmp_path), training(tmp_path, objective="clip"))
 
 
-def test_a_folder_that_is_no_clip(model: Model, tmp_path: Path) -> None:
-    folder = tmp_path / "not"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    with pytest.raises(ComposerError, match="cannot be loaded"):
+def test_what_is_no_clip_is_refused_by_its_small_files(
+    clip_folder: Path, tiny_sd: Path, tmp_path: Path
+) -> None:
+    def changed(name: str, config: str | None = None, without: str = "") -> str:
+        folder = Path(shutil.copytree(clip_folder, tmp_path / name))
+        if config is not None:
+            (folder / "config.json").write_text(config)
+        for path in folder.glob(without or "nothing"):
+            path.unlink()
+        return str(folder)
+
+    check_clip(str(clip_folder))
+    for name, reason in {
+        changed("other", '{"model_type": "bert"}'): "a model of the kind 'bert'",
+        changed("kindless", "{}"): "it says no kind",
+        changed("broken", "{"): "is not a valid JSON",
+        changed("weightless", without="*.safetensors"): "no weights in safetensors",
+        changed("wordless", without="tokenizer*"): "it has no tokenizer",
+        changed("blind", without="*processor*"): "image processor",
+        str(tmp_path / "nowhere"): "no such folder",
+        str(tiny_sd / "text_encoder"): "a model of the kind 'clip_text_model'",
+        "nobody/never-published": "never-published",
+        "no name at all": "no name at all",
+    }.items():
+        with pytest.raises(ComposerError, match="cannot be used") as error:
+            check_clip(name)
+        assert reason in str(error.value), str(error.value)
+
+
+def test_a_clip_that_lacks_weights_is_refused(
+    model: Model, clip_folder: Path, tmp_path: Path
+) -> None:
+    """transformers would go on with random ones."""
+    folder = Path(shutil.copytree(clip_folder, tmp_path / "halved"))
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["visual_projection.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ComposerError, match=r"lacks the weights visual_projection\.weight"):
         Clip.load(str(folder), model)
-    shutil.rmtree(folder)
+
+
+def test_the_command_refuses_it_before_it_loads_anything(tmp_path: Path) -> None:
+    folder = tmp_path / "loras"
+    for seed, name in enumerate(("ada", "ink")):
+        write_lora(folder / f"{name}.safetensors", seed=seed)
+    words = [
+        "train-gates",
+        "ada",
+        "ink",
+        "--lora-dir",
+        folder,
+        "--output",
+        tmp_path / "g.safetensors",
+    ]
+    words += ["--model", tmp_path / "no model", "--objective", "clip", "--clip", tmp_path / "none"]
+    done = CliRunner().invoke(app, list(map(str, words)))
+    assert done.exit_code == 2 and "there is no such folder" in done.stderr, done.output

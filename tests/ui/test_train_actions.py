@@ -81,6 +81,21 @@ def test_what_is_wrong_is_told_in_place(studio: Studio, page: TrainPage) -> None
     assert "No LoRA is chosen" in words(actions.start("mine", None, *values)[page.problem])
 
 
+def test_the_clip_that_judges_is_named_and_checked(
+    studio: Studio, page: TrainPage, tmp_path: Path
+) -> None:
+    actions = TrainActions(studio, page)
+    filled = actions.draft(lessons(studio, "zibo", "neon"), "", "")
+    paper = {name: actions.preset(True)[field] for name, field in page.settings.items()}
+    assert paper["objective"] == "clip" and paper["clip"] == ""
+    asked = list({**paper, "clip": f"  {tmp_path / 'none'} "}.values())
+    update = actions.start("mine", filled[page.lessons], *asked)
+    assert f"The CLIP {tmp_path / 'none'} cannot be used" in words(update[page.problem])
+    # where the LoRAs judge, no CLIP is asked for
+    asked = list({**paper, "objective": "distill", "clip": "none"}.values())
+    assert actions.start("mine", filled[page.lessons], *asked)[page.problem]["visible"] is False
+
+
 def test_a_training_on_a_model_that_is_missing_says_so(studio: Studio, page: TrainPage) -> None:
     actions = TrainActions(studio, page)
     filled = actions.draft(lessons(studio, "zibo", "neon"), "", "")
