@@ -14,7 +14,7 @@ from composer.evaluation import share_columns, write_results
 from composer.evaluation.results import FOLDER, Row
 from composer.evaluation.tables import markdown_tables
 from composer.language.complete import with_adapter
-from composer.language.expand import TEMPERATURE, TRIES, Expander
+from composer.language.expand import ROUNDS, TEMPERATURE, TRIES, Expander
 from composer.language.load import load_language_model
 from composer.toybox.captions import vocabulary
 from composer.toybox.stage_expand import (
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shown: list[str] = []
     for kind, some in made.items():
         kept = judge_expander(expander, some)
-        rows.append(row(kind, f"the expander, best of {TRIES}", kept))
+        rows.append(row(kind, f"the expander, best of {TRIES} to {TRIES * ROUNDS}", kept))
         shown += [f"`{one.example.jotting.words}` → {one.prompt}" for one in kept[:2]]
     print(markdown_tables(rows), flush=True)
     notes = [
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         + (f" --count {given.count}" if given.count != 200 else ""),
         title="Prompts made of a few words",
         notes=notes,
-        settings={"temperature": TEMPERATURE, "tries": TRIES},
+        settings={"temperature": TEMPERATURE, "tries": TRIES, "rounds": ROUNDS},
         folder=given.results,
     )
 

@@ -6,10 +6,12 @@ Its figures come from benchmarks/results/toybox_model.json and from the files th
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 from composer.evaluation.results import FOLDER, read_results
 from composer.evaluation.tables import results_section
+from composer.experts.header import read_header
 from composer.toybox.world import BASE_BACKGROUNDS, COLOURS, ELEMENTS, THINGS, TINTABLE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,13 +83,18 @@ The weights and the code are under Apache 2.0.
 
 def _parts() -> str:
     rows: list[str] = []
-    for name in ("unet", "vae", "text_encoder", "clip", "oracle", "language"):
-        files = list((MODEL / name).rglob("*.safetensors"))
+    parts = ("unet", "vae", "text_encoder", "clip", "oracle", "language", "language/adapter")
+    for name in parts:
+        files = list((MODEL / name).glob("*.safetensors"))
+        shapes = [entry.shape for file in files for entry in read_header(file).tensors.values()]
         size = sum(file.stat().st_size for file in files)
         config = MODEL / name / "config.json"
         settings = json.loads(config.read_text()) if config.exists() else {}
         kind = settings.get("_class_name") or (settings.get("architectures") or ["OracleNet"])[0]
-        rows.append(f"| {name} | {kind} | {size / 2e6:.1f} M | {size / 1e6:.1f} MB |")
+        if name.endswith("adapter"):
+            kind = "MixLoRA, in float32"
+        count = sum(math.prod(shape) for shape in shapes)
+        rows.append(f"| {name} | {kind} | {count / 1e6:.1f} M | {size / 1e6:.1f} MB |")
     return "\n".join(rows)
 
 

@@ -7,6 +7,7 @@ expander.expand("fox, beach, neon", seed=7)     # "a cute fox on the beach in ne
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from composer.language.records import Record
 from composer.language.template import uses_chat
 
 TRIES = 8
+ROUNDS = 3
 TEMPERATURE = 0.8
 TOKENS = 64
 ORDER = (
@@ -41,8 +43,8 @@ class Expander:
     taught: bool = True
     """Whether it was trained on "words =>" and the prompt to make of them. Of the others, one with
     a chat template is asked in words, and one without goes on from the words given."""
-    understood: Callable[[str], bool] | None = None
-    """Whether a prompt is one of the world it is for; those that are go before others."""
+    understood: Callable[[str, str], bool] | None = None
+    """Whether words became a prompt of the world it is for; such prompts go before others."""
 
     @classmethod
     def load(
@@ -50,7 +52,7 @@ class Expander:
         model: str | os.PathLike[str],
         *,
         adapter: Path | None = None,
-        understood: Callable[[str], bool] | None = None,
+        understood: Callable[[str, str], bool] | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> Expander:
@@ -72,13 +74,28 @@ class Expander:
         keep: phrases that must stand in it as they are, a LoRA's trigger words.
 
         The same words and seed give the same prompt. Of several tries the best is taken: one that
-        keeps all words and is of the world. Words that none has kept are put after the prompt.
+        keeps all words and is of the world; while there is none, it is tried again, some rounds.
+        Words that none has kept are put after the prompt, unless it is better to leave the words as
+        they are: they make such a prompt, or no try did.
         """
         words = " ".join(with_phrases(words, keep).split())
-        best = min(self.tries(words, seed), key=lambda prompt: self._faults(words, keep, prompt))
-        left = missing(words, best)
-        if len(left) > len(missing(words, "")) // 2:
-            return words  # nothing of it was understood
+
+        def faults(prompt: str) -> tuple[int, int, bool]:
+            broken = sum(not has_phrase(prompt, phrase) for phrase in keep if phrase.strip())
+            strange = self.understood is not None and not self.understood(words, prompt)
+            return len(missing(words, prompt)), broken, strange
+
+        made: list[str] = []
+        for turn in range(ROUNDS):
+            made += self.tries(words, seed + turn * 2**32)
+            best = min(made, key=faults)
+            if not any(faults(best)):
+                return best
+            if len(missing(words, best)) > len(missing(words, "")) // 2:
+                return words  # nothing of it was understood
+        if self.understood is not None:
+            # the words as they are do no harm, a prompt of no known world might
+            best = min([best, words], key=lambda prompt: faults(prompt)[::-1])
         whole = with_phrases(best, keep)
         return ", ".join([whole, *missing(words, whole)])
 
@@ -92,13 +109,9 @@ class Expander:
         else:
             record = Record(prompt=words, answer="")
             made = complete(self.language, [record] * count, asking)
-            return [_one_line(f"{words} {more}") for more in made]
+            # complete() takes away the space, or its absence, at the seam
+            return [_one_line(re.sub(r" (?=[,.;:!?])", "", f"{words} {more}")) for more in made]
         return [_one_line(made) for made in complete(self.language, [record] * count, asking)]
-
-    def _faults(self, words: str, keep: Sequence[str], prompt: str) -> tuple[int, int, bool]:
-        broken = sum(not has_phrase(prompt, phrase) for phrase in keep)
-        strange = self.understood is not None and not self.understood(prompt)
-        return len(missing(words, prompt)), broken, strange
 
 
 def _one_line(made: str) -> str:

@@ -40,8 +40,15 @@ def test_the_try_that_keeps_all_words_is_taken() -> None:
 
 
 def test_of_those_the_one_that_is_understood() -> None:
-    found = expander("beach fox", "a fox on the beach", understood=lambda p: p.startswith("a "))
+    found = expander("beach fox", "a fox on the beach", understood=lambda _, p: p.startswith("a "))
     assert found.expand("fox beach") == "a fox on the beach"
+
+
+def test_words_that_are_a_prompt_already_are_not_spoilt() -> None:
+    found = expander("a zabo fox and a tivo cat", understood=lambda _, p: " and a " in p)
+    assert found.expand("a zibo fox and a tavo cat") == "a zibo fox and a tavo cat"
+    better = expander("a nice zibo fox and a cat", understood=lambda _, p: " and a " in p)
+    assert better.expand("a zibo fox and a cat") == "a nice zibo fox and a cat"
 
 
 def test_what_none_kept_is_put_after_it() -> None:
