@@ -47,6 +47,9 @@ def generate(
     gates: str = typer.Option(
         "", help="Learned gates in place of a fusion: the name of a gate file, or its path."
     ),
+    mixlora: str = typer.Option(
+        "", help="A MixLoRA below the LoRAs: its name, or its file's path; LoRAs need not be given."
+    ),
     gate_map: bool = typer.Option(
         False, "--gate-map", help="Keep what the gates say beside the picture: NAME.gates.npz."
     ),
@@ -103,9 +106,15 @@ def generate(
     )
     if gates and Path(gates).is_file():
         gates = studio.lend_gates(gates)
+    if mixlora and Path(mixlora).is_file():
+        mixlora = studio.lend_mixlora(mixlora)
     if again is None:
         asked = ComposeRequest(
-            request=_changed(Request(), settings), rows=rows, fusion=fusion, gates=gates
+            request=_changed(Request(), settings),
+            rows=rows,
+            fusion=fusion,
+            gates=gates,
+            mixlora=mixlora,
         )
     else:
         studio.wait()
@@ -116,7 +125,9 @@ def generate(
         asked = replace(recalled.asked, request=_changed(recalled.asked.request, given))
         if _is_given(context, "fusion"):
             asked = replace(asked.without_gates(), fusion=fusion)
-        asked = replace(asked, gates=gates or asked.gates).with_rows(rows)
+        if gates or mixlora:
+            asked = replace(asked, gates=gates, mixlora=mixlora)
+        asked = asked.with_rows(rows)
     if expand:
         said, number = asked.request.prompt, max(asked.request.seed, 0)
         words = studio.wording.expand(said, studio.speaking(asked), seed=number)

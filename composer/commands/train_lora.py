@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from composer.commands._watching import show, stopped_by_user
+from composer.commands._following import follow
 from composer.commands.generate import TOYBOX
-
-if TYPE_CHECKING:
-    from composer.diffusion.model import Model
-    from composer.training import LoraTraining, Progress
 
 
 def register(app: typer.Typer) -> None:
@@ -97,7 +93,7 @@ def train_lora(
     import torch
 
     from composer.diffusion.load import load_model
-    from composer.training import LoraTraining
+    from composer.training import LoraTraining, train_lora as train
     from composer.training.processes import join_processes
 
     # Every parameter but these is a setting of the same name.
@@ -110,35 +106,8 @@ def train_lora(
     config = LoraTraining.from_json(settings)
     processes = join_processes(device)
     loaded = load_model(model, device=device or processes.device, dtype=torch.float32)
-    _run(loaded, config, main=processes.is_main_process)
-
-
-def _run(model: Model, config: LoraTraining, *, main: bool) -> None:
-    """Shows the progress on standard error, by the first process only; Ctrl-C stops cleanly."""
-    from composer.training import train_lora
-
-    last: Progress | None = None
-    with stopped_by_user() as stopped:
-        for last in train_lora(model, config, cancelled=stopped.is_set):
-            if main:
-                _show(last)
-                if last.preview is not None and last.stage == "train":
-                    last.preview.save(config.output.with_name(f"{config.name}-{last.step:06}.png"))
-    if main:
-        typer.echo(err=True)
-    if stopped.is_set() and main:
-        kept = f" Go on with --resume: {config.checkpoint}" if config.checkpoint.is_file() else ""
-        typer.echo(f"Stopped.{kept}", err=True)
-        raise typer.Exit(130)
-    if last is not None and last.path is not None and main:
-        typer.echo(str(last.path))
-
-
-def _show(progress: Progress) -> None:
-    words = {"prior": "prior pictures", "prepare": "pictures", "train": "step", "saved": "saved"}
-    line = f"{words[progress.stage]} {progress.step}/{progress.total}"
-    if progress.smoothed_loss is not None:
-        line += f"  loss {progress.smoothed_loss:.4f}  lr {progress.learning_rate:.1e}"
-    if progress.skipped:
-        line += f"  skipped {progress.skipped}"
-    show(line, step=progress.step, total=progress.total, seconds_left=progress.seconds_left)
+    follow(
+        lambda cancelled: train(loaded, config, cancelled=cancelled),
+        config,
+        main=processes.is_main_process,
+    )

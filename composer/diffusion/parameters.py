@@ -24,7 +24,11 @@ _PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 _SIZE = re.compile(r"(\d+)x(\d+)")
 _TYPES: dict[str, Callable[[str], object]] = {"sampler": str, "cfg_scale": float}
 _LEAST_PAIRS = 3
-_GATES = {"Gates": "gates", "Gates hash": "hash"}  # of the fusion by learned gates
+_OWN = {
+    "gates": {"Gates": "gates", "Gates hash": "hash"},
+    "mixlora": {"MixLoRA": "mixlora", "MixLoRA hash": "hash"},
+}
+"""By the fusion's name what is said of its file."""
 _OTHER_NAMES = {"PLMS": "PNDM", "Euler A": "Euler a"}
 
 
@@ -55,7 +59,8 @@ def to_parameters(record: PictureRecord) -> str:
     if hashed := [lora for lora in record.loras if lora.tensor_hash]:
         pairs["Lora hashes"] = ", ".join(f"{lora.name}: {lora.tensor_hash[:12]}" for lora in hashed)
     pairs["Fusion"] = record.fusion["name"]
-    pairs |= {key: record.fusion[name] for key, name in _GATES.items() if name in record.fusion}
+    own = _OWN.get(str(record.fusion["name"]), {})
+    pairs |= {key: record.fusion[name] for key, name in own.items() if name in record.fusion}
     pairs["Version"] = f"composer {record.version}"
     lines.append(", ".join(f"{key}: {_quote(str(value))}" for key, value in pairs.items()))
     return "\n".join(lines)
@@ -97,7 +102,8 @@ def from_parameters(text: str) -> PictureRecord:
     settings["prompt"] = prompt
     settings.update(_read_settings(pairs, notes))
     fusion = {"name": pairs.get("Fusion", "weighted")}
-    fusion |= {name: pairs[key] for key, name in _GATES.items() if key in pairs}
+    own = _OWN.get(fusion["name"], {})
+    fusion |= {name: pairs[key] for key, name in own.items() if key in pairs}
     return PictureRecord(
         request=Request(**settings),
         loras=loras,

@@ -27,6 +27,9 @@ from .supported import check_supported
 GATES_FOLDER = "gates"
 """The folder in a LoRA folder that holds trained gates and no LoRAs."""
 
+MIXLORA_FOLDER = "mixlora"
+"""The folder in a LoRA folder that holds MixLoRAs and no plain LoRAs."""
+
 _SUFFIXES = (".safetensors", *REFUSED_SUFFIXES)
 
 
@@ -150,8 +153,8 @@ class Library:
 
         for place, folders, files in os.walk(folder, onerror=refuse):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
-            if Path(place) == folder and GATES_FOLDER in folders:
-                folders.remove(GATES_FOLDER)
+            if Path(place) == folder:
+                folders[:] = [n for n in folders if n not in (GATES_FOLDER, MIXLORA_FOLDER)]
             links = [name for name in folders if self._leads_out(Path(place, name))]
             loras = [name for name in files if Path(name).suffix.lower() in _SUFFIXES]
             for name in sorted(links + loras):

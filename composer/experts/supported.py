@@ -9,14 +9,24 @@ from .header import Header
 GATES = "composer.gates"
 """The key in the metadata of a file that holds trained gates and no LoRA."""
 
+MIXLORA = "composer.mixlora"
+"""The key in the metadata of a file that holds a MixLoRA for pictures and no plain LoRA."""
+
+OWN = {
+    GATES: ("trained gates", "gates/", "gates are"),
+    MIXLORA: ("a MixLoRA", "mixlora/", "MixLoRAs are"),
+}
+"""Composer's own kinds: what they hold, and their folder in a LoRA folder."""
+
 
 def check_supported(header: Header) -> None:
     """Refuse by name a file of a kind that Composer does not read, judged by its tensors' names."""
-    if GATES in header.metadata:
-        raise ComposerError(
-            f"{header.path}: holds trained gates and no LoRA. Put it into the folder gates/ of a "
-            "LoRA folder, where gates are looked for."
-        )
+    for key, (what, folder, they_are) in OWN.items():
+        if key in header.metadata:
+            raise ComposerError(
+                f"{header.path}: holds {what} and no LoRA. Put it into the folder {folder} of a "
+                f"LoRA folder, where {they_are} looked for."
+            )
     unsupported = find_unsupported(header.tensors)
     if unsupported:
         names = " and ".join(unsupported)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from composer.experts.expert import Expert
 from composer.experts.header import read_header
 from composer.experts.supported import GATES as FORMAT
 from composer.files import write_atomically
+from composer.fusions.own_file import OwnKind
 from composer.mixture import (
     GRANULARITIES,
     GateSettings,
@@ -24,7 +25,14 @@ from composer.mixture import (
     RegionGate,
 )
 
-VERSION = 1
+KIND = OwnKind(
+    key=FORMAT,
+    version=1,
+    called="gate file",
+    holds="gates",
+    training="a training of gates",
+    again="train the gates again",
+)
 _PREFIX = "mole."
 
 
@@ -126,7 +134,7 @@ class GateFile(GateFacts):
         if path.suffix != ".safetensors":
             raise ComposerError(f"{path}: a gate file's name must end in .safetensors.")
         told = {
-            "version": VERSION,
+            "version": KIND.version,
             "model": self.model,
             "model_hash": self.model_hash,
             "experts": [asdict(expert) for expert in self.experts],
@@ -219,14 +227,14 @@ def read_gates(path: Path) -> GateFile:
     for key, tensor in tensors.items():
         unit, _, name = key.removeprefix(_PREFIX).rpartition(".")
         if not key.startswith(_PREFIX) or not unit or not bool(tensor.isfinite().all()):
-            raise _damaged(path, f"its tensor {key!r} is no part of a gate")
+            raise KIND.damaged(path, f"its tensor {key!r} is no part of a gate")
         by_unit.setdefault(unit, {})[name] = tensor
     return GateFile(**facts, tensors=by_unit)
 
 
 def _facts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     """The fields of `GateFacts`."""
-    told = _told(path, metadata)
+    told = KIND.told(path, metadata)
     try:
         facts: dict[str, Any] = {
             "model": str(told["model"]),
@@ -240,10 +248,10 @@ def _facts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         if isinstance(error, ComposerError):  # which says itself what is wrong
             raise
-        raise _damaged(path, f"what it says of itself lacks {error}") from None
+        raise KIND.damaged(path, f"what it says of itself lacks {error}") from None
     names = [expert.name for expert in facts["experts"]]
     if facts["granularity"] not in GRANULARITIES or not names or len(set(names)) < len(names):
-        raise _damaged(path, "it names no experts, or one twice, or a granularity that is none")
+        raise KIND.damaged(path, "it names no experts, or one twice, or a granularity that is none")
     return facts
 
 
@@ -251,27 +259,6 @@ def _size(width: object, tokens: object) -> tuple[int, int | None]:
     if not isinstance(width, int) or not isinstance(tokens, int | None):
         raise TypeError(f"numbers where it has {[width, tokens]}")
     return width, tokens
-
-
-def _told(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    if FORMAT not in metadata:
-        raise ComposerError(
-            f"{path}: holds no gates of Composer. Choose a file that a training of gates has "
-            "written."
-        )
-    try:
-        told = cast(object, json.loads(metadata[FORMAT]))
-    except (json.JSONDecodeError, RecursionError):
-        raise _damaged(path, "what it says of itself is no JSON") from None
-    if not isinstance(told, dict):
-        raise _damaged(path, "what it says of itself is no JSON object")
-    values = cast(dict[str, Any], told)
-    if values.get("version") != VERSION:
-        raise ComposerError(
-            f"{path}: is a gate file of version {values.get('version')}, and this Composer reads "
-            f"version {VERSION}. Update Composer, or train the gates again."
-        )
-    return values
 
 
 def _build(
@@ -315,7 +302,3 @@ def _regrouped(e: Tensor, settings: GateSettings, order: list[int], width: int) 
         return whole[:, order].reshape(rows, -1)
     whole = e.reshape(rows, -1, rows, width)  # tokens (or one), experts, width
     return whole[:, :, order].reshape(rows, -1)
-
-
-def _damaged(path: Path, reason: str) -> ComposerError:
-    return ComposerError(f"{path}: is damaged: {reason}. Train the gates again.")

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from composer.errors import ComposerError
-from composer.experts.hashes import file_hash
 from composer.experts.library import GATES_FOLDER
 from composer.fusions.gate_file import GatedExpert, GateFacts, read_facts
-
-Stamp = tuple[int, int]  # time of change and size
+from composer.fusions.own_library import OwnCard, OwnLibrary
 
 
 @dataclass(frozen=True, kw_only=True)
-class GateCard:
-    """One gate file, without its tensors. `error` says why it cannot be used; None if it seems
-    sound.
-
-    `name` is unique in the library; `facts` are None where there is an error.
-    """
-
-    name: str
-    path: Path
-    facts: GateFacts | None = None
-    error: str | None = None
+class GateCard(OwnCard[GateFacts]):
+    """One gate file, without its tensors."""
 
     @property
     def experts(self) -> tuple[GatedExpert, ...]:
@@ -35,127 +21,18 @@ class GateCard:
         return self.facts.experts if self.facts is not None else ()
 
 
-class GateLibrary:
-    """Gate files by name. The folders are looked at anew each time, for trainings write into them;
-    headers alone are read, and of a file that has not changed not even that.
+class GateLibrary(OwnLibrary[GateCard]):
+    """Gate files by name.
 
     folders: LoRA folders; their folder `gates/` is looked into, where there is one.
     """
 
     def __init__(self, folders: Iterable[str | Path]) -> None:
-        self.folders = tuple(dict.fromkeys(Path(folder).expanduser() for folder in folders))
-        self._lent: dict[Path, None] = {}
-        self._known: dict[Path, tuple[Stamp, GateFacts | None, str | None]] = {}
-        self._hashes: dict[Path, tuple[Stamp, str]] = {}
-
-    def cards(self) -> tuple[GateCard, ...]:
-        """The gate files, sorted by name. A broken one has a card with its error.
-
-        Files of one name are told apart by their LoRA folders' names.
-        """
-        paths = list({path.resolve(): path for path in (*self._lent, *self._walk())}.values())
-        plain = Counter(path.stem.casefold() for path in paths)
-        named: dict[str, Path] = {}
-        for path in paths:
-            alone = plain[path.stem.casefold()] == 1
-            name = path.stem if alone else f"{_home(path).name}/{path.stem}"
-            while name in named:
-                name += "'"
-            named[name] = path
-        return tuple(self._card(name, named[name]) for name in sorted(named))
-
-    def lend(self, path: Path) -> GateCard:
-        """Add one file from anywhere, for whoever may name paths.
-
-        Raises:
-            ComposerError: it is no gate file.
-        """
-        self._lent[path.resolve()] = None
-        (card,) = [card for card in self.cards() if card.path.resolve() == path.resolve()]
-        if card.error is not None:
-            raise ComposerError(card.error)
-        return card
-
-    def find(self, name: str) -> GateCard:
-        """The gate file of that name; case does not matter.
-
-        Raises:
-            ComposerError: there is none, or it cannot be used; the message names close ones.
-        """
-        wanted = name.strip().removesuffix(".safetensors").casefold()
-        cards = self.cards()
-        for card in cards:
-            if card.name.casefold() == wanted:
-                if card.error is not None:
-                    raise ComposerError(card.error)
-                return card
-        usable = {card.name.casefold(): card.name for card in cards if card.error is None}
-        close = difflib.get_close_matches(wanted, usable, n=3, cutoff=0.5)
-        if close:
-            advice = f"Did you mean {', '.join(repr(usable[match]) for match in close)}?"
-        else:
-            folders = ", ".join(str(folder / GATES_FOLDER) for folder in self.folders) or "none"
-            advice = f"Train them, or put their file into {folders}."
-        raise ComposerError(f"Gates {name!r}: there are no such gates. {advice}")
-
-    def hash(self, card: GateCard) -> str:
-        """The hash of the whole file, for its words matter as much as its tensors; empty if it is
-        gone."""
-        try:
-            stamp = _stamp(card.path)
-            known = self._hashes.get(card.path)
-            if known is None or known[0] != stamp:
-                known = self._hashes[card.path] = (stamp, file_hash(card.path.read_bytes()))
-        except OSError:
-            return ""
-        return known[1]
-
-    def with_hash(self, digits: str) -> tuple[GateCard, ...]:
-        """The usable gate files whose hash begins so, however called."""
-        return tuple(
-            card
-            for card in self.cards()
-            if card.error is None and digits and self.hash(card).startswith(digits)
+        super().__init__(
+            folders,
+            place=GATES_FOLDER,
+            card=GateCard,
+            read=read_facts,
+            unknown="Gates {name}: there are no such gates.",
+            remedy="Train them, or put their file into",
         )
-
-    def _walk(self) -> Iterator[Path]:
-        for folder in self.folders:
-            try:
-                paths = sorted((folder / GATES_FOLDER).iterdir())
-            except OSError:
-                continue  # no gates there
-            for path in paths:
-                if path.suffix.lower() == ".safetensors" and not path.name.startswith("."):
-                    yield path
-
-    def _card(self, name: str, path: Path) -> GateCard:
-        try:
-            if path not in self._lent and not path.resolve().is_relative_to(_home(path).resolve()):
-                raise ComposerError(
-                    f"{path}: is a link that leads out of the LoRA folder. Copy its target here."
-                )
-            stamp = _stamp(path)
-        except ComposerError as error:
-            return GateCard(name=name, path=path, error=str(error))
-        except (OSError, RuntimeError):  # RuntimeError: a circle of links
-            told = f"{path}: cannot be read. Put the file back, or remove the link."
-            return GateCard(name=name, path=path, error=told)
-        known = self._known.get(path)
-        if known is None or known[0] != stamp:
-            facts, problem = None, None
-            try:
-                facts = read_facts(path)
-            except ComposerError as error:
-                problem = str(error)
-            known = self._known[path] = (stamp, facts, problem)
-        return GateCard(name=name, path=path, facts=known[1], error=known[2])
-
-
-def _home(path: Path) -> Path:
-    """The LoRA folder of a gate file."""
-    return path.parent.parent
-
-
-def _stamp(path: Path) -> Stamp:
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size

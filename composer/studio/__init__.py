@@ -13,6 +13,7 @@ from composer.studio.gating import GateOffer
 from composer.studio.history import History, SavedPicture
 from composer.studio.jobs import Waiting
 from composer.studio.known_weights import WeightOffer
+from composer.studio.placing import MixLoraOffer
 from composer.studio.recall import Recalled
 from composer.studio.requests import ComposeRequest, LoraRow
 from composer.studio.studio import Status, Studio
@@ -33,6 +34,7 @@ __all__ = [
     "GateOffer",
     "History",
     "LoraRow",
+    "MixLoraOffer",
     "PictureSaved",
     "Point",
     "Preview",

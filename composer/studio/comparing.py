@@ -13,13 +13,14 @@ from composer.errors import ComposerError
 from composer.studio.events import Event, Finished, PictureSaved, Progress, Started
 from composer.studio.gating import GateOffer, Plan
 from composer.studio.known_weights import WeightOffer
+from composer.studio.placing import MixLoraOffer
 from composer.studio.requests import ALWAYS, ComposeRequest, LoraRow, find_fusion, speaking
 
 if TYPE_CHECKING:
     from composer.studio.engine import Engine
     from composer.studio.history import History, SavedPicture
 
-Kind = Literal["bare", "alone", "yours", "best", "equal", "average", "regions", "gates"]
+Kind = Literal["bare", "alone", "yours", "best", "equal", "average", "regions", "gates", "mixlora"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MOST_SEEDS = 4
 SAME = ", the same as "
@@ -32,7 +33,8 @@ class Comparison:
     request: its `count` is the number of seeds, from its `seed` on.
     rows: the LoRAs with the user's weights; those that are off take no part.
     kinds: which ways are wanted. "gates" stands for every gate file for just these LoRAs, "best"
-        for the weights that a search found for just these, if there was one.
+        for the weights that a search found for just these, if there was one, "mixlora" for every
+        MixLoRA that has learned what one of them calls, in the place of those.
     """
 
     request: Request = field(default_factory=Request)
@@ -72,13 +74,17 @@ def ways_of(
     offers: Iterable[GateOffer],
     title: Callable[[str], str],
     known: Iterable[WeightOffer] = (),
+    *,
+    mixloras: Iterable[MixLoraOffer] = (),
+    trigger: Callable[[str], str] = lambda name: "",
 ) -> tuple[Way, ...]:
     """The ways, in the order of `KINDS`. One that comes to the same as another is made once.
 
     asked: with its tags turned into rows; its seed is drawn here, once for all ways.
     offers: gates at hand; those for other LoRAs than these are left out.
-    title: what people call a LoRA.
+    title: what people call a LoRA; trigger: the words that call it.
     known: weights that were found by a search; those for other LoRAs are left out.
+    mixloras: those at hand; one that has learned nothing of these LoRAs is left out.
 
     Raises:
         ComposerError: no LoRA speaks, or nothing is left to compare.
@@ -90,7 +96,8 @@ def ways_of(
         drawn = replace(asked.request, seed=secrets.randbelow(SEEDS))
         asked = replace(asked, request=drawn)
     found: dict[Any, Way] = {}
-    for way in _laid_out(asked, rows, offers, title, known):
+    placed = _placed(asked, rows, mixloras, title, trigger)
+    for way in (*_laid_out(asked, rows, offers, title, known), *placed):
         if way.kind not in kinds:
             continue
         sound = _what_speaks(way.asked)
@@ -102,8 +109,9 @@ def ways_of(
             found[sound] = way
     if not found:
         raise ComposerError(
-            "No trained gates and no best known weights are for just these LoRAs. Train some, tune "
-            "them with `composer tune-weights`, or choose another way."
+            "No trained gates and no best known weights are for just these LoRAs, and no MixLoRA "
+            "has learned what they call. Train some, tune them with `composer tune-weights`, or "
+            "choose another way."
         )
     return tuple(found.values())
 
@@ -144,6 +152,22 @@ def _laid_out(
             yield way("gates", "Learned gates", offer.name, full, **how)
 
 
+def _placed(
+    asked: ComposeRequest,
+    rows: tuple[LoraRow, ...],
+    offers: Iterable[MixLoraOffer],
+    title: Callable[[str], str],
+    trigger: Callable[[str], str],
+) -> Iterator[Way]:
+    """MixLoRAs in the place of the LoRAs whose triggers they know, the others in full."""
+    for offer in offers:
+        left = tuple(LoraRow(name=r.name) for r in rows if not offer.knows(trigger(r.name)))
+        if len(left) < len(rows):
+            detail = " + ".join([offer.name, *(title(row.name) for row in left)])
+            placed = replace(asked, rows=left, mixlora=offer.name)
+            yield Way(kind="mixlora", title="MixLoRA", detail=detail, asked=placed)
+
+
 def _weight(row: LoraRow) -> str:
     apart = "" if row.text_encoder is None else f" (text {row.text_encoder:g})"
     return f"{row.unet:g}{apart}"
@@ -155,9 +179,13 @@ def _what_speaks(asked: ComposeRequest) -> object:
         return asked.gates
     fusion = find_fusion(asked.fusion)
     weights = fusion.weigh(dict(speaking(asked.rows)))
-    return fusion.by_region and len(weights) > 1, tuple(
-        (name, tuple(sorted(weight.items())) if isinstance(weight, Mapping) else weight)
-        for name, weight in weights.items()
+    return (
+        asked.mixlora,
+        fusion.by_region and len(weights) > 1,
+        tuple(
+            (name, tuple(sorted(weight.items())) if isinstance(weight, Mapping) else weight)
+            for name, weight in weights.items()
+        ),
     )
 
 

@@ -16,8 +16,11 @@ from composer.experts import Expert, ModuleNames, read_expert
 from composer.fusions import Fusion, region_gates
 from composer.fusions.gate_file import GateFile, gated, read_gates
 from composer.fusions.gate_record import GateListener
+from composer.fusions.mixlora_file import read_mixlora
 from composer.mixture import Granularity, Mixture, attach
+from composer.mixture.mixlora import MixLora
 from composer.studio.gating import Gating
+from composer.studio.placing import Placing
 
 KEPT_EXPERTS = 16
 
@@ -26,7 +29,11 @@ Attached = tuple[Granularity, tuple[tuple[str, Expert], ...]]
 
 
 class Engine:
-    """One model, the experts read for it, and the mixture that stands in it now."""
+    """One model, the experts read for it, and the mixture that stands in it now.
+
+    A MixLoRA stands below the mixture, next to the model itself: LoRAs are added to it as if the
+    model had always known what it has learned.
+    """
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -36,6 +43,7 @@ class Engine:
         self._attached: Attached = ("network", ())
         self._gates: tuple[Stamp, GateFile] | None = None  # those read last
         self._fitted: GateFile | None = None  # those in the mixture
+        self._placed: tuple[Stamp, MixLora] | None = None
 
     @classmethod
     def load(cls, model: str, *, device: str, dtype: str | None) -> Engine:
@@ -57,12 +65,18 @@ class Engine:
         experts: tuple[Expert, ...],
         weights: Mapping[str, Mapping[str, float]],
         fusion: Fusion,
+        placing: Placing | None = None,
     ) -> None:
-        """Let these experts speak, and no others. Without experts the model is bare again.
+        """Let these experts speak, and no others, over a MixLoRA if there is one. Without either
+        the model is bare again.
 
         Experts are attached anew only when others speak than before; a weight is a number in a
         buffer. What was attached before does not matter to what the model then computes.
+
+        Raises:
+            ComposerError: the MixLoRA is for another model, or damaged.
         """
+        self._place(placing)
         granularity: Granularity = "block" if fusion.by_region else "network"
         self._attach(granularity, {expert.name: expert for expert in experts})
         if self._mixture is not None:
@@ -87,6 +101,7 @@ class Engine:
         experts = {name: self.read(name, gating.loras[name].path) for name in sorted(gating.loras)}
         facts.check_experts({name: expert.tensor_hash for name, expert in experts.items()})
         file = self._read_gates(gating.card.name, gating.card.path)
+        self._place(None)
         self._attach(file.granularity, experts)
         assert self._mixture is not None  # there is at least one expert
         if self._fitted is not file:
@@ -118,7 +133,14 @@ class Engine:
         return GateListener(self._mixture, guided=guided)
 
     def release(self) -> None:
-        """Take the mixture out of the model, bit for bit."""
+        """Take the mixture and the MixLoRA out of the model, bit for bit."""
+        self._detach()
+        if self._placed is not None:
+            self._placed[1].detach()
+        self._placed = None
+
+    def _detach(self) -> None:
+        """Take the mixture out."""
         if self._mixture is not None:
             self._mixture.detach()
         self._mixture, self._attached, self._fitted = None, ("network", ()), None
@@ -127,11 +149,24 @@ class Engine:
         """Attach these experts and no others, unless that is how it is."""
         wanted = (granularity, tuple(experts.items()))
         if wanted != self._attached:
-            self.release()
+            self._detach()
             if experts:
                 sites = {name: expert.sites for name, expert in experts.items()}
                 self._mixture = attach(self.model.models, sites, granularity=granularity)
                 self._attached = wanted
+
+    def _place(self, placing: Placing | None) -> None:
+        """Let this MixLoRA stand in the model and no other, unless that is how it is."""
+        stamp = None
+        if placing is not None:
+            stamp = _stamp(f"MixLoRA {placing.card.name!r} is", placing.card.path)
+        if stamp == (None if self._placed is None else self._placed[0]):
+            return
+        self.release()
+        if stamp is not None:
+            file = read_mixlora(stamp[0])
+            file.check_model(self.model.name, self.model.hash)
+            self._placed = (stamp, file.attach(self.model.unet, str(stamp[0])))
 
     def _switch(
         self, switches: Mapping[str, bool], steps: Mapping[str, tuple[float, float]]

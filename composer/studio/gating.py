@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from composer.experts.card import Card
     from composer.experts.library import Library
     from composer.fusions.gate_library import GateCard
+    from composer.studio.placing import Placing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +62,13 @@ class Gating:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A request, and the files that its names mean: LoRAs that speak, or gates and theirs."""
+    """A request, and the files that its names mean: LoRAs that speak, perhaps over a MixLoRA, or
+    gates and theirs."""
 
     asked: ComposeRequest
     cards: Mapping[str, Card] = field(default_factory=dict[str, "Card"])
     gating: Gating | None = None
+    placing: Placing | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,10 @@ def paint(
     begun, model = time.monotonic(), engine.model
     request = plan.asked.request.resolve(size=model.size, multiple=model.multiple)
     mixed = _mix(engine, plan)
-    yield Started(loras=tuple(sorted(lora.name for lora in mixed.loras)), notes=mixed.notes)
+    speak = sorted(lora.name for lora in mixed.loras)
+    if plan.placing is not None:
+        speak.insert(0, plan.placing.card.name)
+    yield Started(loras=tuple(speak), notes=mixed.notes)
     finished: list[SavedPicture] = []
     with contextlib.closing(_pieces(engine, request, plan.asked.gate_map, cancelled)) as pieces:
         for piece, said in pieces:
@@ -83,7 +86,7 @@ def _mix(engine: Engine, plan: Plan) -> _Mixed:
         return _Mixed(loras=loras, fusion=gating.told(), notes=notes)
     fusion, weights = find_fusion(plan.asked.fusion), speaking(plan.asked.rows)
     experts = tuple(engine.read(name, plan.cards[name].path) for name in weights)
-    engine.mix(experts, weights, fusion)
+    engine.mix(experts, weights, fusion, plan.placing)
     by_name = {expert.name: expert for expert in experts}
     loras = tuple(
         _record(row.name, by_name[row.name], **row.weights)
@@ -91,7 +94,10 @@ def _mix(engine: Engine, plan: Plan) -> _Mixed:
         if row.name in by_name
     )
     notes = (*_notes(experts), *(_silent(plan, experts) if fusion.by_region else ()))
-    return _Mixed(loras=loras, fusion={"name": fusion.name}, notes=notes)
+    if plan.placing is None:
+        return _Mixed(loras=loras, fusion={"name": fusion.name}, notes=notes)
+    more = plan.placing.notes(plan.asked.request.prompt)
+    return _Mixed(loras=loras, fusion=plan.placing.told(), notes=(*more, *notes))
 
 
 def _record(name: str, expert: Expert, **weights: float) -> LoraRecord:

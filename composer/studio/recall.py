@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from composer.diffusion.record import LoraRecord, PictureRecord
 from composer.errors import ComposerError
 from composer.fusions import FUSIONS
 from composer.studio.gating import recalled_rows
-from composer.studio.requests import GATES, ComposeRequest, LoraRow
+from composer.studio.requests import GATES, MIXLORA, ComposeRequest, LoraRow
 
 if TYPE_CHECKING:
     from composer.experts.card import Card
     from composer.experts.library import Library
-    from composer.fusions.gate_library import GateCard, GateLibrary
+    from composer.fusions.gate_library import GateLibrary
+    from composer.fusions.mixlora_library import MixLoraLibrary
+    from composer.fusions.own_library import OwnCard, OwnLibrary
+
+    Found = TypeVar("Found", bound=OwnCard[Any])
 
 SHORT = 12  # digits of a hash, as A1111 shows them
 LEAST_DIGITS = 8  # fewer tell too little
@@ -34,11 +38,12 @@ def recall(
     library: Library,
     find: Callable[[str], Card],
     gate_library: Callable[[], GateLibrary],
+    mixlora_library: Callable[[], MixLoraLibrary],
 ) -> Recalled:
-    """The request of a picture, with its LoRAs and gates by the names they have now.
+    """The request of a picture, with its LoRAs, gates and MixLoRA by the names they have now.
 
     find: the card of a LoRA's name; it raises ComposerError for a name that cannot be used.
-    gate_library: called for a picture that was made with gates.
+    gate_library, mixlora_library: called for a picture that was made with gates, or a MixLoRA.
     """
     names, notes = _find_loras(record.loras, library, find)
     rows: dict[str, LoraRow] = {}
@@ -48,10 +53,15 @@ def recall(
     asked = ComposeRequest(request=record.request, rows=tuple(rows.values()))
     fusion = str(record.fusion.get("name", ""))
     if fusion == GATES:
-        card = _find_gates(record.fusion, gate_library(), notes)
+        words = ("The gates", "are", "have", "The weighted sum is used instead.")
+        card = _find_own(record.fusion, GATES, gate_library(), words, notes)
         if card is not None:
             gated = recalled_rows(card, record.fusion, tuple(rows), library)
             asked = replace(asked, rows=gated, gates=card.name)
+    elif fusion == MIXLORA:
+        words = ("The MixLoRA", "is", "has", "The picture is made without it.")
+        placed = _find_own(record.fusion, MIXLORA, mixlora_library(), words, notes)
+        asked = replace(asked, mixlora="" if placed is None else placed.name)
     elif fusion in FUSIONS:
         asked = replace(asked, fusion=fusion)
     else:
@@ -59,11 +69,19 @@ def recall(
     return Recalled(asked=asked, notes=(*record.notes, *notes))
 
 
-def _find_gates(
-    fusion: Mapping[str, Any], library: GateLibrary, notes: list[str]
-) -> GateCard | None:
-    """The gate file of a picture; by its hash if there is no file of its name, or another one."""
-    name, digits = str(fusion.get("gates", "")), str(fusion.get("hash", ""))
+def _find_own(
+    fusion: Mapping[str, Any],
+    key: str,
+    library: OwnLibrary[Found],
+    words: tuple[str, str, str, str],
+    notes: list[str],
+) -> Found | None:
+    """The gate file or MixLoRA of a picture; by its hash if none has its name, or another one has.
+
+    key: where the record has its name. words: "The gates", "are", "have", and what is done without.
+    """
+    what, are, have, without = words
+    name, digits = str(fusion.get(key, "")), str(fusion.get("hash", ""))
     named, problem = None, ""
     try:
         named = library.find(name)
@@ -73,16 +91,16 @@ def _find_gates(
         return named
     same = library.with_hash(digits) if len(digits) >= LEAST_DIGITS else ()
     if same:
-        notes.append(f"The gates {name!r} are called {same[0].name!r} now.")
+        notes.append(f"{what} {name!r} {are} called {same[0].name!r} now.")
         return same[0]
     if named is not None:
         notes.append(
-            f"The gates {named.name!r} have changed since, so the picture will differ: it was made "
+            f"{what} {named.name!r} {have} changed since, so the picture will differ: it was made "
             f"with the file whose hash begins {digits[:SHORT]}."
         )
         return named
     hashed = f" The file's hash begins {digits[:SHORT]}." if digits else ""
-    notes.append(f"{problem}{hashed} The weighted sum is used instead.")
+    notes.append(f"{problem}{hashed} {without}")
     return None
 
 

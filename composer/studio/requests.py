@@ -15,6 +15,7 @@ from composer.fusions import FUSIONS, Fusion
 MAX_WEIGHT = 10.0
 ALWAYS = (0.0, 1.0)
 GATES = "gates"  # what a picture's record calls the fusion by learned gates
+MIXLORA = "mixlora"  # and a MixLoRA, with LoRAs added to it by their weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,8 @@ class ComposeRequest:
 
     gates: the name of a gate file, whose gates then fuse its LoRAs in place of the fusion. Rows say
         which of them are switched off; one without a row is on, and weights do not matter.
+    mixlora: the name of a MixLoRA. It stands in the model as if the model knew what it has learned;
+        rows are LoRAs that are added to it by their weights, and there need be none.
     gate_map: whether what the gates say is kept beside each picture.
     """
 
@@ -77,10 +80,16 @@ class ComposeRequest:
     rows: tuple[LoraRow, ...] = ()
     fusion: str = "weighted"
     gates: str = ""
+    mixlora: str = ""
     gate_map: bool = False
 
     def __post_init__(self) -> None:
         find_fusion(self.fusion)
+        if self.mixlora and (self.gates or self.fusion != "weighted"):
+            raise ComposerError(
+                "A MixLoRA decides by its own routers, and LoRAs are added to it by their weights: "
+                "leave out the gates or the other fusion, or the MixLoRA."
+            )
         limited = [row.name for row in self.rows if row.steps != ALWAYS]
         if limited and not self.gates:
             raise ComposerError(
@@ -114,9 +123,9 @@ class ComposeRequest:
         return replace(self, request=untagged, rows=tuple(named)).with_rows(tagged)
 
     def without_gates(self) -> ComposeRequest:
-        """The same LoRAs fused by the request's fusion, each all the time."""
+        """The same LoRAs fused by the request's fusion alone, each all the time."""
         rows = tuple(replace(row, steps=ALWAYS) for row in self.rows)
-        return replace(self, rows=rows, gates="", gate_map=False)
+        return replace(self, rows=rows, gates="", mixlora="", gate_map=False)
 
 
 def speaking(rows: Iterable[LoraRow]) -> dict[str, dict[str, float]]:

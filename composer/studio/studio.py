@@ -16,6 +16,7 @@ from composer.studio.gating import GateOffer, Plan, offers, plan_gating
 from composer.studio.history import History, SavedPicture
 from composer.studio.jobs import Job, JobQueue, Waiting
 from composer.studio.known_weights import WeightOffer, weight_offers
+from composer.studio.placing import MixLoraOffer, Placing, mixlora_offers
 from composer.studio.recall import SHORT, Recalled, recall
 from composer.studio.requests import ComposeRequest, speaking
 from composer.studio.trainings import Trainings
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from composer.experts.card import Card
     from composer.experts.library import Library
     from composer.fusions.gate_library import GateCard, GateLibrary
+    from composer.fusions.mixlora_library import MixLoraLibrary
     from composer.fusions.weight_library import WeightLibrary
     from composer.studio.engine import Engine
     from composer.studio.lending import Lent
@@ -50,7 +52,7 @@ class Studio:
 
     model: a diffusers folder, a checkpoint file, or a hub name.
     lora_dirs: folders of LoRA files; trained gates are in their folders `gates/`, tuned weights in
-        `weights/`.
+        `weights/`, MixLoRAs in `mixlora/`.
     output_dir: where pictures are kept.
     device, dtype: as for `load_model`, the dtype by its name.
     language_model, adapter: what makes full prompts of a few words; see `Wording`.
@@ -79,6 +81,7 @@ class Studio:
         self._library: Library | None = None
         self._gates: GateLibrary | None = None
         self._weights: WeightLibrary | None = None
+        self._mixloras: MixLoraLibrary | None = None
         self._engine: Engine | None = None
         self._started = False
         first = next(iter(self._lora_dirs), None)
@@ -191,6 +194,28 @@ class Studio:
             found, problems = self._weights.all()
         return weight_offers(found, self._library, self._status.model_hash), problems
 
+    def lend_mixlora(self, path: str | Path) -> str:
+        """Add one MixLoRA from anywhere, for whoever may name paths. Returns its name.
+
+        Raises:
+            ComposerError: it is no MixLoRA for pictures.
+        """
+        library = self._mixlora_library()
+        with self._library_lock:
+            return library.lend(Path(path)).name
+
+    def mixlora_offers(self) -> tuple[tuple[MixLoraOffer, ...], tuple[str, ...]]:
+        """The MixLoRAs that fit the loaded model, and what is wrong with the rest.
+
+        Nothing fits while no model is loaded.
+        """
+        if self._status.state != "ready":
+            return (), ()
+        library = self._mixlora_library()
+        with self._library_lock:
+            cards = library.cards()
+        return mixlora_offers(cards, self._status.model, self._status.model_hash)
+
     def recall(self, picture: SavedPicture) -> Recalled:
         """What to ask for to get a picture again, and what is not as it was then.
 
@@ -203,7 +228,9 @@ class Studio:
         with contextlib.suppress(ComposerError):  # without a folder, LoRAs are missing one by one
             self.cards()
         assert self._library is not None
-        recalled = recall(record, self._library, self.card, self._gate_library)
+        recalled = recall(
+            record, self._library, self.card, self._gate_library, self._mixlora_library
+        )
         model = self._engine.model if self._engine is not None else None
         if model is None or not record.model_hash or model.hash.startswith(record.model_hash):
             return recalled
@@ -245,10 +272,16 @@ class Studio:
             ComposerError: a LoRA cannot be used, or nothing is left to compare.
         """
         asked = comparison.asked.merged(lambda name: self.card(name).name)
-        titles = {row.name: self.card(row.name).info.title for row in asked.rows if row.speaks}
-        offers, _ = self.gate_offers()
-        known, _ = self.weight_offers()
-        return ways_of(asked, comparison.kinds, offers, lambda name: titles[name] or name, known)
+        infos = {row.name: self.card(row.name).info for row in asked.rows if row.speaks}
+        return ways_of(
+            asked,
+            comparison.kinds,
+            self.gate_offers()[0],
+            lambda name: infos[name].title or name,
+            self.weight_offers()[0],
+            mixloras=self.mixlora_offers()[0],
+            trigger=lambda name: infos[name].trigger,
+        )
 
     def compare(self, ways: Sequence[Way], *, owner: str = "") -> Iterator[Event]:
         """Paint in all these ways as one job, way by way; otherwise as `compose`."""
@@ -296,7 +329,8 @@ class Studio:
         merged = asked.merged(lambda name: self.card(name).name)
         if not merged.gates:
             speak = speaking(merged.rows)
-            return Plan(asked=merged, cards={name: self.card(name) for name in speak})
+            cards = {name: self.card(name) for name in speak}
+            return Plan(asked=merged, cards=cards, placing=self._placing(merged.mixlora))
         self.cards()
         assert self._library is not None
         gates = self._gate_library()
@@ -304,6 +338,22 @@ class Studio:
             card = gates.find(merged.gates)
         gating = plan_gating(card, gates.hash(card), merged.rows, self._library)
         return Plan(asked=merged, gating=gating)
+
+    def _placing(self, name: str) -> Placing | None:
+        if not name:
+            return None
+        library = self._mixlora_library()
+        with self._library_lock:
+            card = library.find(name)
+            return Placing(card=card, hash=library.hash(card))
+
+    def _mixlora_library(self) -> MixLoraLibrary:
+        from composer.fusions.mixlora_library import MixLoraLibrary
+
+        with self._library_lock:
+            if self._mixloras is None:
+                self._mixloras = MixLoraLibrary(self._lora_dirs)
+            return self._mixloras
 
     def _gate_library(self) -> GateLibrary:
         from composer.fusions.gate_library import GateLibrary

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from transformers import CLIPModel, CLIPTokenizer
 
-STAGES: tuple[str, ...] = ("vae", "clip", "unet", "oracle", "assemble", "loras", "language")
+STAGES: tuple[str, ...] = (
+    *("vae", "clip", "unet", "oracle", "assemble"),
+    *("loras", "mixlora", "language"),
+)
 """In order; each needs the ones before it."""
 
 SHARED: tuple[str, ...] = ("vae", "unet")
@@ -132,6 +135,7 @@ def do_stage(build: Build, name: str) -> None:
         "unet": _unet,
         "assemble": _assemble,
         "loras": _loras,
+        "mixlora": _mixlora,
         "language": _language,
     }
     actions[name](build)
@@ -244,6 +248,12 @@ def _loras(build: Build) -> None:
     from composer.toybox.stage_loras import train_all
 
     train_all(build.out, build.loras, scale=build.scale, processes=build.processes)
+
+
+def _mixlora(build: Build) -> None:
+    from composer.toybox.stage_mixlora import train_characters
+
+    train_characters(build.out, build.loras, scale=build.scale)
 
 
 def _language(build: Build) -> None:

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from composer.errors import ComposerError
 from composer.files import write_atomically
-from composer.training.config import LoraTraining
 from composer.training.pictures import TrainingPicture
 from composer.training.trainer import Trainer
 
-VERSION = 1
+VERSION = 2
 # What may differ between a training and its resumption without changing a single number.
 FREE = frozenset(
     {"output", "pictures", "prior_pictures", "title", "description", "role", "preview_every"}
     | {"preview_prompt", "save_preview", "checkpoint_every", "resume", "naming", "file_type"}
+    | {"sets"}  # their pictures are compared themselves
 )
 
 
@@ -43,7 +43,9 @@ def save_checkpoint(path: Path, trainer: Trainer, pictures: Sequence[TrainingPic
         "skipped": trainer.skipped,
         "bad_in_a_row": trainer.bad_in_a_row,
         "smoothed_loss": trainer.smoothed_loss,
+        "kind": type(trainer.config).__name__,
         "config": trainer.config.to_json(),
+        "sets": list(trainer.lesson.draws.sets),
         "pictures": fingerprint(pictures),
         "processes": trainer.processes.num_processes,
     }
@@ -98,14 +100,17 @@ def _check_same(
     remedy = "train with the same again, or start without resume."
     if state["version"] != VERSION:
         raise ComposerError(f"{path} is from another version of Composer: start without resume.")
-    then = LoraTraining.from_json(state["config"]).to_json()
+    if state["kind"] != type(trainer.config).__name__:
+        raise ComposerError(f"{path} is of another kind of training: start without resume.")
+    then = type(trainer.config).from_json(state["config"]).to_json()
     now = trainer.config.to_json()
     for key in now:
         if key not in FREE and then[key] != now[key]:
             raise ComposerError(
                 f"{path} was trained with {key} {then[key]!r}, not {now[key]!r}: {remedy}"
             )
-    if state["pictures"] != fingerprint(pictures):
+    sets = list(trainer.lesson.draws.sets)
+    if state["sets"] != sets or state["pictures"] != fingerprint(pictures):
         raise ComposerError(f"{path} was trained on other pictures or captions: {remedy}")
     if state["processes"] != trainer.processes.num_processes:
         raise ComposerError(

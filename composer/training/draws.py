@@ -30,14 +30,20 @@ class Draw:
     dropped: list[bool]
     """Whose caption is left out."""
     flipped: list[bool]
+    seed: int
+    """Of what else is drawn while the model runs, such as dropout."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draws:
-    """Draws batches from `subjects` training pictures followed by `priors` prior pictures."""
+    """Draws batches from training pictures followed by `priors` prior pictures.
+
+    sets: how many training pictures each image set has, one set after the other; all sets have the
+        same share of the batches.
+    """
 
     seed: int
-    subjects: int
+    sets: tuple[int, ...]
     priors: int
     prior_share: float
     batch_size: int
@@ -66,16 +72,23 @@ class Draws:
             latent_noise=latent_noise,
             dropped=[bool(chance < self.caption_dropout) for chance in chances[0]],
             flipped=[self.flip and bool(chance < 0.5) for chance in chances[1]],
+            seed=generator_for(self.seed, "dropout", number).initial_seed(),
         )
 
     def _picture(self, slot: int) -> int:
-        """Slots go to prior pictures in an even stripe of `prior_share`; both kinds go round in
-        an order shuffled anew each time."""
+        """Slots go to prior pictures in an even stripe of `prior_share`; the sets take
+        turns, and each goes round in an order shuffled anew each time."""
         before = int(slot * self.prior_share) if self.priors else 0
         is_prior = self.priors > 0 and int((slot + 1) * self.prior_share) > before
-        count, turn = (self.priors, before) if is_prior else (self.subjects, slot - before)
-        order = _order(self.seed, "prior" if is_prior else "subject", turn // count, count)
-        return order[turn % count] + (self.subjects if is_prior else 0)
+        if is_prior:
+            return sum(self.sets) + self._turn("prior", before, self.priors)
+        turn, which = divmod(slot - before, len(self.sets))
+        purpose = f"subject {which}" if which else "subject"
+        return sum(self.sets[:which]) + self._turn(purpose, turn, self.sets[which])
+
+    def _turn(self, purpose: str, turn: int, count: int) -> int:
+        """Which of `count` has this turn."""
+        return _order(self.seed, purpose, turn // count, count)[turn % count]
 
 
 def generator_for(seed: int, purpose: str, number: int) -> torch.Generator:
@@ -84,7 +97,7 @@ def generator_for(seed: int, purpose: str, number: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def _order(seed: int, purpose: str, epoch: int, count: int) -> tuple[int, ...]:
     generator = generator_for(seed, purpose, epoch)
     order: Any = torch.randperm(count, generator=generator)

@@ -21,12 +21,12 @@ OPTIMIZERS = {"adamw": "torch.optim.AdamW", "muon": "composer.training.muon.Muon
 _PATHS = ("output", "pictures", "prior_pictures")
 
 
-def training_metadata(trainer: Trainer, started: datetime) -> dict[str, str]:
+def training_metadata(trainer: Trainer, config: LoraTraining, started: datetime) -> dict[str, str]:
     """All values as strings, some of them JSON; of paths only the last name.
 
     `write_lora` adds what it knows itself: title, trigger, role, rank, alpha and hash.
     """
-    config, model, pictures = trainer.config, trainer.model, trainer.lesson.pictures
+    model, pictures = trainer.model, trainer.lesson.pictures
     finished = datetime.now(timezone.utc)
     family, architecture = FAMILIES.get(model.cross_attention_dim, (model.name, model.name))
     subjects = [picture for picture in pictures if not picture.is_prior]
@@ -55,7 +55,7 @@ def training_metadata(trainer: Trainer, started: datetime) -> dict[str, str]:
         "composer.training": json.dumps(_settings(config), ensure_ascii=False),
         "composer.skipped_steps": trainer.skipped,
         "composer.smoothed_loss": f"{trainer.smoothed_loss:.6g}",
-        "composer.versions": json.dumps(_versions()),
+        "composer.versions": json.dumps(versions()),
         **_kohya_settings(config),
     }
     return {key: str(value) for key, value in values.items()}
@@ -98,7 +98,8 @@ def _tags(pictures: Sequence[TrainingPicture]) -> dict[str, int]:
     return dict(Counter(tag for tag in tags if tag).most_common())
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Composer and the libraries that a training depends on."""
     import diffusers
     import peft
     import torch

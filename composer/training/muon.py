@@ -38,9 +38,10 @@ def orthogonalise(matrix: Tensor, iterations: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon over weights of two or four dimensions; `lr` is the spectral norm of one update.
+    """Muon over matrices and the kernels of convolutions; `lr` is the spectral norm of one update.
 
-    `params` are parameters or groups of them, as torch's optimizers take them.
+    `params` are parameters or groups of them, as torch's optimizers take them. In a group with
+    `stacked` the first axis counts matrices, of which each is taken for itself.
 
     Under torch.distributed each process orthogonalises its share of the weights and the updates
     are exchanged, so the cost is split.
@@ -66,7 +67,8 @@ class Muon(torch.optim.Optimizer):
             shapes: dict[tuple[int, int], list[int]] = {}
             for index, weight in enumerate(weights):
                 if weight.grad is not None:
-                    shapes.setdefault((weight.shape[0], weight[0].numel()), []).append(index)
+                    matrix = weight[0] if group.get("stacked") else weight
+                    shapes.setdefault((matrix.shape[0], matrix[0].numel()), []).append(index)
             for number, ((rows, columns), members) in enumerate(sorted(shapes.items())):
                 for place, index in enumerate(members):
                     state = self.state[weights[index]]
@@ -78,10 +80,14 @@ class Muon(torch.optim.Optimizer):
                     state["mine"] = (place + number) % world == rank
                 mine = [i for i in members if self.state[weights[i]]["mine"]]
                 if mine:
-                    looks = [self.state[weights[i]]["look"].reshape(rows, columns) for i in mine]
+                    looks = [
+                        self.state[weights[i]]["look"].reshape(-1, rows, columns) for i in mine
+                    ]
                     # one rate for all shapes: the change of the outputs' RMS is what counts
                     scale = math.sqrt(max(1.0, rows / columns))
-                    for i, update in zip(mine, orthogonalise(torch.stack(looks)), strict=True):
+                    sizes = [len(look) for look in looks]
+                    done = torch.split(orthogonalise(torch.cat(looks)), sizes)
+                    for i, update in zip(mine, done, strict=True):
                         if updates is None:
                             self._apply(weights[i], update.reshape_as(weights[i]), scale, group)
                         else:

@@ -1,17 +1,36 @@
-"""The trainable LoRA layers: put into a model by peft, read out as factors, taken away again."""
+"""The trainable layers: what a trainer needs of them, and those of a LoRA.
+
+A LoRA's are put into a model by peft, read out as factors, taken away again.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from composer.errors import ComposerError
 from composer.experts.low_rank import LowRank
+from composer.mixture.rows import Tape
 
 ADAPTER = "lora"
+
+
+class Network(Protocol):
+    """What is trained, attached to its models; all else in them is frozen meanwhile.
+
+    parameters: what is trained, by name. groups: the same for an optimizer, with "params" and
+        their highest "lr". listen: collects what routers decide, for their loss.
+    """
+
+    def parameters(self) -> dict[str, nn.Parameter]: ...
+    def groups(self) -> list[dict[str, Any]]: ...
+    def listen(self) -> AbstractContextManager[Tape]: ...
+    def router_loss(self, tape: Tape) -> Tensor: ...
+    def detach(self) -> None: ...
 
 
 class LoraNetwork:
@@ -29,10 +48,11 @@ class LoraNetwork:
         rank: int,
         alpha: float,
         seed: int,
+        rates: Mapping[str, float],
     ) -> None:
         from peft import LoraConfig, inject_adapter_in_model
 
-        self._models = dict(models)
+        self._models, self._rates = dict(models), dict(rates)
         self._trainable_before = {
             name: parameter.requires_grad for name, parameter in self._named_parameters()
         }
@@ -68,6 +88,21 @@ class LoraNetwork:
                 ("up", cast(nn.Parameter, layer.lora_B[ADAPTER].weight)),
             )
         }
+
+    def groups(self) -> list[dict[str, Any]]:
+        """One for each model, empty where it is not trained."""
+        return [
+            {"params": list(self.parameters(f"{part}.").values()), "lr": rate}
+            for part, rate in self._rates.items()
+        ]
+
+    def listen(self) -> AbstractContextManager[Tape]:
+        """There are no routers to listen to."""
+        return nullcontext(Tape())
+
+    def router_loss(self, tape: Tape) -> Tensor:
+        """There are no routers to balance: 0."""
+        return torch.zeros(())
 
     def factors(self) -> dict[str, LowRank]:
         """What was learned: site -> a copy of its factors, on the CPU."""

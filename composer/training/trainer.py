@@ -13,11 +13,11 @@ from composer.diffusion.model import Model
 from composer.errors import ComposerError
 from composer.training.attention import attention_for_backward
 from composer.training.cache import CaptionCache, LatentCache, text_states
-from composer.training.config import LoraTraining
 from composer.training.draws import Draw, Draws
 from composer.training.muon import Muon
-from composer.training.network import LoraNetwork
+from composer.training.network import Network
 from composer.training.objective import Objective
+from composer.training.picture_config import PictureTraining
 from composer.training.pictures import TrainingPicture
 
 MOST_BAD_STEPS = 3
@@ -41,13 +41,13 @@ class Lesson:
 
 @dataclass
 class Trainer:
-    """Trains the factors of a network. `processes` is accelerate's PartialState: each process
+    """Trains a network. `processes` is accelerate's PartialState: each process
     takes its own batches, and the gradients are averaged."""
 
     model: Model
-    network: LoraNetwork
+    network: Network
     lesson: Lesson
-    config: LoraTraining
+    config: PictureTraining
     processes: Any
     step: int = 0
     skipped: int = 0
@@ -60,13 +60,9 @@ class Trainer:
 
     def __post_init__(self) -> None:
         config = self.config
-        text_rate = config.text_learning_rate or config.learning_rate / 2
         self.parameters = self.network.parameters()
-        self._rates = {"unet.": config.learning_rate, "text_encoder.": text_rate}
-        groups: list[dict[str, Any]] = [
-            {"params": list(self.network.parameters(part).values()), "lr": rate}
-            for part, rate in self._rates.items()
-        ]
+        groups = self.network.groups()
+        self._rates = [float(group["lr"]) for group in groups]
         decay = config.weight_decay
         self.optimizer = (
             Muon(groups, decay=decay)
@@ -162,7 +158,11 @@ class Trainer:
             "" if dropped else picture.caption
             for dropped, picture in zip(draw.dropped, chosen, strict=True)
         ]
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        devices = [device] if device.type == "cuda" else []
+        half = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
+        apart = cast(Any, torch.random).fork_rng(devices=devices)
+        with apart, self.network.listen() as tape, half:
+            cast(Any, torch).manual_seed(draw.seed)
             predicted: Tensor = self.model.unet(
                 noised.to(device, dtype),
                 draw.timesteps.to(device),
@@ -170,7 +170,7 @@ class Trainer:
                 return_dict=False,
             )[0]
         errors = (predicted.float() - target).square().mean(dim=(1, 2, 3))
-        return (errors * weights.to(device)).mean()
+        return (errors * weights.to(device)).mean() + self.network.router_loss(tape).to(device)
 
     def _states(self, captions: list[str]) -> Tensor:
         cache = self.lesson.captions
@@ -181,11 +181,11 @@ class Trainer:
 
     def _set_learning_rates(self) -> None:
         factor = rate_at(self.config, self.step)
-        for group, rate in zip(self.optimizer.param_groups, self._rates.values(), strict=True):
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
 
 
-def rate_at(config: LoraTraining, step: int) -> float:
+def rate_at(config: PictureTraining, step: int) -> float:
     """Linear warmup, then half a cosine down to zero just after the last step, or constant."""
     if step < config.warmup:
         return (step + 1) / (config.warmup + 1)

@@ -201,6 +201,7 @@ class Actions:
         """The whole form, so that it asks for this."""
         page, cards, request = self._page, self._cards(), asked.request
         fusion = gate_views.MARK + asked.gates if asked.gates else asked.fusion
+        fusion = gate_views.MIXLORA_MARK + asked.mixlora if asked.mixlora else fusion
         return {
             page.mixer: [views.row_view(row, cards.get(row.name)) for row in asked.rows],
             page.fusion: self.gates.fusion(fusion, cards),
@@ -297,6 +298,8 @@ class Actions:
         )
         if gates:
             return ComposeRequest(request=request, rows=rows, gates=gates, gate_map=True)
+        if mixlora := gate_views.mixlora_of(fusion):
+            return ComposeRequest(request=request, rows=rows, mixlora=mixlora)
         return ComposeRequest(request=request, rows=rows, fusion=fusion)
 
     def _report(self, event: Event) -> Update:

@@ -61,9 +61,16 @@ class CompareActions:
         cards = self._cards(refresh=True)
         offers, problems = self._studio.gate_offers()
         known, more = self._studio.weight_offers()
+        mixloras, others = self._studio.mixlora_offers()
+        learned = [
+            [card.name for card in cards.values() if offer.knows(card.info.trigger)]
+            for offer in mixloras
+        ]
         return {
             page.picker: {**picker_view(cards.values()), "title": "LoRAs to compare"},
-            page.ways: compare_views.ways_view(ways, offers, (*problems, *more), known),
+            page.ways: compare_views.ways_view(
+                ways, offers, (*problems, *more, *others), known, learned
+            ),
         }
 
     def take(self, *compose: Any) -> Update:

@@ -33,6 +33,7 @@ WORDS: Mapping[Kind, tuple[str, str]] = {
     "average": ("Average (NLA)", "weights that share 1 evenly"),
     "regions": ("Trigger regions", "each where its words act"),
     "gates": ("Learned gates", "trained for just these LoRAs"),
+    "mixlora": ("MixLoRA", "in the place of the LoRAs that it has learned"),
 }
 
 
@@ -41,8 +42,12 @@ def ways_view(
     offers: Iterable[GateOffer] = (),
     problems: Iterable[str] = (),
     known: Iterable[WeightOffer] = (),
+    mixloras: Iterable[Iterable[str]] = (),
 ) -> Json:
-    """The choice of ways as it is, with the gates and best known weights that are at hand now."""
+    """The choice of ways as it is, with the gates, best known weights and MixLoRAs at hand now.
+
+    mixloras: the names of the LoRAs in whose place each can stand.
+    """
     kinds, seeds = read_ways(value)
     return {
         "kinds": [
@@ -53,6 +58,7 @@ def ways_view(
         "most": MOST_SEEDS,
         "offers": [list(offer.loras) for offer in offers],
         "known": [{"weights": dict(offer.weights), "told": offer.told} for offer in known],
+        "mixloras": [list(names) for names in mixloras],
         "problems": list(problems),
     }
 

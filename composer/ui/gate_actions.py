@@ -1,15 +1,16 @@
-"""What the first page does with learned gates: offer them, choose them, show what they said."""
+"""What the first page does with learned gates and MixLoRAs: offer them, choose them, show them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from composer.errors import ComposerError
 from composer.fusions import FUSIONS
-from composer.studio import GateOffer, LoraRow, SavedPicture, Studio
+from composer.studio import GateOffer, LoraRow, MixLoraOffer, SavedPicture, Studio
 from composer.ui import gate_views, views
 from composer.ui.examples import Example, gate_example
 from composer.ui.layout import Page
@@ -33,31 +34,54 @@ class GateActions:
         """The gates that fit the model and the LoRAs at hand."""
         return self._studio.gate_offers()[0]
 
+    def mixloras(self) -> tuple[MixLoraOffer, ...]:
+        """The MixLoRAs that fit the model."""
+        return self._studio.mixlora_offers()[0]
+
     def problems(self) -> tuple[str, ...]:
-        """What is wrong with the other gate files."""
-        return self._studio.gate_offers()[1]
+        """What is wrong with the other gate files and MixLoRAs."""
+        return (*self._studio.gate_offers()[1], *self._studio.mixlora_offers()[1])
 
     def fusion(self, chosen: str | None, cards: Mapping[str, Card]) -> Any:
         """The list of fusions as it is now, with this one chosen; None leaves the choice."""
-        choices = gate_views.fusion_choices(self.offers(), cards, chosen or "")
+        mixloras = self.mixloras()
+        choices = gate_views.fusion_choices(self.offers(), cards, chosen or "", mixloras)
         return (
             gr.update(choices=choices)
             if chosen is None
-            else gr.update(choices=choices, value=chosen, info=describe(chosen))
+            else gr.update(choices=choices, value=chosen, info=describe(chosen, mixloras))
         )
 
     def follow(self, fusion: str | None, mixer: object) -> Update:
-        """After another fusion was chosen: its description, and the LoRAs of its gates."""
+        """After another fusion was chosen: its description, and the LoRAs of its gates; those in
+        whose place a MixLoRA stands are switched off."""
         page, cards, chosen = self._page, self._cards(), fusion or WEIGHTED
         offers = self.offers()
         update: Update = {
-            page.fusion: gr.update(info=describe(chosen)),
+            page.fusion: gr.update(info=describe(chosen, self.mixloras())),
             page.gates: gate_views.offers_view(offers, cards, chosen),
         }
         offer = next((o for o in offers if o.name == gate_views.gates_of(chosen)), None)
         if offer is not None:
             update[page.mixer] = self.rows(offer, mixer, cards)
+        placed = self._mixlora(chosen)
+        if placed is not None:
+            update[page.mixer] = self._without(placed, mixer, cards)
         return update
+
+    def _mixlora(self, fusion: str) -> MixLoraOffer | None:
+        name = gate_views.mixlora_of(fusion)
+        return next((o for o in self.mixloras() if o.name == name), None) if name else None
+
+    def _without(self, offer: MixLoraOffer, mixer: object, cards: Mapping[str, Card]) -> Any:
+        """The mixer's lines, with those LoRAs off whose triggers the MixLoRA knows."""
+        try:
+            there = views.read_rows(mixer)
+        except ComposerError:
+            return gr.update()
+        known = {r.name for r in there if r.name in cards and _knows(offer, cards[r.name])}
+        rows = [replace(row, on=row.on and row.name not in known) for row in there]
+        return [views.row_view(row, cards.get(row.name)) for row in rows]
 
     def rows(self, offer: GateOffer, mixer: object, cards: Mapping[str, Card]) -> list[Any]:
         """The mixer's lines for gates, switched as they are there."""
@@ -81,7 +105,13 @@ class GateActions:
         return self.fusion(WEIGHTED, self._cards())
 
     def grown(self, fusion: str, event: gr.EventData) -> Any:
-        """A LoRA was added: gates that do not know it give way to weights."""
+        """A LoRA was added: gates that do not know it give way to weights, and so does a MixLoRA
+        that has learned the same."""
+        placed, card = self._mixlora(fusion), self._cards().get(str(event.name))
+        if placed is not None and card is not None and _knows(placed, card):
+            words = views.escaped(gate_views.mixlora_title(placed))
+            gr.Info(f"{words} knows it already, so weights are used now.", title="Weights again")
+            return self.leave()
         name = gate_views.gates_of(fusion)
         offer = next((offer for offer in self.offers() if offer.name == name), None)
         if offer is None or str(event.name) in offer.loras:
@@ -144,6 +174,12 @@ class GateActions:
             return {}
 
 
-def describe(fusion: str) -> str:
+def _knows(offer: MixLoraOffer, card: Card) -> bool:
+    return offer.knows(card.info.trigger)
+
+
+def describe(fusion: str, mixloras: Iterable[MixLoraOffer] = ()) -> str:
     """What a fusion does, in words."""
+    if name := gate_views.mixlora_of(fusion):
+        return gate_views.describe_mixlora(next((o for o in mixloras if o.name == name), None))
     return GATED if gate_views.gates_of(fusion) else FUSIONS[fusion].description

@@ -1,4 +1,4 @@
-"""What the page shows of learned gates: which are offered, and who spoke where in a picture."""
+"""What the page shows of learned gates and MixLoRAs: which are offered, and who spoke where."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from composer.errors import ComposerError
 from composer.fusions import FUSIONS
-from composer.studio import GateOffer, LoraRow, SavedPicture
+from composer.studio import GateOffer, LoraRow, MixLoraOffer, SavedPicture
 
 if TYPE_CHECKING:
     from composer.fusions.gate_record import GateRecord, Row
     from composer.studio import Card
 
 MARK = "gates:"  # before the name of a gate file, among the fusions
+MIXLORA_MARK = "mixlora:"  # and before that of a MixLoRA
 MAX_STEPS_SHOWN = 32
 
 Json = dict[str, Any]
@@ -31,7 +32,10 @@ def titles(names: Iterable[str], cards: Mapping[str, Card]) -> str:
 
 
 def fusion_choices(
-    offers: Iterable[GateOffer], cards: Mapping[str, Card], chosen: str = ""
+    offers: Iterable[GateOffer],
+    cards: Mapping[str, Card],
+    chosen: str = "",
+    mixloras: Iterable[MixLoraOffer] = (),
 ) -> list[tuple[str, str]]:
     """The ways of fusing, titles and values; `chosen` is among them even if it does not fit."""
     choices = [(fusion.title, fusion.name) for fusion in FUSIONS.values()]
@@ -40,9 +44,32 @@ def fusion_choices(
     for offer, text in zip(offers, words, strict=True):
         apart = f" ({offer.name})" if words.count(text) > 1 else ""
         choices.append((f"Learned gates: {text}{apart}", MARK + offer.name))
+    choices += [(mixlora_title(offer), MIXLORA_MARK + offer.name) for offer in mixloras]
     if chosen and chosen not in [value for _, value in choices]:
-        choices.append((f"Learned gates: {chosen.removeprefix(MARK)}", chosen))
+        kind = "MixLoRA" if mixlora_of(chosen) else "Learned gates"
+        choices.append((f"{kind}: {chosen.partition(':')[2]}", chosen))
     return choices
+
+
+def mixlora_title(offer: MixLoraOffer) -> str:
+    """A MixLoRA in words: "MixLoRA: Zibo + Tavo + Luna"."""
+    return f"MixLoRA: {' + '.join(offer.titles)}"
+
+
+def mixlora_of(fusion: str) -> str:
+    """The name of the MixLoRA if that is what was chosen as fusion; otherwise empty."""
+    return fusion.removeprefix(MIXLORA_MARK) if fusion.startswith(MIXLORA_MARK) else ""
+
+
+def describe_mixlora(offer: MixLoraOffer | None) -> str:
+    """What a MixLoRA does, in words."""
+    if offer is None:
+        return "Sparse experts that were trained on several image sets at once."
+    words = ", ".join(offer.triggers)
+    return (
+        "Sparse experts, trained on all of them at once, in the place of their LoRAs. Write what "
+        f"calls them: {words}. LoRAs in the mixture are added by their weights; it needs none."
+    )
 
 
 def gates_of(fusion: str) -> str:

@@ -245,6 +245,8 @@ def recipe(saved: SavedPicture, cards: Mapping[str, Card]) -> str:
         f'<span class="{kind}">{html.escape(text)}</span>' for kind, text in _chips(saved, cards)
     )
     title = FUSIONS[fusion].title if fusion in FUSIONS else fusion
+    if fusion == "mixlora":
+        title = f"MixLoRA: {saved.record.fusion.get('mixlora')}"
     facts = {
         "Seed": request.seed,
         "Steps": request.steps,

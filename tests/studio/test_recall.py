@@ -14,6 +14,7 @@ from composer.diffusion.request import Request
 from composer.experts import Library
 from composer.experts.hashes import tensor_hash, tensor_hash_of
 from composer.fusions.gate_library import GateLibrary
+from composer.fusions.mixlora_library import MixLoraLibrary
 from composer.studio import History, Recalled, Studio
 from composer.studio.recall import recall
 
@@ -39,11 +40,16 @@ def record(folder: Path) -> PictureRecord:
     )
 
 
+def look_up(record: PictureRecord, library: Library, folder: Path) -> Recalled:
+    gates, mixloras = GateLibrary([folder]), MixLoraLibrary([folder])
+    return recall(record, library, library.find, lambda: gates, lambda: mixloras)
+
+
 def recalled(record: PictureRecord, folder: Path) -> tuple[dict[str, float], str]:
     """The weights by the names of now, and the notes."""
     library = Library([folder])
     library.scan()
-    found = recall(record, library, library.find, lambda: GateLibrary([folder]))
+    found = look_up(record, library, folder)
     return {row.name: row.unet for row in found.asked.rows}, " ".join(found.notes)
 
 
@@ -54,7 +60,7 @@ def test_the_hash_in_pieces_is_the_hash(folder: Path) -> None:
 
 def test_nothing_changed(folder: Path, record: PictureRecord) -> None:
     library = Library([folder])
-    found = recall(record, library, library.find, lambda: GateLibrary([folder]))
+    found = look_up(record, library, folder)
     assert found.notes == ()
     assert (found.asked.request, found.asked.fusion) == (record.request, "nla")
     weights = [(row.name, row.unet, row.text_encoder) for row in found.asked.rows]
@@ -121,7 +127,7 @@ def test_too_short_a_hash_finds_nothing(folder: Path, record: PictureRecord, dig
 def test_an_unknown_fusion_becomes_the_weighted_sum(folder: Path, record: PictureRecord) -> None:
     library = Library([folder])
     other = replace(record, fusion={"name": "magic"})
-    found = recall(other, library, library.find, lambda: GateLibrary([folder]))
+    found = look_up(other, library, folder)
     assert found.asked.fusion == "weighted"
     assert "'magic' is not known here" in found.notes[0]
 

@@ -44,7 +44,7 @@ def test_a_model_trained_on_keeps_its_vae_and_clip(
     ran: list[str] = []
     monkeypatch.setattr(recipe, "_in_processes", lambda _, name: ran.append(name))
     run(replace(build, start=Path("assets/toybox")))
-    assert ran == ["unet", "oracle", "assemble", "loras", "language"]
+    assert ran == ["unet", "oracle", "assemble", "loras", "mixlora", "language"]
 
 
 @pytest.mark.skipif(shutil.which("false") is None, reason="needs a program that fails")

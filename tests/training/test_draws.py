@@ -13,7 +13,7 @@ from composer.training.draws import Draws
 def draws(**settings: Any) -> Draws:
     values: dict[str, Any] = {
         "seed": 3,
-        "subjects": 5,
+        "sets": (5,),
         "priors": 3,
         "prior_share": 0.25,
         "batch_size": 4,
@@ -45,6 +45,14 @@ def test_every_picture_gets_its_turn() -> None:
     assert all(index < 5 for n in range(9) for index in draws(priors=0).batch(n).pictures)
     alone = [draws(batch_size=1).batch(number).pictures[0] for number in range(8)]
     assert sum(index >= 5 for index in alone) == 2
+
+
+def test_every_set_has_the_same_share_however_large() -> None:
+    taken = [i for number in range(30) for i in draws(sets=(2, 6)).batch(number).pictures]
+    counts = Counter(taken)
+    assert sum(counts[index] for index in (8, 9, 10)) == 30
+    assert {counts[index] for index in (0, 1)} <= {22, 23}
+    assert {counts[index] for index in range(2, 8)} <= {7, 8}
 
 
 def test_timesteps_cover_the_whole_range() -> None:

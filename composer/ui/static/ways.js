@@ -1,12 +1,13 @@
 // In which ways to compare, and for how many seeds. value: {kinds: [{kind, title, help, on}], seeds,
 // most, offers: [[names of the LoRAs of a gate file]], known: [{weights: {name: weight}, told}],
+// mixloras: [[names of the LoRAs in whose place one can stand]],
 // problems: [...]}.
 const kinds = element.querySelector('.kinds');
 const seeds = element.querySelector('.seeds');
 const sum = element.querySelector('.sum');
 const problems = element.querySelector('.problems');
 const room = 'composer:' + (props.room || '');
-let state = {kinds: [], seeds: 1, most: 1, offers: [], known: [], problems: []};
+let state = {kinds: [], seeds: 1, most: 1, offers: [], known: [], mixloras: [], problems: []};
 let speaking = [];
 let mine = '';
 
@@ -21,6 +22,9 @@ const just = (names) => names.length === speaking.length && names.every((name) =
 const gates = () => state.offers.filter(just).length;
 const known = () => state.known.find((offer) => just(Object.keys(offer.weights)));
 
+const mixloras = () => (state.mixloras || []).filter(
+  (names) => names.some((name) => speaking.includes(name))).length;
+
 function commit() {
   mine = JSON.stringify(state);
   props.value = structuredClone(state);
@@ -28,7 +32,7 @@ function commit() {
 }
 
 function count() {
-  const each = {alone: speaking.length, gates: gates(), best: known() ? 1 : 0};
+  const each = {alone: speaking.length, gates: gates(), best: known() ? 1 : 0, mixlora: mixloras()};
   const ways = state.kinds.filter((line) => line.on)
     .reduce((whole, line) => whole + (line.kind in each ? each[line.kind] : 1), 0);
   const pictures = ways * state.seeds;
@@ -50,6 +54,10 @@ function quoted(name) {
 // What is said of a way beside its name, and what one can do where it cannot be taken.
 function help(entry, missing) {
   const several = speaking.length > 1;
+  if (entry.kind === 'mixlora') {
+    if (missing) return [speaking.length ? 'none has learned what these call.' : entry.help];
+    return [(mixloras() > 1 ? mixloras() + ' files ' : '') + entry.help];
+  }
   if (missing && !several) return ['for two LoRAs or more.'];
   if (entry.kind === 'gates') {
     if (!missing) return [(gates() > 1 ? gates() + ' files ' : '') + entry.help];
@@ -67,7 +75,8 @@ function help(entry, missing) {
 }
 
 function line(entry) {
-  const missing = (entry.kind === 'gates' && !gates()) || (entry.kind === 'best' && !known());
+  const there = {gates, best: known, mixlora: mixloras}[entry.kind];
+  const missing = Boolean(there) && !there();
   const label = make('label', 'kind' + (missing ? ' missing' : ''));
   label.dataset.kind = entry.kind;
   const box = make('input');

@@ -1,0 +1,51 @@
+"""Following a training on pictures on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import typer
+
+from composer.commands._watching import show, stopped_by_user
+
+if TYPE_CHECKING:
+    from composer.training.picture_config import PictureTraining
+    from composer.training.progress import Progress
+
+
+def follow(
+    train: Callable[[Callable[[], bool]], Iterator[Progress]],
+    config: PictureTraining,
+    *,
+    main: bool,
+) -> None:
+    """Show the progress on standard error, by the first process only; Ctrl-C stops cleanly.
+
+    train: starts the training; it is given what says whether to stop.
+    """
+    last: Progress | None = None
+    with stopped_by_user() as stopped:
+        for last in train(stopped.is_set):
+            if main:
+                _show(last)
+                if last.preview is not None and last.stage == "train":
+                    last.preview.save(config.output.with_name(f"{config.name}-{last.step:06}.png"))
+    if main:
+        typer.echo(err=True)
+    if stopped.is_set() and main:
+        kept = f" Go on with --resume: {config.checkpoint}" if config.checkpoint.is_file() else ""
+        typer.echo(f"Stopped.{kept}", err=True)
+        raise typer.Exit(130)
+    if last is not None and last.path is not None and main:
+        typer.echo(str(last.path))
+
+
+def _show(progress: Progress) -> None:
+    words = {"prior": "prior pictures", "prepare": "pictures", "train": "step", "saved": "saved"}
+    line = f"{words[progress.stage]} {progress.step}/{progress.total}"
+    if progress.smoothed_loss is not None:
+        line += f"  loss {progress.smoothed_loss:.4f}  lr {progress.learning_rate:.1e}"
+    if progress.skipped:
+        line += f"  skipped {progress.skipped}"
+    show(line, step=progress.step, total=progress.total, seconds_left=progress.seconds_left)

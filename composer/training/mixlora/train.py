@@ -1,0 +1,141 @@
+"""Training a MixLoRA on pictures: several image sets at once, one file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from composer.diffusion.model import Model
+from composer.diffusion.regions import without_words
+from composer.errors import ComposerError
+from composer.fusions.mixlora_file import ADAPTER, LearnedSet, MixLoraFile
+from composer.mixture.mixlora import attach_mixlora
+from composer.training.file import FILE_TYPES
+from composer.training.metadata import versions
+from composer.training.mixlora.config import ImageSet, PictureMixLoraTraining
+from composer.training.mixlora.network import MixLoraNetwork
+from composer.training.output import check_writable
+from composer.training.picture_config import plain
+from composer.training.picture_run import (
+    Task,
+    check_model,
+    read_priors,
+    sort_pictures,
+    train_pictures,
+)
+from composer.training.pictures import TrainingPicture, read_folder
+from composer.training.progress import Progress
+from composer.training.trainer import Trainer
+
+
+def train_picture_mixlora(
+    model: Model,
+    config: PictureMixLoraTraining,
+    *,
+    pictures: Mapping[str, Sequence[TrainingPicture]] | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Iterator[Progress]:
+    """Train one MixLoRA (arXiv 2404.15159) on all image sets at once and write it.
+
+    Every FFN of the U-Net gets experts and a router for each token; attention, and convolutions if
+    it is asked for, get plain LoRA beside them. The loss is that of `train_lora`, with the routers'
+    balance loss added. Batches take from the sets in turn.
+
+    pictures: those of the sets without a folder, by trigger, prior pictures among them.
+
+    Wrong settings, pictures or captions raise ComposerError here, before the first report. Reports,
+    cancelling, resuming and Diverged are as in `train_lora`; however it ends, the model is as it
+    was, bit for bit.
+    """
+    resolution = check_model(model, config)
+    with attach_mixlora(model.unet, {ADAPTER: config.adapter}, seed=0):
+        pass  # it fits this model
+    check_writable(config.output)
+    sets: list[list[TrainingPicture]] = []
+    priors = read_priors(config, resolution)
+    for one in config.sets:
+        given = None if pictures is None else pictures.get(one.trigger)
+        subjects, more = _gather(config, one, given, resolution)
+        sets.append(subjects)
+        priors += more
+    networks: list[MixLoraNetwork] = []
+
+    def attach() -> MixLoraNetwork:
+        networks.append(
+            MixLoraNetwork(
+                model.models, config.adapter, seed=config.seed, rate=config.learning_rate
+            )
+        )
+        return networks[-1]
+
+    def write(trainer: Trainer, started: datetime) -> None:
+        facts = _told(trainer, networks[-1], config, started)
+        MixLoraFile(
+            model=model.name,
+            model_hash=model.hash,
+            settings=networks[-1].mixlora.configs[ADAPTER],
+            sets=tuple(
+                LearnedSet(trigger=one.trigger, title=one.title, pictures=len(subjects))
+                for one, subjects in zip(config.sets, sets, strict=True)
+            ),
+            title=config.title,
+            description=config.description,
+            training=facts,
+            tensors=networks[-1].mixlora.state_dict(ADAPTER),
+        ).write(config.output, dtype=FILE_TYPES[config.file_type])
+
+    task = Task(sets=sets, priors=priors, attach=attach, write=write)
+    return train_pictures(model, config, task, resolution, cancelled)
+
+
+def _gather(
+    config: PictureMixLoraTraining,
+    one: ImageSet,
+    given: Sequence[TrainingPicture] | None,
+    resolution: int,
+) -> tuple[list[TrainingPicture], list[TrainingPicture]]:
+    """One set's training pictures, and the prior ones among those given."""
+    found = list(given or ())
+    if given is None:
+        if one.pictures is None:
+            raise ComposerError(f"The image set {one.trigger!r} has no pictures: give it a folder.")
+        found = read_folder(one.pictures, resolution=resolution, trigger=one.trigger)
+    try:
+        subjects, priors = sort_pictures(config, resolution, found, one.trigger)
+    except ComposerError as error:
+        raise ComposerError(f"The image set {one.trigger!r}: {error}") from None
+    if all(without_words(picture.caption, one.trigger) is None for picture in subjects):
+        raise ComposerError(
+            f"No caption of the image set {one.trigger!r} has its trigger in it, so nothing would"
+            f" call it (the first caption is {subjects[0].caption[:60]!r}). Write it into the"
+            " captions, or choose the trigger that stands there."
+        )
+    return subjects, priors
+
+
+def _told(
+    trainer: Trainer, network: MixLoraNetwork, config: PictureMixLoraTraining, started: datetime
+) -> dict[str, Any]:
+    """What the file tells of its training; of paths only the last name."""
+    finished = datetime.now(timezone.utc)
+    names = {name: getattr(config, name) and getattr(config, name).name for name in config.paths}
+    settings = config.to_json() | names | {"sets": [_named(one) for one in config.sets]}
+    return {
+        "settings": plain(settings),
+        "steps": trainer.step,
+        "skipped_steps": trainer.skipped,
+        "loss": round(trainer.smoothed_loss, 6),
+        "balance_loss": None if network.balance is None else round(network.balance, 4),
+        "loads": {
+            host: [round(float(part), 3) for part in load] for host, load in network.loads.items()
+        },
+        "started": started.isoformat(timespec="seconds"),
+        "finished": finished.isoformat(timespec="seconds"),
+        "versions": versions(),
+    }
+
+
+def _named(one: ImageSet) -> dict[str, Any]:
+    folder = None if one.pictures is None else one.pictures.name
+    return {"trigger": one.trigger, "title": one.title, "pictures": folder}
