@@ -7,9 +7,9 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from composer.evaluation.sampling import Shot, sample
 from composer.experts import Expert, ModuleNames, read_expert
 from composer.fusions import FUSIONS, region_gates
 from composer.fusions.gate_file import gated, read_gates
+from composer.fusions.mixlora_file import read_mixlora
 from composer.mixture import Granularity, Mixture, attach
 from composer.toybox.oracle import Oracle, Verdict, score
 from composer.toybox.render import render
@@ -38,6 +39,7 @@ class Case:
     weights: LoRAs by weight, as `fusion` takes them: added up exactly, or the name of another.
     gates: a gate file instead, which says itself what its LoRAs are; `off` are switched off.
     lora: one LoRA file instead, at weight 1.
+    mixlora: a MixLoRA, below the LoRAs if there are any.
     """
 
     scene: Scene
@@ -48,11 +50,12 @@ class Case:
     gates: Path | None = None
     off: tuple[str, ...] = ()
     lora: Path | None = None
+    mixlora: Path | None = None
 
     @property
     def fused(self) -> tuple[object, ...]:
         """What stands in the model while the picture is made."""
-        return self.weights, self.fusion, self.gates, self.off, self.lora
+        return self.weights, self.fusion, self.gates, self.off, self.lora, self.mixlora
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +152,8 @@ class Studio:
 
     def attached(self, case: Case) -> AbstractContextManager[Mixture | None]:
         """The LoRAs of this case, fused as it says, for as long as the context lasts."""
+        if case.mixlora is not None:
+            return self._placed(case.mixlora, replace(case, mixlora=None))
         if case.lora is not None:
             sites = read_expert(case.lora, self.modules).sites
             return attach(self.model.models, {case.lora.stem: sites})
@@ -176,6 +181,13 @@ class Studio:
             raise
         return mixture
 
+    @contextmanager
+    def _placed(self, path: Path, case: Case) -> Iterator[Mixture | None]:
+        file = read_mixlora(path)
+        file.check_model(self.model.name, self.model.hash)
+        with file.attach(self.model.unet, path.name), self.attached(case) as mixture:
+            yield mixture
+
     def regions(self, mixture: Mixture) -> Regions | None:
         """What finds out where each LoRA's words act, if a gate of this mixture hears it."""
         if not mixture.hears_regions:
@@ -197,6 +209,8 @@ class Studio:
             decides += [hashlib.sha256(case.gates.read_bytes()).hexdigest(), case.off]
         if case.lora is not None:
             decides.append(hashlib.sha256(case.lora.read_bytes()).hexdigest())
+        if case.mixlora is not None:
+            decides.append(hashlib.sha256(case.mixlora.read_bytes()).hexdigest())
         decides += [sampling.steps, sampling.cfg_scale, sampling.sampler]
         name = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:24]
         return self.options.cache / f"{name}.png"
