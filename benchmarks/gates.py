@@ -173,6 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked.add_argument("--tuning", type=int, default=16, help="pictures of each point of the grid")
     asked.add_argument("--kinds", nargs="*", default=(), help='such as "character+style"')
     asked.add_argument("--learned", nargs="*", default=(), help="kinds that gates are trained for")
+    asked.add_argument("--tuned-regions", nargs="*", default=(), help="kinds to tune them for")
     asked.add_argument("--gates", type=Path, help="folder of the gate files")
     asked.add_argument("--keep-weights", type=Path, help="folder to write the tuned weights into")
     given = asked.parse_args(arguments)
@@ -192,7 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         wanted = "+".join(kinds) in given.learned
         gates = {some: trained(studio, folder, some) for some in chosen if wanted}
         best = {some: tuned(studio.judge, some, given.tuning) for some in chosen}
-        spots = {some: tuned(studio.judge, some, given.tuning, placed) for some in chosen}
+        wanted = "+".join(kinds) in given.tuned_regions
+        strong = {s: tuned(studio.judge, s, given.tuning, placed) for s in chosen if wanted}
         if given.keep_weights is not None:
             for one in best.values():
                 one.write(given.keep_weights, studio)
@@ -206,8 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         whole = judged(lambda some, case: weighed(case, some, [1.0] * len(some)))
         by_grid = judged(lambda some, case: weighed(case, some, best[some].weights))  # noqa: B023
         regions = judged(lambda some, case: placed(case, some))
-        strong = judged(lambda some, case: placed(case, some, spots[some].weights))  # noqa: B023
-        ways = [whole, by_grid, regions, strong]
+        ways = [whole, by_grid, regions]
         rows += [
             row(kinds, f"average (weights 1/{count})", average, by_grid),
             row(kinds, "sum, weights 1", whole, by_grid),
@@ -218,14 +219,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 weights="; ".join(str(one) for one in best.values()),
             ),
             row(kinds, "trigger regions", regions, by_grid),
-            row(
-                kinds,
-                "trigger regions, weights tuned by grid",
-                strong,
-                by_grid,
-                weights="; ".join(str(one) for one in spots.values()),
-            ),
         ]
+        if strong:
+            louder = judged(lambda some, case: placed(case, some, strong[some].weights))  # noqa: B023
+            weights = "; ".join(str(one) for one in strong.values())
+            way = "trigger regions, weights tuned by grid"
+            rows.append(row(kinds, way, louder, by_grid, weights=weights))
+            ways.append(louder)
         if gates:
             gated = judged(lambda some, case: dataclasses.replace(case, gates=gates[some]))  # noqa: B023
             rows.append(row(kinds, "learned gates", gated, by_grid))
@@ -240,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "prompts; learned gates have the default settings and were trained on drafted prompts; no "
         "training and no tuning saw the prompts or seeds below, and no training the oracle. "
         "Gains are paired, picture by picture. The first pictures: in each kind a row of the sum "
-        "at weights 1, the tuned sum, the regions, the tuned regions (and the gates):",
+        "at weights 1, the tuned sum, the regions (the tuned regions, the gates):",
         told.save_sheet(NAME, contact_sheet([j.cell() for j in shown], columns=SHOWN)),
     ]
     told.publish("Learned gates and weighted merges", rows, notes, sets=given.sets)

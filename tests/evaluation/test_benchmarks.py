@@ -206,6 +206,7 @@ def test_merging_runs_for_the_kinds_that_have_files(told: list[str], tmp_path: P
 def test_tuned_weights_are_told_and_kept_for_compare(told: list[str], tmp_path: Path) -> None:
     kept = tmp_path / "weights"
     few = ["--count", "1", "--sets", "1", "--tuning", "1", "--kinds", "character+style"]
+    few += ["--tuned-regions", "character+style"]
     gates.main([*told, *few, "--keep-weights", str(kept)])
     rows = read_results(tmp_path / "results" / "gates.json").rows
     words, of_regions = [row["weights"] for row in rows if "weights" in row]
