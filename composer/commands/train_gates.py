@@ -24,6 +24,7 @@ TRAINING = (
     "compose",
     "rest",
     "balance",
+    "router_balance",
     "start",
     "trajectories",
     "teacher_steps",
@@ -39,7 +40,7 @@ TRAINING = (
     "checkpoint_every",
     "resume",
 )
-GATE = ("input", "reduce", "cells", "normalise", "activation", "time", "bias")
+GATE = ("input", "reduce", "cells", "normalise", "activation", "time", "bias", "top_k")
 
 
 def register(app: typer.Typer) -> None:
@@ -73,6 +74,9 @@ def train_gates(
     compose: Annotated[float, typer.Option(help="Weight of: the composed teacher.")] = 1.0,
     rest: Annotated[float, typer.Option(help="Weight of: the base on other prompts.")] = 0.0,
     balance: Annotated[float, typer.Option(help="Alpha of the gating balance loss.")] = 0.0,
+    router_balance: Annotated[
+        float, typer.Option(help="Weight of: even loads, with --top-k (MixLoRA's loss).")
+    ] = 0.0,
     start: Annotated[bool, typer.Option(help="Begin from the closed-form solution.")] = True,
     trajectories: Annotated[int, typer.Option(help="Samplings of each teacher.")] = 40,
     teacher_steps: Annotated[int, typer.Option(help="Steps of these samplings.")] = 12,
@@ -88,6 +92,9 @@ def train_gates(
     activation: Annotated[str, typer.Option(help="softmax, scaled, sigmoid or free.")] = "free",
     time: Annotated[bool, typer.Option(help="Gates know the timestep.")] = True,
     bias: Annotated[bool, typer.Option(help="Gates have a bias; the start needs it.")] = True,
+    top_k: Annotated[
+        int, typer.Option(help="Only so many LoRAs speak at once, the strongest; 0 is all.")
+    ] = 0,
     seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
     gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, slower.")] = False,
     preview_every: Annotated[int, typer.Option(help="A preview every so many steps.")] = 0,

@@ -3,6 +3,9 @@
 v = normalise(reduce(z))        z: the unit's input, or its experts' outputs (equation 9)
 eps = e v + b + T(time)         (equation 10; b and T are not in the paper)
 g = activate(eps / tau)         (equation 11)
+
+With `top_k` it is a router over the frozen experts, as MixLoRA's is over trained ones: the k
+strongest speak, for the whole input or at each token, and the others not at all.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +22,7 @@ from torch.nn import functional
 from composer.errors import ComposerError
 from composer.mixture.heard import Ear, Heard
 from composer.mixture.seen import Seen
+from composer.mixture.strongest import all_but, strongest
 
 GateInput = Literal["hidden", "experts", "regions"]
 Reduce = Literal["mean", "grid", "flatten", "tokens"]
@@ -31,6 +35,7 @@ _CHOICES = {
     "normalise": get_args(Normalise),
     "activation": get_args(Activation),
 }
+MOST_EXPERTS = 64
 TAU = (1.0, 3.0)  # the temperature's least and greatest, as released
 _ROW_NORM = 0.01  # of e at the start, as released: the first weights are as good as even
 
@@ -52,6 +57,10 @@ class GateSettings:
         "sigmoid", from 0 to 2 each; "free", any number.
     time: whether the gate knows the timestep.
     bias: whether there are weights that hold whatever the gate sees: what a start can be set in.
+    top_k: how many experts speak at once, the strongest; 0 for all. Shares are among these alone:
+        those of "softmax" sum to 1 again, those of "scaled" to the total. Weights that are no
+        shares stay as they are, and the greatest amounts count as strongest. One share of 1 has no
+        gradient: with "softmax" choose 2 or more.
     """
 
     input: GateInput = "hidden"
@@ -61,6 +70,7 @@ class GateSettings:
     activation: Activation = "softmax"
     time: bool = False
     bias: bool = False
+    top_k: int = 0
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -76,6 +86,11 @@ class GateSettings:
             )
         if not 1 <= self.cells <= 64:
             raise ComposerError(f"The gate's cells are {self.cells}: give 1 to 64.")
+        if not 0 <= self.top_k <= MOST_EXPERTS:
+            raise ComposerError(
+                f"The gate's top_k is {self.top_k}: give how many experts speak at once, up to "
+                f"{MOST_EXPERTS}, or 0 for all."
+            )
 
     def to_json(self) -> dict[str, Any]:
         """As plain values, for a file's metadata."""
@@ -90,6 +105,20 @@ class GateSettings:
                 f"Unknown gate settings {', '.join(unknown)}: update Composer, or train again."
             )
         return cls(**values)
+
+
+class Decided(NamedTuple):
+    """What a gate decided, and from what.
+
+    weights: float32, (batch, experts) or (batch, tokens, experts).
+    logits: eps / tau, of the same shape; of those who may not speak, the lowest number.
+    chosen: (..., k), those that speak, the strongest first, -1 where nobody is left; None where all
+        may.
+    """
+
+    weights: Tensor
+    logits: Tensor
+    chosen: Tensor | None
 
 
 class LearnedGate(nn.Module):
@@ -173,13 +202,25 @@ class LearnedGate(nn.Module):
         mask: bool, (experts,): those switched off get exactly zero, and the others their share.
         """
         assert seen is not None  # a learned gate is asked when its unit runs
+        return self._in_float32(seen, mask)[0]
+
+    def decide(self, seen: Seen, mask: Tensor) -> Decided:
+        """The same weights, with what they were decided from."""
+        weights, logits, chosen, off = self._in_float32(seen, mask)
+        logits = logits.masked_fill(off, torch.finfo(logits.dtype).min)
+        if chosen is not None:
+            chosen = chosen.masked_fill(off[chosen], -1)
+        return Decided(weights, logits, chosen)
+
+    def _in_float32(self, seen: Seen, mask: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         # Only where it is on: entering the context costs as much as three products.
         if not torch.is_autocast_enabled(mask.device.type):
             return self._weigh(seen, mask)
         with torch.autocast(mask.device.type, enabled=False):
             return self._weigh(seen, mask)
 
-    def _weigh(self, seen: Seen, mask: Tensor) -> Tensor:
+    def _weigh(self, seen: Seen, mask: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """Weights, logits, who was chosen, and who may not speak."""
         logits = functional.linear(self.look(seen), self.e, self.b)
         if self.clock is not None:
             assert seen.time is not None
@@ -187,7 +228,9 @@ class LearnedGate(nn.Module):
             said = functional.linear(time / math.sqrt(time.shape[-1]), self.clock)
             logits = logits + (said[:, None] if logits.ndim == 3 else said)
         heard = self._ear.hear(mask, self.present)
-        return self._activate(logits / self.tau.clamp(*TAU), heard)
+        logits = logits / self.tau.clamp(*TAU)
+        weights, chosen = self._activate(logits, heard)
+        return weights, logits, chosen, heard.off
 
     def look(self, seen: Seen) -> Tensor:
         """v of equation 9: (batch, features), or (batch, tokens, features)."""
@@ -228,18 +271,30 @@ class LearnedGate(nn.Module):
     def _each_token(self, z: Tensor, grid: tuple[int, int] | None) -> Tensor:
         return z
 
-    def _activate(self, logits: Tensor, heard: Heard) -> Tensor:
-        """Weights, (..., experts); of those who may not speak exactly zero."""
-        kind = self.settings.activation
+    def _activate(self, logits: Tensor, heard: Heard) -> tuple[Tensor, Tensor | None]:
+        """Weights, (..., experts), of those who do not speak exactly zero; who was chosen."""
+        kind, off, chosen = self.settings.activation, heard.off, None
         if kind in ("sigmoid", "free"):
             strength = 2 * logits.sigmoid() if kind == "sigmoid" else logits
-            return torch.addcmul(heard.shift, heard.scale, strength)
+            weights = torch.addcmul(heard.shift, heard.scale, strength)
+            if self.sparse:
+                chosen = strongest(weights.detach().abs(), off, self.settings.top_k)
+                weights = weights.masked_fill(all_but(chosen, weights), 0.0)
+            return weights, chosen
+        if self.sparse:
+            chosen = strongest(logits.detach(), off, self.settings.top_k)
+            off = off | all_but(chosen, logits)
         # not -inf: where nobody may speak the gradient must stay a number
         lowest = torch.finfo(logits.dtype).min
-        weights = logits.masked_fill(heard.off, lowest).softmax(dim=-1)
+        weights = logits.masked_fill(off, lowest).softmax(dim=-1)
         if self.total is None:  # they sum to 1 whoever speaks
-            return weights.masked_fill(heard.off, 0.0)
-        return weights * torch.addcmul(heard.shift, heard.scale, self.total.exp())
+            return weights.masked_fill(off, 0.0), chosen
+        return weights * torch.addcmul(heard.shift, heard.scale, self.total.exp()), chosen
+
+    @property
+    def sparse(self) -> bool:
+        """Whether some experts are left out that may speak."""
+        return 0 < self.settings.top_k < self.experts
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LearnedGate:
         """Follow `.to(device)` but not `.half()`: gates stay float32."""

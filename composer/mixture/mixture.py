@@ -15,6 +15,7 @@ from composer.mixture.gates import ConstantGate
 from composer.mixture.learned import LearnedGate
 from composer.mixture.replacement import Replacement, undo
 from composer.mixture.routing import Routing
+from composer.mixture.rows import Routed
 from composer.mixture.sites import Site
 from composer.mixture.stand_in import Watch, Weights
 from composer.mixture.switches import Switch
@@ -164,20 +165,22 @@ class Mixture:
             self._tell()
 
     @contextmanager
-    def listen(self) -> Generator[Weights, None, None]:
+    def listen(self, routed: list[Routed] | None = None) -> Generator[Weights, None, None]:
         """Write down what learned gates say meanwhile: (unit, weights) at each time one is asked.
+
+        routed: gets what those decided that let only the strongest speak.
 
         Stop listening before the backward pass: under gradient checkpointing the forward pass runs
         again there, and each gate would be heard twice.
         """
         tape: Weights = []
         for watch in self._watches.values():
-            watch.tape = tape
+            watch.tape, watch.routed = tape, routed
         try:
             yield tape
         finally:
             for watch in self._watches.values():
-                watch.tape = None
+                watch.tape = watch.routed = None
 
     @property
     def hears_regions(self) -> bool:

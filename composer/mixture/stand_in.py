@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from composer.mixture.learned import LearnedGate
 from composer.mixture.routing import Routing
+from composer.mixture.rows import Routed
 from composer.mixture.seen import Seen, as_tokens
 from composer.mixture.sites import Site
 
@@ -22,6 +23,7 @@ class Watch:
 
     time: the embedding of the timestep of the pass going on, (batch, width).
     tape: gates write down here what they say, while someone listens.
+    routed: and here those that let only the strongest speak, whom they chose from what.
     regions: where the words of each expert act, (pictures, experts, h, w), for gates that hear it.
     plain: no gate is asked; where one stands, every expert that is on speaks with weight 1.
     counted: by unit the tokens that its gate takes the mean of, (rows, tokens); all of them in a
@@ -32,6 +34,7 @@ class Watch:
     def __init__(self) -> None:
         self.time: Tensor | None = None
         self.tape: Weights | None = None
+        self.routed: list[Routed] | None = None
         self.probing = False
         self.regions: Tensor | None = None
         self.plain = False
@@ -144,10 +147,28 @@ class UnitModule(StandIn):
             counted=self.watch.counted.get(self.name),
             regions=self.watch.regions,
         )
-        weights = gate(seen, self.routing.mask)
+        if self.watch.routed is not None and gate.sparse and not self.watch.probing:
+            weights = self._told(gate, seen, self.watch.routed)
+        else:
+            weights = gate(seen, self.routing.mask)
         self.routing.weights, self.routing.grid = weights, grid
         if self.watch.tape is not None and not self.watch.probing:
             self.watch.tape.append((self.name, weights))
+
+    def _told(self, gate: LearnedGate, seen: Seen, routed: list[Routed]) -> Tensor:
+        """The gate's weights; whom it chose is written down."""
+        decided = gate.decide(seen, self.routing.mask)
+        assert decided.chosen is not None  # it is sparse
+        routed.append(
+            Routed(
+                host=self.name,
+                adapter="",
+                logits=decided.logits,
+                chosen=decided.chosen,
+                mask=seen.counted if decided.logits.ndim == 3 else None,
+            )
+        )
+        return decided.weights
 
     @torch.no_grad()
     def _outputs(

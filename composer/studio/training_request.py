@@ -19,11 +19,11 @@ CHECKPOINT_EVERY = 25
 MOST_LETTERS = 80
 
 _NAME = re.compile(r"[^\W_][\w .+-]*")
-_GATE = ("input", "reduce", "normalise", "activation", "time", "bias")
+_GATE = ("input", "reduce", "normalise", "activation", "time", "bias", "top_k")
 _TRAINING = (
     "granularity", "depth", "text_encoder", "objective", "teacher", "clip", "keep", "rest",
-    "balance", "start", "trajectories", "teacher_steps", "steps", "batch_size", "learning_rate",
-    "seed", "gradient_checkpointing",
+    "balance", "router_balance", "start", "trajectories", "teacher_steps", "steps", "batch_size",
+    "learning_rate", "seed", "gradient_checkpointing",
 )  # fmt: skip
 
 
@@ -53,6 +53,7 @@ class TrainingRequest:
     activation: str = "free"
     time: bool = True
     bias: bool = True
+    top_k: int = 0
     text_encoder: bool = False
     objective: str = "distill"
     teacher: str = "regions"
@@ -60,6 +61,7 @@ class TrainingRequest:
     keep: float = 0.0
     rest: float = 0.0
     balance: float = 0.0
+    router_balance: float = 0.0
     start: bool = True
     trajectories: int = 40
     teacher_steps: int = 12

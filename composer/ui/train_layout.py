@@ -173,7 +173,7 @@ def _advanced() -> dict[str, Any]:
             "clip": gr.Textbox(
                 DEFAULT["clip"],
                 label="Which CLIP",
-                info="A folder or hub name; the model's own if empty",
+                info="A folder or hub name",
                 placeholder="the model's own",
                 max_lines=1,
                 elem_id=_id("clip"),
@@ -191,10 +191,14 @@ def _advanced() -> dict[str, Any]:
         }
         numbers = {
             "depth": _number("depth", "From this depth on", info="0 is the whole U-Net"),
+            "top_k": _number("top_k", "Only the strongest", 0, info="0 is all LoRAs at once"),
             "learning_rate": _number("learning_rate", "Learning rate"),
             "keep": _number("keep", "Stay with one alone", info="how much it counts"),
             "rest": _number("rest", "Stay with the base", info="how much it counts"),
             "balance": _number("balance", "Balance loss", info="0.5 in the paper"),
+            "router_balance": _number(
+                "router_balance", "Even loads", info="for the strongest; 0.01 in MixLoRA"
+            ),
             "batch_size": _number("batch_size", "Rows at once", 0),
             "trajectories": _number("trajectories", "Samplings to learn from", 0),
             "teacher_steps": _number("teacher_steps", "Steps of each", 0),

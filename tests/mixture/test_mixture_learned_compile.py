@@ -17,13 +17,14 @@ SETTINGS: list[Any] = [
     GateSettings(time=True, bias=True, activation="scaled"),
     GateSettings(reduce="tokens", activation="sigmoid"),
     GateSettings(reduce="grid", cells=2, normalise="layer"),
+    GateSettings(reduce="tokens", top_k=2),
     pytest.param(GateSettings(input="experts"), marks=pytest.mark.slow),
 ]
 
 
 def name_of(settings: GateSettings) -> str:
     """A readable name of a case."""
-    return f"{settings.input}-{settings.reduce}-{settings.activation}"
+    return f"{settings.input}-{settings.reduce}-{settings.activation}-{settings.top_k}"
 
 
 @pytest.fixture(autouse=True)

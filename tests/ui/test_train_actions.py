@@ -96,6 +96,21 @@ def test_the_clip_that_judges_is_named_and_checked(
     assert actions.start("mine", filled[page.lessons], *asked)[page.problem]["visible"] is False
 
 
+def test_only_the_strongest_is_a_setting_of_the_page(studio: Studio, page: TrainPage) -> None:
+    actions = TrainActions(studio, page)
+    filled = actions.draft(lessons(studio, "zibo", "neon"), "", "")
+    usual = {name: actions.preset(False)[field] for name, field in page.settings.items()}
+    assert usual["top_k"] == 0 and usual["router_balance"] == 0
+    asked = list({**usual, "top_k": 1, "router_balance": 0.01}.values())
+    update = actions.start("mine", filled[page.lessons], *asked)
+    assert "router_balance is for gates that choose" in words(update[page.problem])
+    asked = list({**usual, "top_k": 1, "router_balance": 0.01, "activation": "scaled"}.values())
+    assert actions.start("mine", filled[page.lessons], *asked)[page.problem]["visible"] is False
+    request = studio.trainings.get("mine").request
+    config = request.config(Path("mine.safetensors"))
+    assert (config.gate.top_k, config.router_balance) == (1, 0.01)
+
+
 def test_a_training_on_a_model_that_is_missing_says_so(studio: Studio, page: TrainPage) -> None:
     actions = TrainActions(studio, page)
     filled = actions.draft(lessons(studio, "zibo", "neon"), "", "")

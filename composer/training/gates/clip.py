@@ -26,6 +26,7 @@ from composer.diffusion.conditioning import encode_prompts
 from composer.diffusion.model import Model
 from composer.diffusion.regions import Hearing, Regions
 from composer.mixture import Mixture
+from composer.mixture.rows import Routed
 from composer.training.draws import generator_for
 from composer.training.gates.config import GateTraining
 from composer.training.gates.distill import encode_with_gradient
@@ -117,7 +118,8 @@ class ClipGuidance:
         latents = sampling.latents.to(self.model.device)
         if self._hearing is not None:
             self.mixture.hear(self._hearing.maps(latents, timestep))
-        with self.mixture.listen() as said:
+        routed: list[Routed] = []
+        with self.mixture.listen(routed) as said:
             text = self._text(self._prompts)
             with_prompt = self._predict(latents, timestep, text)
         clean = to_clean(sampling.scheduler, with_prompt, timestep, latents)
@@ -127,7 +129,7 @@ class ClipGuidance:
         with torch.no_grad():
             without = self._predict(latents, timestep, self._text([""] * len(self._prompts)))
             sampling.advance(timestep, without, with_prompt.detach())
-        return Said(loss=loss, figures={"CLIP": float(loss.detach())}, weights=said)
+        return Said(loss=loss, figures={"CLIP": float(loss.detach())}, weights=said, routed=routed)
 
     def state(self) -> dict[str, Tensor]:
         """The latents of the sampling that goes on."""

@@ -24,6 +24,7 @@ _AT_LEAST: dict[str, float] = {
     "cfg_scale": 1,
     "warmup": 0,
     "balance": 0,
+    "router_balance": 0,
     "keep": 0,
     "compose": 0,
     "rest": 0,
@@ -62,6 +63,8 @@ class GateTraining:
         prompts stay with it alone, on composed prompts follow the composed teacher, on neutral
         prompts stay with the base.
     balance: alpha of the gating balance loss (equation 16).
+    router_balance: the coefficient of MixLoRA's balance loss (its equations 8 and 9), which evens
+        out how often each expert is chosen by gates with `top_k`; its authors take 1e-2.
     start: begin from the closed-form solution; needs gates with bias.
     trajectories: samplings that each teacher makes to learn from, of `teacher_steps` steps.
     steps: of the optimiser; 0 leaves the gates at their start.
@@ -83,6 +86,7 @@ class GateTraining:
     compose: float = 1.0
     rest: float = 0.0
     balance: float = 0.0
+    router_balance: float = 0.0
     start: bool = True
 
     trajectories: int = 40
@@ -136,6 +140,13 @@ class GateTraining:
                 raise ComposerError(f"{name} is {value}: give a number above 0.")
         if not self.keep + self.compose + self.rest > 0:
             raise ComposerError("keep, compose and rest are all 0: there is nothing to learn.")
+        if self.router_balance and not (
+            self.gate.top_k and self.gate.activation in ("softmax", "scaled")
+        ):
+            raise ComposerError(
+                "router_balance is for gates that choose by their shares: give top_k, and the "
+                "activation softmax or scaled; or set it to 0."
+            )
         if self.start and not self.gate.bias:
             raise ComposerError(
                 "The closed-form start needs gates with a bias: switch one of the two."

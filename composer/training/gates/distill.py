@@ -20,6 +20,7 @@ from torch import Tensor
 from composer.diffusion.conditioning import encode_prompts, split_into_chunks
 from composer.diffusion.model import Model
 from composer.mixture import Mixture
+from composer.mixture.rows import Routed
 from composer.training.draws import generator_for
 from composer.training.gates.config import GateTraining
 from composer.training.gates.losses import distance, mean_by_group
@@ -88,7 +89,8 @@ class Distillation:
         groups = [memory.groups[row] for row in rows]
         if memory.regions is not None:
             self.mixture.hear(memory.regions[list(rows)].to(device))
-        with self.mixture.listen() as said:
+        routed: list[Routed] = []
+        with self.mixture.listen(routed) as said:
             text = self._text([""] * len(rows) + [memory.prompts[row] for row in rows])
             latents, timesteps = memory.latents[list(rows)], memory.timesteps[list(rows)]
             predicted: Tensor = self.model.unet(
@@ -105,7 +107,10 @@ class Distillation:
         guided = without + self.config.cfg_scale * (with_prompt - without)
         errors = 0.5 * (distance(with_prompt, strength[:, 0]) + distance(guided, strength[:, 1]))
         return Said(
-            loss=errors.mean(), figures=mean_by_group(errors.detach(), groups), weights=said
+            loss=errors.mean(),
+            figures=mean_by_group(errors.detach(), groups),
+            weights=said,
+            routed=routed,
         )
 
     def _text(self, prompts: Sequence[str]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from composer.diffusion.model import Model
-from composer.mixture import Mixture
+from composer.mixture import Mixture, router_losses
 from composer.mixture.learned import TAU
+from composer.mixture.rows import Routed
 from composer.mixture.stand_in import Weights
 from composer.training.attention import attention_for_backward
 from composer.training.gates.config import GateTraining
@@ -21,11 +23,13 @@ from composer.training.trainer import MOST_BAD_STEPS, SMOOTHING, Diverged
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """What one batch gave: its loss, figures for the report, and what the gates said."""
+    """What one batch gave: its loss, figures for the report, what the gates said, and what those
+    decided that let only the strongest experts speak."""
 
     loss: Tensor
     figures: dict[str, float]
     weights: Weights
+    routed: Sequence[Routed] = ()
 
 
 class Objective(Protocol):
@@ -95,6 +99,10 @@ class GateTrainer:
                 loss = said.loss
                 if self.config.balance and said.weights:
                     loss = loss + self.config.balance * balance_loss(said.weights)
+                if self.config.router_balance and said.routed:
+                    loss = loss + self.config.router_balance * router_losses.balance_loss(
+                        said.routed
+                    )
                 cast(Any, loss / self.config.accumulation).backward()
             total += loss.detach().cpu() / self.config.accumulation
             by_group |= said.figures
