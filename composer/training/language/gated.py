@@ -139,11 +139,12 @@ class LoraGates:
         batch = self._batch
         if batch is None:
             return tape
-        return [(unit, _without(said, batch)) for unit, said in tape]
+        return [(unit, without_padding(said, batch)) for unit, said in tape]
 
 
-def _without(said: Tensor, batch: Batch) -> Tensor:
-    """(rows, experts): the mean over the tokens that are no padding."""
+def without_padding(said: Tensor, batch: Batch) -> Tensor:
+    """What gates said, (rows, [tokens,] experts), as (rows, experts): the mean over the tokens that
+    are no padding."""
     if said.ndim == 2:
         return said
     masks = [batch.mask, *([] if batch.given_mask is None else [batch.given_mask])]
