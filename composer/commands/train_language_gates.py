@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _GATES = ("granularity", "balance")
 _GATE = ("input", "reduce", "normalise", "activation", "bias")
 # Parameters that are no setting of a training by the same name.
-_OTHER = {"loras", "model", "device", "bits", *_GATES, *_GATE}
+_OTHER = {"loras", "model", "device", *_GATES, *_GATE}
 
 
 def register(app: typer.Typer) -> None:
@@ -51,7 +51,6 @@ def train_language_gates(
     warmup: Annotated[int, typer.Option(help="Steps until the highest rate.")] = 0,
     seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
-    bits: Annotated[int, typer.Option(help="4 or 8: the base by bitsandbytes.")] = 16,
     gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, slower.")] = False,
     eval_data: Annotated[Path | None, typer.Option(help="Records to measure on.")] = None,
     eval_share: Annotated[float, typer.Option(help="Share of the data kept for that.")] = 0.0,
@@ -69,12 +68,10 @@ def train_language_gates(
 
     config = _config(dict(context.params))
     processes = join_processes(device)
-    quantisation: Any = {4: "4bit", 8: "8bit", 16: "none"}.get(bits, f"{bits} bits")
     language = load_language_model(
         model,
         device=device or processes.device,
         dtype=torch.bfloat16 if precision == "bfloat16" else torch.float32,
-        quantisation=quantisation,
     )
     main, last = processes.is_main_process, None
     with stopped_by_user() as stopped:
