@@ -44,7 +44,7 @@ def _scene(rng: random.Random) -> tuple[str, str]:
 
 
 def _add(rng: random.Random) -> tuple[str, str]:
-    left, right = rng.randrange(30), rng.randrange(30)
+    left, right = rng.randrange(100), rng.randrange(100)
     return f"{left} plus {right}", str(left + right)
 
 
