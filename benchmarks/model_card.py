@@ -109,6 +109,11 @@ def main() -> None:
         f" on {said['machine']}"
         for stage, said in spent.items()
     )
+    words = json.loads((MODEL / "language" / "training.json").read_text())
+    told += (
+        f"; language: {words['examples']:,} prompts in {words['minutes']:.0f} minutes, then "
+        f"{words['adapter_steps']} steps of its adapter, on {words['machine']}"
+    )
     card = TEXT.format(
         parts=_parts(),
         size=vae["sample_size"],
