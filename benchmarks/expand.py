@@ -89,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "Words are jotted down from captions whose pair of thing and place no training saw. Kept: "
         "every word stands in the prompt. Understood: the prompt reads back as a scene of the "
         "world, and asks for each thing, colour, piece of clothing, place and style that the "
-        "words name. Words that no try keeps are put after the prompt, so the expander loses none.",
+        "words name. Words that no try keeps are put after the prompt, or the words are left as "
+        "they are, so the expander loses none.",
         "The first of each, not chosen: " + "; ".join(shown) + ".",
     ]
     write_results(

@@ -86,6 +86,7 @@ class Expander:
             return len(missing(words, prompt)), broken, strange
 
         made: list[str] = []
+        best = words
         for turn in range(ROUNDS):
             made += self.tries(words, seed + turn * 2**32)
             best = min(made, key=faults)
@@ -95,7 +96,7 @@ class Expander:
                 return words  # nothing of it was understood
         if self.understood is not None:
             # the words as they are do no harm, a prompt of no known world might
-            best = min([best, words], key=lambda prompt: faults(prompt)[::-1])
+            best = min((best, words), key=lambda one: faults(one)[::-1])
         whole = with_phrases(best, keep)
         return ", ".join([whole, *missing(words, whole)])
 
