@@ -130,7 +130,8 @@ def generate(
         asked = asked.with_rows(rows)
     if expand:
         said, number = asked.request.prompt, max(asked.request.seed, 0)
-        words = studio.wording.expand(said, studio.speaking(asked), seed=number)
+        whole = studio.mixlora_triggers(asked.mixlora) if asked.mixlora else ()
+        words = studio.wording.expand(said, studio.speaking(asked), whole=whole, seed=number)
         asked = replace(asked, request=replace(asked.request, prompt=words))
     pictures = _follow(studio.compose(replace(asked, gate_map=gate_map)))
     for picture in pictures:

@@ -216,6 +216,16 @@ class Studio:
             cards = library.cards()
         return mixlora_offers(cards, self._status.model, self._status.model_hash)
 
+    def mixlora_triggers(self, name: str) -> tuple[str, ...]:
+        """The words that call what a MixLoRA has learned.
+
+        Raises:
+            ComposerError: there is none of that name, or it cannot be used.
+        """
+        library = self._mixlora_library()
+        with self._library_lock:
+            return tuple(one.trigger for one in library.find(name).sets)
+
     def recall(self, picture: SavedPicture) -> Recalled:
         """What to ask for to get a picture again, and what is not as it was then.
 

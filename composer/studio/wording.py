@@ -56,12 +56,19 @@ class Wording:
         return ""
 
     def expand(
-        self, prompt: str, loras: Sequence[str] = (), *, triggers: bool = True, seed: int = 0
+        self,
+        prompt: str,
+        loras: Sequence[str] = (),
+        *,
+        triggers: bool = True,
+        whole: Sequence[str] = (),
+        seed: int = 0,
     ) -> str:
         """A full prompt that holds all words of this one, its tags, and the LoRAs' trigger words.
 
         loras: those chosen beside the prompt; the ones its tags name are among them anyway.
         triggers: False adds none; those that the prompt holds still come out whole.
+        whole: further words that come out whole where the prompt holds them, a MixLoRA's triggers.
 
         The same words, LoRAs and seed give the same prompt.
 
@@ -73,7 +80,9 @@ class Wording:
         parsed = parse_prompt(prompt)
         names = dict.fromkeys((*loras, *(tag.name for tag in parsed.loras)))
         known = dict.fromkeys(self._card(name).info.trigger.strip() for name in names)
-        keep = [words for words in known if words and (triggers or has_phrase(parsed.text, words))]
+        added = [words for words in known if words and triggers]
+        there = [w for w in (*known, *whole) if w.strip() and has_phrase(parsed.text, w)]
+        keep = [*dict.fromkeys((*added, *there))]
         self._before()
         with self._lock:
             if self._expander is None:

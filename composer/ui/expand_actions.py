@@ -72,7 +72,11 @@ class ExpandActions:
         try:
             rows = views.read_rows(mixer, gated=bool(gate_views.gates_of(fusion)))
             loras = tuple(row.name for row in rows if row.speaks)
-            made = self._studio.wording.expand(typed, loras, triggers=triggers, seed=seed)
+            mixlora = gate_views.mixlora_of(fusion)
+            whole = self._studio.mixlora_triggers(mixlora) if mixlora else ()
+            made = self._studio.wording.expand(
+                typed, loras, triggers=triggers, whole=whole, seed=seed
+            )
         except ComposerError as error:
             yield {page.expander: {"phase": "failed", "note": str(error)}}
         except Exception as error:

@@ -61,6 +61,11 @@ def test_words_are_not_added_where_they_are_not_wanted(shipped: Wording) -> None
     assert has_phrase(shipped.expand("snow, zibo fox", ["zibo"], triggers=False), "zibo fox")
 
 
+def test_words_that_call_a_mixlora_come_out_whole_and_are_not_added(shipped: Wording) -> None:
+    made = shipped.expand("tavo robot, beach", whole=["tavo robot", "luna unicorn", ""])
+    assert has_phrase(made, "tavo robot") and "luna" not in made
+
+
 def test_tags_are_kept_and_their_loras_are_chosen(shipped: Wording) -> None:
     made = shipped.expand("cat <lora:neon:0.8>, beach")
     assert made.endswith(" <lora:neon:0.8>") and has_phrase(made, "in neon style")

@@ -36,10 +36,14 @@ def asked(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the studio was asked; it answers with the words and the seed."""
     found: list[Any] = []
 
-    def expand(prompt: str, loras: tuple[str, ...], *, triggers: bool, seed: int) -> str:
+    def expand(
+        prompt: str, loras: tuple[str, ...], *, triggers: bool, whole: tuple[str, ...], seed: int
+    ) -> str:
         found.append((prompt, loras, triggers, seed))
         if prompt == "wrong":
             raise ComposerError("Too long: <b>shorten</b>.")
+        if whole:
+            return " and ".join(whole)
         if prompt == "broken":
             raise RuntimeError("out of ink")
         return prompt if prompt == "same" else f"{prompt} in the snow {seed}"
@@ -101,6 +105,19 @@ def test_what_is_wrong_is_told_in_place(
     assert page.prompt not in last
     assert last[page.expander]["phase"] == "failed"
     assert last[page.expander]["note"].startswith(told)
+
+
+def test_a_mixloras_words_come_out_whole(
+    studio: Studio, page: Page, asked: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(studio, "mixlora_triggers", lambda name: (f"{name} fox", "tavo robot"))
+    *_, last = ExpandActions(studio, page).expand("fox", [], "mixlora:zibo", True, None)
+    assert last[page.prompt] == "zibo fox and tavo robot"
+
+
+def test_a_mixlora_that_is_gone_is_told(studio: Studio, page: Page, asked: list[Any]) -> None:
+    *_, last = ExpandActions(studio, page).expand("fox", [], "mixlora:gone", True, None)
+    assert last[page.expander]["phase"] == "failed" and "gone" in last[page.expander]["note"]
 
 
 def test_nothing_more_to_say_is_said(studio: Studio, page: Page, asked: list[Any]) -> None:
