@@ -270,7 +270,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "Its own LoRA: each task by the LoRA made for it, told which: the most a way can keep.",
             "Sum: all weights 1. NLA and PEFT linear: 1/N each; PEFT ties and dare_ties: 1 "
             "each, density 0.5. Such weights, and LoRAHub's, are the same for every request, "
-            "and gates see it: most of what they gain here is to tell one task from another.",
+            "and gates see it: most of what they gain here is to tell one task from another. "
+            "LoRAHub was made for one new task, and has to find one set of weights for all.",
             "Gates: one in each of the model's layers, on the mean of the request or on each "
             "token. Entropy of their shares over the LoRAs (1: even, 0: one alone), the largest "
             "mean share that one LoRA has over all tasks (1/N: none takes over), and the mean "
