@@ -141,11 +141,15 @@ def _trained(path: Path) -> str:
     facts = read_mixlora_facts(path)
     settings = facts.training["settings"]
     router = facts.settings.router
+    loads = [sorted(load, reverse=True) for load in facts.training["loads"].values()]
+    few = sum(sum(load[: router.top_k]) > 0.95 for load in loads)
     return (
         f"It has {router.experts} experts of rank {facts.settings.experts.rank} in each "
         f"feed-forward, {router.top_k} for each token, and was trained for "
         f"{facts.training['steps']} steps of {settings['batch_size']} pictures in all; each LoRA "
-        "for 400 steps of 10. "
+        f"for 400 steps of 10. In {few} of the {len(loads)} feed-forwards the same {router.top_k} "
+        "experts got more than 95 % of all choices in the end: the balance loss, taken over all "
+        "layers together as its authors do, allows that, and routing decides little there. "
     )
 
 

@@ -16,7 +16,7 @@ from composer.toybox.stage_loras import training_pictures
 from composer.toybox.world import ELEMENTS
 from composer.training.mixlora import ImageSet, PictureMixLoraTraining, train_picture_mixlora
 
-STEPS = 800
+STEPS = 600
 CHARACTERS = tuple(element for element in ELEMENTS if element.kind == "character")
 
 

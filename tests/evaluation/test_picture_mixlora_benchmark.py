@@ -48,7 +48,8 @@ def test_the_benchmark_runs(told: list[str], tmp_path: Path) -> None:
     with pytest.raises(ComposerError, match="--stage mixlora"):
         picture_mixlora.main(["--count", "2", *told])
     file = tiny_mixlora(tmp_path / "tiny")
-    training = {"steps": 2, "settings": {"batch_size": 3}}
+    loads = {"a": [0.5, 0.49, 0.01], "b": [0.4, 0.3, 0.3]}
+    training = {"steps": 2, "settings": {"batch_size": 3}, "loads": loads}
     whole = type(file)(**{**vars(file), "training": training})
     write_mixlora(tmp_path / "loras" / "mixlora" / "characters.safetensors", whole)
     picture_mixlora.main(["--count", "2", *told])
@@ -60,3 +61,4 @@ def test_the_benchmark_runs(told: list[str], tmp_path: Path) -> None:
     assert ("None of them", "the bare model", 2) in ways
     assert results.rows[0]["trained numbers"] == 2 * 32 + 32 * 2
     assert "3 experts of rank 2" in results.notes[0]
+    assert "In 1 of the 2 feed-forwards" in results.notes[0]
