@@ -34,6 +34,7 @@ def main() -> None:
     """Make both pictures anew."""
     with opened() as (page, _):
         page.wait_for_selector(".state.ready")
+        page.wait_for_selector(".with-gates:visible")  # the pair that ships with gates
         comparison(page)
         training(page)
 
