@@ -153,12 +153,16 @@ def test_a_renamed_lora_is_found_when_its_picture_is_dropped(page: Page, app: Ap
 
 
 def test_stop_ends_at_once_and_the_next_picture_comes(page: Page, app: App) -> None:
+    for side in ("width", "height"):  # large and long, so that a busy machine stops it in time
+        page.fill(f"#{side} input", "96")
     page.fill("#steps input", "400")
     page.click("#generate")
     expect(page.locator(".stage")).to_have_attribute("data-phase", "working")
     expect(page.locator(".stage .caption")).to_contain_text("of 400")
     page.click("#stop")
     expect(page.locator(".stage")).to_have_attribute("data-phase", "stopped")
+    for side in ("width", "height"):
+        page.fill(f"#{side} input", "16")
     page.fill("#steps input", "4")
     generate(page)
 
