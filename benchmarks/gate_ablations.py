@@ -125,10 +125,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "less than the default training. The distance is the squared error to the teacher on "
         "composed prompts, as a part of the bare model's, smoothed, at the end. Entropy is that of "
         "the gates' shares at the end: 1 is even, 0 is one expert everywhere. Prompts and seeds "
-        "are unseen by any training. The distances (and the loss of CLIP) as the trainings went:",
+        "are unseen by any training. The distances as the trainings went:",
         told.save_sheet(NAME, plot({t: curves_of(files) for t, files in curves.items()})),
     ]
-    told.publish("What each part of a gate is worth", rows, notes, **effort, sets=given.sets)
+    settings = {"optimiser steps": given.optimiser_steps, "trajectories": given.trajectories}
+    told.publish("What each part of a gate is worth", rows, notes, **settings, sets=given.sets)
 
 
 def _kept(values: Row) -> list[str]:
