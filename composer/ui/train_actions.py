@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -130,9 +131,11 @@ class TrainActions:
         )
 
     def stop(self, shown: str | None) -> Update:
-        """Stop the training that is shown."""
+        """Stop the training that is shown. What comes of it the timer tells: an answer from here
+        could overtake the news that it has stopped."""
         found = self._shown(shown)
-        return self._done(lambda: found and self._trainings.stop(found.name), shown)
+        self._try(lambda: found and self._trainings.stop(found.name))
+        return {self._page.stop: gr.update(visible=False)}
 
     def resume(self, shown: str | None) -> Update:
         """Go on with the training that is shown."""
@@ -154,28 +157,36 @@ class TrainActions:
         return self._news(str(event.name), None)
 
     def follow(self, shown: str | None, sent: dict[str, str] | None) -> Update:
-        """What is new since this page was told last."""
-        return self._news(shown, sent)
+        """What is new since this page was told last. Which training is shown is not told again: a
+        row may have been clicked meanwhile."""
+        update = self._news(shown, sent)
+        update.pop(self._page.shown)
+        return update
 
     def _done(self, act: Any, shown: str | None) -> Update:
+        self._try(act)
+        return self._news(shown, None)
+
+    @staticmethod
+    def _try(act: Any) -> None:
         try:
             act()
         except ComposerError as error:
             gr.Warning(escaped(error), title="That is not possible")
-        return self._news(shown, None)
 
     # --- how it goes
 
-    def _shown(self, shown: str | None) -> Training | None:
+    def _shown(self, shown: str | None, known: Sequence[Training] | None = None) -> Training | None:
         """The training of that name, else the one that runs, else the newest."""
-        known = self._trainings.all()
+        known = self._trainings.all() if known is None else known
         named = [training for training in known if training.name == shown]
         running = [training for training in known if training.state in ("running", "stopping")]
         return next(iter([*named, *running, *known]), None)
 
     def _news(self, shown: str | None, sent: dict[str, str] | None) -> Update:
         """The parts that differ from what was sent."""
-        page, known, found = self._page, self._trainings.all(), self._shown(shown)
+        page, known = self._page, self._trainings.all()
+        found = self._shown(shown, known)
         cards, _ = self._cards()
         state = found.state if found else ""
         values: Update = {
@@ -188,8 +199,7 @@ class TrainActions:
             page.stop: state in ("running", "waiting"),
             page.resume: bool(found and views.resumes(found)),
         }
-        active = any(training.active for training in known)
-        marks["state"] = f"{buttons.values()} {active}"
+        marks["state"] = str(list(buttons.values()))
         old = sent or {}
         update: Update = {
             part: value
@@ -198,7 +208,6 @@ class TrainActions:
         }
         if old.get("state") != marks["state"]:
             update |= {button: gr.update(visible=seen) for button, seen in buttons.items()}
-            update[page.timer] = gr.Timer(active=active)
         return {**update, page.sent: marks, page.shown: shown}
 
 

@@ -62,7 +62,7 @@ class TrainPage:
     def news(self) -> list[Any]:
         """What changes while a training runs."""
         parts = (self.live, self.stop, self.resume, self.previews, self.trainings)
-        return [*parts, self.timer, self.sent, self.shown]
+        return [*parts, self.sent, self.shown]
 
 
 def lay_out() -> TrainPage:
@@ -71,7 +71,7 @@ def lay_out() -> TrainPage:
         "suggested": gr.State(""),
         "shown": gr.State(None),
         "sent": gr.State(None),
-        "timer": gr.Timer(1.0, active=False),
+        "timer": gr.Timer(1.0),  # always: one that is switched off can miss the last news
     }
     with gr.Row(elem_id="school"):
         with gr.Column(elem_id="pupils"), gr.Column(elem_id="picker-sheet", elem_classes="sheet"):

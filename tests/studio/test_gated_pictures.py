@@ -161,7 +161,8 @@ def test_the_text_for_other_programs_brings_gates_and_switches_back(studio: Stud
     library = studio._library  # pyright: ignore[reportPrivateUsage]
     assert library is not None
     gates = studio._gate_library  # pyright: ignore[reportPrivateUsage]
-    found = recall(from_parameters(text), library, studio.card, gates)
+    mixloras = studio._mixlora_library  # pyright: ignore[reportPrivateUsage]
+    found = recall(from_parameters(text), library, studio.card, gates, mixloras)
     assert found.notes == ()
     assert pixels(studio, found.asked) == first.image().tobytes()
 
