@@ -12,6 +12,20 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+CAUSAL: dict[str, Any] = {
+    "vocab_size": 260,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "bos_token_id": None,
+    "eos_token_id": 256,
+    "pad_token_id": 257,
+    "initializer_range": 0.2,
+}
+"""The size of a causal model of Llama's kind."""
 
 
 def tiny_tokenizer(*, chat: bool = False, most: int = 64) -> Any:
@@ -36,22 +50,9 @@ def tiny_llama(**settings: Any) -> Any:
     """LlamaForCausalLM of width 16 and two layers, with fixed random weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    values: dict[str, Any] = {
-        "vocab_size": 260,
-        "hidden_size": 16,
-        "intermediate_size": 24,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-        "bos_token_id": None,
-        "eos_token_id": 256,
-        "pad_token_id": 257,
-        "initializer_range": 0.2,
-    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return LlamaForCausalLM(LlamaConfig(**{**values, **settings})).eval()
+        return LlamaForCausalLM(LlamaConfig(**{**CAUSAL, **settings})).eval()
 
 
 def make_tiny_language(folder: Path, **settings: Any) -> Path:
@@ -65,23 +66,10 @@ def tiny_mistral(**settings: Any) -> Any:
     """MistralForCausalLM of the same size, with a window that slides."""
     from transformers import MistralConfig, MistralForCausalLM
 
-    values: dict[str, Any] = {
-        "vocab_size": 260,
-        "hidden_size": 16,
-        "intermediate_size": 24,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-        "sliding_window": 8,
-        "bos_token_id": None,
-        "eos_token_id": 256,
-        "pad_token_id": 257,
-        "initializer_range": 0.2,
-    }
+    values = {**CAUSAL, "sliding_window": 8, **settings}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        return MistralForCausalLM(MistralConfig(**{**values, **settings})).eval()
+        return MistralForCausalLM(MistralConfig(**values)).eval()
 
 
 def tiny_t5(**settings: Any) -> Any:

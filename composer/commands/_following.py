@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-import typer
-
-from composer.commands._watching import show, stopped_by_user
+from composer.commands._watching import finish, show, stopped_by_user
 
 if TYPE_CHECKING:
     from composer.training.picture_config import PictureTraining
@@ -31,14 +29,8 @@ def follow(
                 _show(last)
                 if last.preview is not None and last.stage == "train":
                     last.preview.save(config.output.with_name(f"{config.name}-{last.step:06}.png"))
-    if main:
-        typer.echo(err=True)
-    if stopped.is_set() and main:
-        kept = f" Go on with --resume: {config.checkpoint}" if config.checkpoint.is_file() else ""
-        typer.echo(f"Stopped.{kept}", err=True)
-        raise typer.Exit(130)
-    if last is not None and last.path is not None and main:
-        typer.echo(str(last.path))
+    written = None if last is None else last.path
+    finish([written], stopped=stopped.is_set(), checkpoints=[config.checkpoint], main=main)
 
 
 def _show(progress: Progress) -> None:

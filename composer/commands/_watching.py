@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 
@@ -35,3 +36,24 @@ def show(line: str, *, step: int, total: int, seconds_left: float | None) -> Non
         typer.echo(f"\r\x1b[K{line}", err=True, nl=False)
     elif step % 20 == 0 or step == total:
         typer.echo(line, err=True)
+
+
+def finish(
+    written: Sequence[Path | None], *, stopped: bool, checkpoints: Sequence[Path], main: bool
+) -> None:
+    """The end of trainings, told by the first process only: their files on standard output; or,
+    where one was stopped before it wrote its own, what to go on from, and exit code 130.
+
+    written: of each training, its file, or None.
+    checkpoints: of each, where the state to resume from is kept.
+    """
+    if not main:
+        return
+    typer.echo(err=True)
+    if stopped and None in written:
+        kept = ", ".join(str(path) for path in checkpoints if path.is_file())
+        typer.echo("Stopped." + (f" Go on with --resume: {kept}" if kept else ""), err=True)
+        raise typer.Exit(130)
+    for path in written:
+        if path is not None:
+            typer.echo(str(path))

@@ -8,6 +8,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from composer.commands import _options as options
 from composer.errors import ComposerError
 
 
@@ -33,12 +34,12 @@ def complete(
     prompt: Annotated[
         bool, typer.Option("--prompt", help="The request as it stands, by no template.")
     ] = False,
-    template: Annotated[str, typer.Option(help="auto, chat or plain.")] = "auto",
+    template: options.Template = "auto",
     tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 for the likeliest words.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Only the likeliest words of this share.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of what is drawn above temperature 0.")] = 0,
-    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    precision: options.Precision = "float32",
     bits: Annotated[int, typer.Option(help="4 or 8: the base by bitsandbytes.")] = 16,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,

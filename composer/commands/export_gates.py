@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from composer.commands import _options as options
 from composer.commands._watching import show, stopped_by_user
 from composer.errors import ComposerError
 
@@ -45,9 +46,7 @@ def export_gates(
     steps: Annotated[int, typer.Option(help="Denoising steps of each.")] = 12,
     cfg: Annotated[float, typer.Option(help="CFG scale.")] = 3.0,
     seed: Annotated[int, typer.Option(help="Of the first picture; the others count up.")] = 0,
-    model: Annotated[
-        str, typer.Option(help="Model folder or hub name.", show_default="the toybox")
-    ] = str(ROOT / "assets" / "toybox"),
+    model: options.Model = str(ROOT / "assets" / "toybox"),
     lora_dir: Annotated[
         list[Path] | None,
         typer.Option(help="A folder of LoRAs; repeatable.", show_default="the toybox's"),

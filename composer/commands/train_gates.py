@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from composer.commands._watching import show, stopped_by_user
+from composer.commands import _options as options
+from composer.commands._watching import finish, show, stopped_by_user
 
 if TYPE_CHECKING:
     from composer.training.gates import GateProgress, GateTraining
@@ -50,15 +51,10 @@ def register(app: typer.Typer) -> None:
 
 def train_gates(
     context: typer.Context,
-    loras: Annotated[list[str], typer.Argument(help="Names of the LoRAs, two or more.")],
+    loras: options.LoraNames,
     output: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
-    prompt: Annotated[
-        list[str] | None,
-        typer.Option(help="A prompt that names all of them; drafted if not given; repeatable."),
-    ] = None,
-    granularity: Annotated[
-        str, typer.Option(help="What one gate governs: network, block, layer or matrix.")
-    ] = "block",
+    prompt: options.ComposedPrompts = None,
+    granularity: options.Granularity = "block",
     depth: Annotated[
         float, typer.Option(help="Gates from this depth of the U-Net on: 0 is all of it.")
     ] = 0.65,
@@ -73,7 +69,7 @@ def train_gates(
     keep: Annotated[float, typer.Option(help="Weight of: each LoRA alone on its prompts.")] = 0.0,
     compose: Annotated[float, typer.Option(help="Weight of: the composed teacher.")] = 1.0,
     rest: Annotated[float, typer.Option(help="Weight of: the base on other prompts.")] = 0.0,
-    balance: Annotated[float, typer.Option(help="Alpha of the gating balance loss.")] = 0.0,
+    balance: options.GateBalance = 0.0,
     router_balance: Annotated[
         float, typer.Option(help="Weight of: even loads, with --top-k (MixLoRA's loss).")
     ] = 0.0,
@@ -81,35 +77,29 @@ def train_gates(
     trajectories: Annotated[int, typer.Option(help="Samplings of each teacher.")] = 40,
     teacher_steps: Annotated[int, typer.Option(help="Steps of these samplings.")] = 12,
     cfg_scale: Annotated[float, typer.Option(help="CFG scale of these samplings.")] = 3.0,
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 200,
-    batch_size: Annotated[int, typer.Option(help="Rows at once, for each process.")] = 8,
-    accumulation: Annotated[int, typer.Option(help="Batches for one step.")] = 1,
-    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 4e-3,
+    steps: options.Steps = 200,
+    batch_size: options.RecordBatch = 8,
+    accumulation: options.Accumulation = 1,
+    learning_rate: options.HighestRate = 4e-3,
     input: Annotated[str, typer.Option(help="They see hidden, experts or regions.")] = "hidden",
     reduce: Annotated[str, typer.Option(help="mean, grid, flatten or tokens.")] = "tokens",
     cells: Annotated[int, typer.Option(help="Cells on a side of the grid.")] = 4,
-    normalise: Annotated[str, typer.Option(help="l2 or layer.")] = "layer",
-    activation: Annotated[str, typer.Option(help="softmax, scaled, sigmoid or free.")] = "free",
+    normalise: options.Normalise = "layer",
+    activation: options.Activation = "free",
     time: Annotated[bool, typer.Option(help="Gates know the timestep.")] = True,
     bias: Annotated[bool, typer.Option(help="Gates have a bias; the start needs it.")] = True,
     top_k: Annotated[
         int, typer.Option(help="Only so many LoRAs speak at once, the strongest; 0 is all.")
     ] = 0,
-    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
-    gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, slower.")] = False,
-    preview_every: Annotated[int, typer.Option(help="A preview every so many steps.")] = 0,
+    seed: options.Seed = 0,
+    gradient_checkpointing: options.GradientCheckpointing = False,
+    preview_every: options.PreviewEvery = 0,
     preview_prompt: Annotated[str, typer.Option(help="What the previews show.")] = "",
     checkpoint_every: Annotated[int, typer.Option(help="Keep a state every so many steps.")] = 100,
-    resume: Annotated[bool, typer.Option(help="Go on where a stopped training was.")] = False,
-    model: Annotated[
-        str, typer.Option(help="Model folder or hub name.", show_default="the toybox")
-    ] = str(ROOT / "assets" / "toybox"),
-    lora_dir: Annotated[
-        list[Path] | None, typer.Option(help="A folder of LoRAs; repeatable.")
-    ] = None,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, …; what accelerate chooses if not given.")
-    ] = "",
+    resume: options.Resume = False,
+    model: options.Model = str(ROOT / "assets" / "toybox"),
+    lora_dir: options.LoraFolders = None,
+    device: options.ChosenDevice = "",
 ) -> None:
     """Train gates that fuse LoRAs (MoLE); the LoRAs and the model stay as they are."""
     import torch
@@ -149,14 +139,8 @@ def train_gates(
         for last in train_gates(loaded, experts, config, cancelled=stopped.is_set):
             if main:
                 _show(last, config)
-    if main:
-        typer.echo(err=True)
-    if stopped.is_set() and main:
-        kept = f" Go on with --resume: {config.checkpoint}" if config.checkpoint.is_file() else ""
-        typer.echo(f"Stopped.{kept}", err=True)
-        raise typer.Exit(130)
-    if last is not None and last.path is not None and main:
-        typer.echo(str(last.path))
+    written = None if last is None else last.path
+    finish([written], stopped=stopped.is_set(), checkpoints=[config.checkpoint], main=main)
 
 
 def _show(progress: GateProgress, config: GateTraining) -> None:

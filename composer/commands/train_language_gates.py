@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from composer.commands._watching import show, stopped_by_user
+from composer.commands import _options as options
+from composer.commands._watching import finish, show, stopped_by_user
 
 if TYPE_CHECKING:
     from composer.training.language import LanguageProgress, LanguageTraining
@@ -25,39 +26,37 @@ def register(app: typer.Typer) -> None:
 
 def train_language_gates(
     context: typer.Context,
-    data: Annotated[Path, typer.Argument(help="A .jsonl file or folder, or a datasets folder.")],
+    data: options.Records,
     loras: Annotated[list[Path], typer.Argument(help="Folders of PEFT's LoRAs, two or more.")],
     output: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
     model: Annotated[str, typer.Option(help="Model folder or hub name: causal, or T5's kind.")],
-    granularity: Annotated[
-        str, typer.Option(help="What one gate governs: network, block, layer or matrix.")
-    ] = "block",
-    balance: Annotated[float, typer.Option(help="Alpha of the gating balance loss.")] = 0.5,
+    granularity: options.Granularity = "block",
+    balance: options.GateBalance = 0.5,
     input: Annotated[str, typer.Option(help="They see hidden, or experts.")] = "hidden",
     reduce: Annotated[
         str, typer.Option(help="mean: of the request; tokens: weights for each token.")
     ] = "mean",
-    normalise: Annotated[str, typer.Option(help="l2 or layer.")] = "l2",
-    activation: Annotated[str, typer.Option(help="softmax, scaled, sigmoid or free.")] = "softmax",
+    normalise: options.Normalise = "l2",
+    activation: options.Activation = "softmax",
     bias: Annotated[bool, typer.Option(help="Gates have a bias.")] = False,
-    template: Annotated[str, typer.Option(help="auto, chat or plain.")] = "auto",
-    window: Annotated[int | None, typer.Option(help="Most tokens of a row; 512.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps, not epochs.")] = None,
-    epochs: Annotated[float, typer.Option(help="Times through the data.")] = 2.0,
-    batch_size: Annotated[int, typer.Option(help="Rows at once, for each process.")] = 12,
-    accumulation: Annotated[int, typer.Option(help="Batches for one step.")] = 1,
-    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-2,
-    schedule: Annotated[str, typer.Option(help="constant, cosine or linear.")] = "constant",
-    warmup: Annotated[int, typer.Option(help="Steps until the highest rate.")] = 0,
-    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
-    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
-    gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, slower.")] = False,
-    eval_data: Annotated[Path | None, typer.Option(help="Records to measure on.")] = None,
-    eval_share: Annotated[float, typer.Option(help="Share of the data kept for that.")] = 0.0,
-    eval_every: Annotated[int, typer.Option(help="Steps between; 0 at the end alone.")] = 0,
-    checkpoint_every: Annotated[int, typer.Option(help="Keep a state to resume from.")] = 100,
-    resume: Annotated[bool, typer.Option(help="Go on where a stopped training was.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, …; accelerate's choice.")] = "",
+    template: options.Template = "auto",
+    window: options.Window = None,
+    steps: options.StepsNotEpochs = None,
+    epochs: options.Epochs = 2.0,
+    batch_size: options.RecordBatch = 12,
+    accumulation: options.Accumulation = 1,
+    learning_rate: options.HighestRate = 1e-2,
+    schedule: options.RecordSchedule = "constant",
+    warmup: options.RecordWarmup = 0,
+    seed: options.Seed = 0,
+    precision: options.Precision = "float32",
+    gradient_checkpointing: options.GradientCheckpointing = False,
+    eval_data: options.EvalData = None,
+    eval_share: options.EvalShare = 0.0,
+    eval_every: options.EvalEvery = 0,
+    checkpoint_every: options.RecordCheckpoints = 100,
+    resume: options.Resume = False,
+    device: options.RecordDevice = "",
 ) -> None:
     """Train gates that fuse LoRAs of a language model (MoLE); LoRAs and model stay as they are."""
     import torch
@@ -78,14 +77,8 @@ def train_language_gates(
         for last in train_adapter(language, config, cancelled=stopped.is_set):
             if main:
                 _show(last, [folder.name for folder in loras])
-    if main:
-        typer.echo(err=True)
-    if stopped.is_set() and main and (last is None or last.path is None):
-        kept = f" Go on with --resume: {config.checkpoint}" if config.checkpoint.is_file() else ""
-        typer.echo(f"Stopped.{kept}", err=True)
-        raise typer.Exit(130)
-    if last is not None and last.path is not None and main:
-        typer.echo(str(last.path))
+    written = None if last is None else last.path
+    finish([written], stopped=stopped.is_set(), checkpoints=[config.checkpoint], main=main)
 
 
 def _config(given: dict[str, Any]) -> LanguageTraining:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from composer.commands._watching import show, stopped_by_user
+from composer.commands import _options as options
+from composer.commands._watching import finish, show, stopped_by_user
 from composer.errors import ComposerError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 def train_mixlora(
     context: typer.Context,
-    data: Annotated[Path, typer.Argument(help="A .jsonl file or folder, or a datasets folder.")],
+    data: options.Records,
     output: Annotated[Path, typer.Argument(help="The folder to write the adapter to.")],
     model: Annotated[str, typer.Option(help="Model folder or hub name.")],
     also: Annotated[
@@ -58,28 +59,28 @@ def train_mixlora(
     target: Annotated[
         list[str] | None, typer.Option(help="Only these modules, such as gate_proj; repeatable.")
     ] = None,
-    template: Annotated[str, typer.Option(help="auto, chat or plain.")] = "auto",
-    window: Annotated[int | None, typer.Option(help="Most tokens of a row; 512.")] = None,
+    template: options.Template = "auto",
+    window: options.Window = None,
     packing: Annotated[bool, typer.Option(help="Fill rows with several records.")] = False,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps, not epochs.")] = None,
-    epochs: Annotated[float, typer.Option(help="Times through the data.")] = 2.0,
-    batch_size: Annotated[int, typer.Option(help="Rows at once, for each process.")] = 16,
-    accumulation: Annotated[int, typer.Option(help="Batches for one step.")] = 1,
-    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 2e-4,
+    steps: options.StepsNotEpochs = None,
+    epochs: options.Epochs = 2.0,
+    batch_size: options.RecordBatch = 16,
+    accumulation: options.Accumulation = 1,
+    learning_rate: options.HighestRate = 2e-4,
     lora_plus: Annotated[float, typer.Option(help="B learns so many times as fast.")] = 1.0,
-    schedule: Annotated[str, typer.Option(help="constant, cosine or linear.")] = "constant",
-    warmup: Annotated[int, typer.Option(help="Steps until the highest rate.")] = 0,
+    schedule: options.RecordSchedule = "constant",
+    warmup: options.RecordWarmup = 0,
     weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = 1e-2,
-    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
-    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    seed: options.Seed = 0,
+    precision: options.Precision = "float32",
     bits: Annotated[int, typer.Option(help="4 or 8: the base by bitsandbytes.")] = 16,
-    gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, slower.")] = False,
-    eval_data: Annotated[Path | None, typer.Option(help="Records to measure on.")] = None,
-    eval_share: Annotated[float, typer.Option(help="Share of the data kept for that.")] = 0.0,
-    eval_every: Annotated[int, typer.Option(help="Steps between; 0 at the end alone.")] = 0,
-    checkpoint_every: Annotated[int, typer.Option(help="Keep a state to resume from.")] = 100,
-    resume: Annotated[bool, typer.Option(help="Go on where a stopped training was.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, …; accelerate's choice.")] = "",
+    gradient_checkpointing: options.GradientCheckpointing = False,
+    eval_data: options.EvalData = None,
+    eval_share: options.EvalShare = 0.0,
+    eval_every: options.EvalEvery = 0,
+    checkpoint_every: options.RecordCheckpoints = 100,
+    resume: options.Resume = False,
+    device: options.RecordDevice = "",
 ) -> None:
     """Train MixLoRA on a language model: `torchrun -m composer …` for several processes."""
     import torch
@@ -148,15 +149,12 @@ def _run(
                 _show(report, several=len(configs) > 1)
             if report.path is not None:
                 written.append(report.path)
-    if main:
-        typer.echo(err=True)
-    if stopped.is_set() and main and len(written) < len(configs):
-        kept = [str(config.checkpoint) for config in configs if config.checkpoint.is_file()]
-        more = f" Go on with --resume: {', '.join(kept)}" if kept else ""
-        typer.echo(f"Stopped.{more}", err=True)
-        raise typer.Exit(130)
-    for path in written if main else ():
-        typer.echo(str(path))
+    finish(
+        [*written, *[None] * (len(configs) - len(written))],
+        stopped=stopped.is_set(),
+        checkpoints=[config.checkpoint for config in configs],
+        main=main,
+    )
 
 
 def _show(report: LanguageProgress, *, several: bool) -> None:

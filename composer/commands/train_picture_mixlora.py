@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from composer.commands import _options as options
 from composer.commands._following import follow
 from composer.commands.generate import TOYBOX
 from composer.errors import ComposerError
@@ -28,15 +29,13 @@ def train_picture_mixlora(
         list[str],
         typer.Option("--set", help="TRIGGER=FOLDER, an image set; give it several times."),
     ],
-    model: Annotated[
-        str, typer.Option(help="Model folder or hub name.", show_default="the toybox")
-    ] = TOYBOX,
-    title: Annotated[str, typer.Option(help="A name for people.")] = "",
-    description: Annotated[str, typer.Option(help="A sentence for people.")] = "",
+    model: options.Model = TOYBOX,
+    title: options.Title = "",
+    description: options.Description = "",
     experts: Annotated[int, typer.Option(help="Experts in each feed-forward.")] = 4,
     top_k: Annotated[int, typer.Option(help="How many a token is sent to.")] = 2,
     rank: Annotated[int, typer.Option(help="Width of an expert's factors.")] = 8,
-    alpha: Annotated[float | None, typer.Option(help="Strength; the rank if not given.")] = None,
+    alpha: options.Alpha = None,
     dropout: Annotated[float, typer.Option(help="Dropout before all factors.")] = 0.0,
     balance: Annotated[float, typer.Option(help="Coefficient of the balance loss.")] = 1e-2,
     attention_rank: Annotated[
@@ -45,46 +44,33 @@ def train_picture_mixlora(
     conv_rank: Annotated[
         int, typer.Option(help="Width of plain LoRA on the convolutions; 0 for none.")
     ] = 0,
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 1000,
-    batch_size: Annotated[int, typer.Option(help="Pictures at once, for each process.")] = 4,
-    accumulation: Annotated[int, typer.Option(help="Batches for one step.")] = 1,
-    optimizer: Annotated[str, typer.Option(help="adamw or muon.")] = "adamw",
-    learning_rate: Annotated[
-        float, typer.Option(help="Highest learning rate; muon wants 5e-3 or so.")
-    ] = 5e-4,
-    schedule: Annotated[str, typer.Option(help="cosine or constant.")] = "cosine",
-    warmup: Annotated[int, typer.Option(help="Steps until the highest learning rate.")] = 20,
-    min_snr: Annotated[float, typer.Option(help="Gamma of min-SNR weights; 0 for none.")] = 5.0,
-    caption_dropout: Annotated[float, typer.Option(help="Share of captions left out.")] = 0.0,
-    flip: Annotated[bool, typer.Option(help="Mirror half of the pictures.")] = False,
-    resolution: Annotated[
-        int | None, typer.Option(help="Side in pixels; the model's own if not given.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
-    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
-    gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, slower.")] = False,
-    prior_pictures: Annotated[
-        Path | None, typer.Option(help="Folder of captioned pictures of what is to stay.")
-    ] = None,
-    prior_prompt: Annotated[
-        list[str] | None,
-        typer.Option(help="Let the model draw such pictures first; give it several times."),
-    ] = None,
-    prior_count: Annotated[int, typer.Option(help="How many it draws.")] = 64,
-    prior_share: Annotated[float, typer.Option(help="Their share of each batch.")] = 0.25,
-    preview_every: Annotated[int, typer.Option(help="A preview every so many steps.")] = 0,
+    steps: options.Steps = 1000,
+    batch_size: options.PictureBatch = 4,
+    accumulation: options.Accumulation = 1,
+    optimizer: options.Optimizer = "adamw",
+    learning_rate: options.PictureRate = 5e-4,
+    schedule: options.PictureSchedule = "cosine",
+    warmup: options.PictureWarmup = 20,
+    min_snr: options.MinSnr = 5.0,
+    caption_dropout: options.CaptionDropout = 0.0,
+    flip: options.Flip = False,
+    resolution: options.Resolution = None,
+    seed: options.Seed = 0,
+    precision: options.Precision = "float32",
+    gradient_checkpointing: options.GradientCheckpointing = False,
+    prior_pictures: options.PriorPictures = None,
+    prior_prompt: options.PriorPrompts = None,
+    prior_count: options.PriorCount = 64,
+    prior_share: options.PriorShare = 0.25,
+    preview_every: options.PreviewEvery = 0,
     preview_prompt: Annotated[
         str, typer.Option(help="What the previews show; two of the triggers if not given.")
     ] = "",
     save_preview: Annotated[bool, typer.Option(help="Write a picture beside the file.")] = False,
-    checkpoint_every: Annotated[
-        int, typer.Option(help="Keep a state to resume from every so many steps.")
-    ] = 100,
-    resume: Annotated[bool, typer.Option(help="Go on where a stopped training was.")] = False,
-    file_type: Annotated[str, typer.Option(help="float16 or float32.")] = "float16",
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, …; what accelerate chooses if not given.")
-    ] = "",
+    checkpoint_every: options.PictureCheckpoints = 100,
+    resume: options.Resume = False,
+    file_type: options.FileType = "float16",
+    device: options.ChosenDevice = "",
 ) -> None:
     """Train one MixLoRA on several image sets at once: each its own trigger, experts shared."""
     import torch

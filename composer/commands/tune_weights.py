@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from composer.commands import _options as options
 from composer.commands._watching import show, stopped_by_user
 from composer.errors import ComposerError
 
@@ -20,11 +21,8 @@ def register(app: typer.Typer) -> None:
 
 
 def tune_weights(
-    loras: Annotated[list[str], typer.Argument(help="Names of the LoRAs, two or more.")],
-    prompt: Annotated[
-        list[str] | None,
-        typer.Option(help="A prompt that names all of them; drafted if not given; repeatable."),
-    ] = None,
+    loras: options.LoraNames,
+    prompt: options.ComposedPrompts = None,
     pictures: Annotated[int, typer.Option(min=1, help="Pictures for each choice of weights.")] = 16,
     grid: Annotated[
         str, typer.Option(help="The weights that are tried for each LoRA.")
@@ -35,7 +33,7 @@ def tune_weights(
     steps: Annotated[int, typer.Option(help="Sampling steps of a picture.")] = 12,
     cfg_scale: Annotated[float, typer.Option(help="CFG scale of a picture.")] = 3.0,
     batch_size: Annotated[int, typer.Option(help="Pictures at once.")] = 16,
-    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
+    seed: options.Seed = 0,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -43,12 +41,8 @@ def tune_weights(
         ),
     ] = None,
     replace: Annotated[bool, typer.Option(help="Write over a file that is there.")] = False,
-    model: Annotated[
-        str, typer.Option(help="Model folder or hub name.", show_default="the toybox")
-    ] = str(ROOT / "assets" / "toybox"),
-    lora_dir: Annotated[
-        list[Path] | None, typer.Option(help="A folder of LoRAs; repeatable.")
-    ] = None,
+    model: options.Model = str(ROOT / "assets" / "toybox"),
+    lora_dir: options.LoraFolders = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
 ) -> None:
     """Find the best weights for a sum of LoRAs; Compare then shows them beside yours."""

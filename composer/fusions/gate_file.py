@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +13,6 @@ from composer.errors import ComposerError
 from composer.experts.expert import Expert
 from composer.experts.header import read_header
 from composer.experts.supported import GATES as FORMAT
-from composer.files import write_atomically
 from composer.fusions.own_file import OwnKind
 from composer.mixture import (
     GRANULARITIES,
@@ -129,12 +127,7 @@ class GateFile(GateFacts):
         Raises:
             ComposerError: its name does not end in .safetensors, or it cannot be written.
         """
-        from safetensors.torch import save
-
-        if path.suffix != ".safetensors":
-            raise ComposerError(f"{path}: a gate file's name must end in .safetensors.")
         told = {
-            "version": KIND.version,
             "model": self.model,
             "model_hash": self.model_hash,
             "experts": [asdict(expert) for expert in self.experts],
@@ -148,8 +141,7 @@ class GateFile(GateFacts):
             for unit, named in self.tensors.items()
             for name, tensor in named.items()
         }
-        text = json.dumps(told, ensure_ascii=False)
-        write_atomically(path, save(tensors, {"format": "pt", FORMAT: text}))
+        KIND.write(path, told, tensors)
 
     def gates(self, names: Sequence[str], units: Mapping[str, Any]) -> dict[str, LearnedGate]:
         """The gates by unit, with their rows in the order of `names`.

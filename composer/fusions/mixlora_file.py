@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 from composer.errors import ComposerError
 from composer.experts.header import Header, parse_header, read_header
 from composer.experts.supported import MIXLORA as FORMAT
-from composer.files import write_atomically
 from composer.fusions.own_file import OwnKind
 from composer.mixture.adapter_names import check_against_settings
 from composer.mixture.mixlora import MixLora, attach_mixlora
@@ -103,10 +101,6 @@ class MixLoraFile(MixLoraFacts):
             ComposerError: a number is not finite, its name does not end in .safetensors, or it
                 cannot be written.
         """
-        from safetensors.torch import save
-
-        if path.suffix != ".safetensors":
-            raise ComposerError(f"{path}: a MixLoRA's name must end in .safetensors.")
         tensors = {
             name: tensor.detach().cpu().to(dtype).contiguous()
             for name, tensor in self.tensors.items()
@@ -118,7 +112,6 @@ class MixLoraFile(MixLoraFacts):
                     "written. Train with a lower learning rate, or write float32."
                 )
         told = {
-            "version": KIND.version,
             "model": self.model,
             "model_hash": self.model_hash,
             "settings": self.settings.to_json(),
@@ -127,8 +120,7 @@ class MixLoraFile(MixLoraFacts):
             "description": self.description,
             "training": dict(self.training),
         }
-        text = json.dumps(told, ensure_ascii=False)
-        write_atomically(path, save(tensors, {"format": "pt", FORMAT: text}))
+        KIND.write(path, told, tensors)
 
     def attach(self, unet: nn.Module, source: str = "") -> MixLora:
         """Put it into a U-Net, for use and not for training.

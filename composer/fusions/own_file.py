@@ -1,4 +1,4 @@
-"""What files of Composer's own kinds say of themselves: JSON in a safetensors file's metadata."""
+"""Files of Composer's own kinds: safetensors that say of themselves, as JSON, what they are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from torch import Tensor
+
 from composer.errors import ComposerError
+from composer.files import write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,21 @@ class OwnKind:
                 f"reads version {self.version}. Update Composer, or {self.again}."
             )
         return values
+
+    def write(self, path: Path, told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Write a file, whole or not at all.
+
+        told: what it says of itself, beside its version; plain values.
+
+        Raises:
+            ComposerError: its name does not end in .safetensors, or it cannot be written.
+        """
+        from safetensors.torch import save
+
+        if path.suffix != ".safetensors":
+            raise ComposerError(f"{path}: a {self.called}'s name must end in .safetensors.")
+        text = json.dumps({"version": self.version, **told}, ensure_ascii=False)
+        write_atomically(path, save(dict(tensors), {"format": "pt", self.key: text}))
 
     def damaged(self, path: Path, reason: str) -> ComposerError:
         """The error to raise for one that cannot be used."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from studio_pictures import finished
 from tiny_gates import write_gates
 from tiny_loras import write_lora
 from tiny_weights import write_weights
@@ -49,12 +50,6 @@ def studio(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Studio:
     studio = Studio(tiny_sd, [folder], tmp_path_factory.mktemp("outputs"))
     assert studio.wait(120).state == "ready", studio.status
     return studio
-
-
-def finished(events: Iterable[Event]) -> Finished:
-    last = list(events)[-1]
-    assert isinstance(last, Finished)
-    return last
 
 
 def alone(studio: Studio, asked: ComposeRequest) -> list[bytes]:

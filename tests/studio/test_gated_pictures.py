@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from studio_pictures import finished, paint, pixels
 from tiny_gates import write_gates
 from tiny_loras import write_lora
 
@@ -17,11 +17,8 @@ from composer.diffusion.request import Request
 from composer.errors import ComposerError
 from composer.studio import (
     ComposeRequest,
-    Event,
-    Finished,
     LoraRow,
     Progress,
-    SavedPicture,
     Started,
     Studio,
 )
@@ -61,21 +58,6 @@ def studio(tiny_sd: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory
     studio = Studio(tiny_sd, [folder], tmp_path_factory.mktemp("outputs"))
     assert studio.wait(120).state == "ready", studio.status
     return studio
-
-
-def finished(events: Iterable[Event]) -> Finished:
-    last = list(events)[-1]
-    assert isinstance(last, Finished)
-    return last
-
-
-def paint(studio: Studio, asked: ComposeRequest) -> SavedPicture:
-    (picture,) = finished(studio.compose(asked)).pictures
-    return picture
-
-
-def pixels(studio: Studio, asked: ComposeRequest) -> bytes:
-    return paint(studio, asked).image().tobytes()
 
 
 def off(*names: str) -> tuple[LoraRow, ...]:

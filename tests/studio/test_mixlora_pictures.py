@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from studio_pictures import finished, paint, pixels
 from tiny_gates import write_gates
 from tiny_loras import write_lora
 from tiny_mixlora import tiny_mixlora, write_mixlora
@@ -20,10 +20,7 @@ from composer.errors import ComposerError
 from composer.studio import (
     Comparison,
     ComposeRequest,
-    Event,
-    Finished,
     LoraRow,
-    SavedPicture,
     Started,
     Studio,
 )
@@ -60,21 +57,6 @@ def studio(tiny_sd: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory
     studio = Studio(tiny_sd, [folder], tmp_path_factory.mktemp("outputs"))
     assert studio.wait(120).state == "ready", studio.status
     return studio
-
-
-def finished(events: Iterable[Event]) -> Finished:
-    last = list(events)[-1]
-    assert isinstance(last, Finished)
-    return last
-
-
-def paint(studio: Studio, asked: ComposeRequest) -> SavedPicture:
-    (picture,) = finished(studio.compose(asked)).pictures
-    return picture
-
-
-def pixels(studio: Studio, asked: ComposeRequest) -> bytes:
-    return paint(studio, asked).image().tobytes()
 
 
 def test_alone_and_with_loras_and_nothing_is_left_behind(studio: Studio) -> None:

@@ -1,25 +1,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from studio_pictures import finished, paint, pixels
 from tiny_loras import write_lora
 
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
 from composer.studio import (
     ComposeRequest,
-    Event,
     Finished,
     LoraRow,
     PictureSaved,
     Progress,
     Queued,
-    SavedPicture,
     Started,
     Studio,
 )
@@ -28,21 +26,6 @@ REQUEST = Request(prompt="a fox", seed=7, steps=3, cfg_scale=3.0, width=16, heig
 BOTH = ComposeRequest(
     request=REQUEST, rows=(LoraRow(name="zibo", unet=0.8), LoraRow(name="neon", unet=0.6))
 )
-
-
-def finished(events: Iterable[Event]) -> Finished:
-    last = list(events)[-1]
-    assert isinstance(last, Finished)
-    return last
-
-
-def paint(studio: Studio, asked: ComposeRequest) -> SavedPicture:
-    (picture,) = finished(studio.compose(asked)).pictures
-    return picture
-
-
-def pixels(studio: Studio, asked: ComposeRequest) -> bytes:
-    return paint(studio, asked).image().tobytes()
 
 
 @pytest.fixture(scope="module")
