@@ -53,7 +53,7 @@ def export_gates(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
-    """Merge LoRAs as trained gates weigh them on average: a LoRA that any program loads."""
+    """Merge LoRAs by the weights nearest to what trained gates say: one LoRA for any program."""
     from composer.training.gates.export_plan import GateExport
 
     config = GateExport(

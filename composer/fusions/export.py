@@ -1,7 +1,7 @@
 """Gates taken away: one ordinary LoRA that any other program loads, or a string of block weights.
 
-A gate that looks cannot be merged exactly, for it answers each picture anew. What is exported is
-its mean, unit by unit; how much is lost must be measured.
+A gate that looks cannot be merged exactly, for it answers each picture anew. What is exported
+are constant weights in its place, unit by unit; how much is lost must be measured.
 """
 
 from __future__ import annotations

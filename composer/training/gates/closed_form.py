@@ -40,7 +40,8 @@ class Products:
         for name, site in self._mixture.sites.items():
 
             def hook(module: Any, inputs: tuple[Any, ...], name: str = name) -> None:
-                self.sums[name] += _products(module, inputs[0], len(self._mixture.names))
+                low = low_of(module, inputs[0])
+                self.sums[name] += products(module, low, low, len(self._mixture.names))
 
             handles.append(cast(Any, site).register_forward_pre_hook(hook))
         try:
@@ -50,18 +51,29 @@ class Products:
                 handle.remove()
 
 
-def _products(site: Site, hidden: Tensor, count: int) -> Tensor:
-    """<D_j(x), D_k(x)>, (experts, experts), summed over batch and tokens; float32 on the CPU."""
+def low_of(site: Site, hidden: Tensor) -> Tensor:
+    """A x of all experts, whatever their gate says: as the site's own `low` is shaped."""
     if isinstance(site, ExpertLinear):
-        low = functional.linear(hidden, site.down).flatten(0, -2)
-    else:
-        conv = cast(nn.Conv2d, site.base)
-        low = conv._conv_forward(hidden, site.down, None)  # pyright: ignore[reportPrivateUsage]
-        low = low.transpose(0, 1).flatten(1).T
-    low, up = low.float(), site.up.flatten(1).float()  # (tokens, ranks), (out, ranks)
-    both = (low.T @ low) * (up.T @ up)
+        return functional.linear(hidden, site.down)
+    conv = cast(nn.Conv2d, site.base)
+    return conv._conv_forward(hidden, site.down, None)  # pyright: ignore[reportPrivateUsage]
+
+
+def products(site: Site, low: Tensor, other: Tensor, count: int) -> Tensor:
+    """<U_j low_j, U_k other_k>, (experts, experts), summed over batch and tokens; float32 on the
+    CPU. low, other: what stands between the factors of a site, from the same inputs."""
+    low, other = (_by_token(site, each) for each in (low, other))
+    up = site.up.flatten(1).float()  # (out, ranks)
+    both = (low.T @ other) * (up.T @ up)
     owners = functional.one_hot(site.owner, count).float()  # (ranks, experts)
     return (owners.T @ both @ owners).cpu()
+
+
+def _by_token(site: Site, low: Tensor) -> Tensor:
+    """(tokens of the batch, ranks)."""
+    if isinstance(site, ExpertLinear):
+        return low.flatten(0, -2).float()
+    return low.transpose(0, 1).flatten(1).T.float()
 
 
 def solve(

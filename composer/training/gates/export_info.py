@@ -44,8 +44,8 @@ def info_of(
         base=bases.pop() if len(bases) == 1 else "",
         title=told.path.stem,
         description=(
-            f"{names}, merged as their gates weigh them on average{part}; of what the gates do it "
-            f"loses {told.loss:.1%}."
+            f"{names}, merged by the constant weights nearest to what their gates say{part}; of "
+            f"what the gates do it loses {told.loss:.1%}."
         ),
         extra={"composer.export": json.dumps(origin, ensure_ascii=False)},
     )

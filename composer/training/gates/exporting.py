@@ -1,9 +1,10 @@
 """Trained gates taken away: one ordinary LoRA that any other program loads, with what it loses.
 
 A gate that looks answers each picture anew, and a LoRA cannot. So pictures are sampled with the
-gates, what they said in the pass that sees the prompt is averaged unit by unit, over all steps or
-over each of K bins of them, and the LoRAs are merged with these weights
-(`composer.fusions.export`). The loss is measured where the gates lead: the mean over pictures of
+gates, what they said in the pass that sees the prompt becomes one weight for each unit and expert
+(`composer.training.gates.nearest`), over all steps or over each of K bins of them, and the LoRAs
+are merged with these weights (`composer.fusions.export`). The loss is measured where the gates
+lead: the mean over pictures of
 
     sum_t || v_gated - v_exported ||^2  /  sum_t || v_gated - v_base ||^2
 
@@ -35,6 +36,7 @@ from composer.training.gates.export_plan import (
     ExportStage,
     GateExport,
 )
+from composer.training.gates.nearest import Nearest
 from composer.training.gates.trajectories import Heard, Trajectories, plan_trajectories
 from composer.training.output import check_writable
 from composer.training.progress import Clock
@@ -114,12 +116,13 @@ def _export(
     report = _Reports("sample", len(batches) * config.steps)
     with _gated(model, experts, file) as mixture:
         regions = regions_of(model, mixture, file.experts)
+        nearest = Nearest(mixture, config.steps)
         for batch in batches:
-            for _ in batch.sample(model, mixture, heard, regions):
+            for _ in batch.sample(model, mixture, heard, nearest, regions):
                 yield report.next()
                 if cancelled():
                     return
-        weights = [heard.mean(span) for span in config.spans]
+        weights = [nearest.weights(span, heard.mean(span)) for span in config.spans]
         loras = [_as_written(merged(mixture, experts, each), config) for each in weights]
         blocks = [{n: block_weights(mixture, n, each) for n in mixture.names} for each in weights]
         unplaced = unplaced_sites(mixture)

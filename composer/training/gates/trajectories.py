@@ -15,6 +15,7 @@ from composer.errors import ComposerError
 from composer.mixture import Mixture
 from composer.mixture.stand_in import Weights
 from composer.training.gates.memory import AT_ONCE
+from composer.training.gates.nearest import Nearest
 from composer.training.gates.teachers import Sampling
 
 
@@ -79,10 +80,16 @@ class Trajectories:
         return torch.cat([*without, *(each.positive for each in told)])
 
     def sample(
-        self, model: Model, mixture: Mixture, heard: Heard, regions: Regions | None = None
+        self,
+        model: Model,
+        mixture: Mixture,
+        heard: Heard,
+        nearest: Nearest,
+        regions: Regions | None = None,
     ) -> Iterator[None]:
         """Sample with the mixture's gates; yields after each step.
 
+        heard, nearest: are told what the gates say, and what their sites see meanwhile.
         regions: finds out where each expert's words act, for gates that hear it.
 
         Raises:
@@ -103,7 +110,7 @@ class Trajectories:
             latents = sampling.latents
             if hearing is not None:
                 hearing(latents, timestep, step)
-            with mixture.listen() as said:
+            with mixture.listen() as said, nearest.watching(step, len(self.prompts)):
                 without, with_prompt = predict(model, latents, timestep, text, self.cfg_scale)
             heard.add(said, len(self.prompts), step)
             self.latents.append(latents.cpu())
