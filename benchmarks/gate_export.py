@@ -119,7 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "Gates with the default settings, exported as one LoRA (float16, rank of all together): "
         "in each unit the constant weights nearest to what the gates say, over 24 pictures of the "
         "prompts they were trained on. The loss is the squared distance of its predictions from "
-        "the gates', as a part of the bare model's, where the gates lead; it is the mean of the sets, as is the file's size. "
+        "the gates', as a part of the bare model's, where the gates lead; it is the mean of the "
+        "sets, as is the file's size. "
         "Test prompts and seeds are those of the benchmark of gates, which no training saw. The "
         "first pictures: in each kind a row of the sum at weights 1, the gates, the exported LoRA:",
         told.save_sheet(NAME, contact_sheet([j.cell() for j in shown], columns=SHOWN)),

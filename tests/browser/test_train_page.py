@@ -67,7 +67,10 @@ def settle(page: Page, steps: int, name: str) -> None:
         page.fill(f"#train-set-{field} input", str(value))
 
 
-def state(page: Page, wanted: str) -> None:
+def state(page: Page, wanted: str, name: str | None = None) -> None:
+    """The training that is shown, which may still be an earlier one unless `name` is given."""
+    if name is not None:
+        expect(page.locator(".training .title")).to_have_text(name)
     expect(page.locator(".training")).to_have_attribute("data-state", wanted)
 
 
@@ -92,7 +95,7 @@ def test_gates_are_trained_by_mouse(page: Page, app: App, tmp_path: Path) -> Non
     expect(page.locator("#gate-name input, #gate-name textarea")).to_have_value("zibo_neon")
     settle(page, 4000, "pair")
     page.click("#train-start")
-    state(page, "running")
+    state(page, "running", "pair")
     wait_for_step(page, 20)
     curve = page.locator(".chart.loss .line.is-loss")
     expect(curve).to_have_attribute("d", re.compile(r"^M[\d. ]+L"))
@@ -132,7 +135,7 @@ def test_a_training_ends_with_a_file_that_compose_offers(
     choose(page, "zibo", "moon")
     settle(page, 24, "whole")
     page.click("#train-start")
-    state(page, "finished")
+    state(page, "finished", "whole")
     assert "ready in Compose" in page.inner_text(".training .message")
     assert page.locator(".previews figure").count() == 6
     keep(page, "trained", tmp_path)
@@ -167,6 +170,7 @@ def test_a_picture_is_made_while_gates_are_trained(page: Page, app: App) -> None
     choose(page, "zibo", "neon")
     settle(page, 4000, "beside")
     page.click("#train-start")
+    state(page, "running", "beside")
     wait_for_step(page, 3)
     open_tab(page, "Compose")
     page.fill("#steps input", "4")
@@ -201,7 +205,7 @@ def test_mistakes_are_told_in_place_and_the_page_stays_alive(page: Page, tmp_pat
     refused("names all LoRAs together")
     write(page, "together", "zibo neon " * 20)
     page.click("#train-start")
-    state(page, "failed")
+    state(page, "failed", "fine")
     expect(page.locator(".training .message")).to_contain_text("longer than the 30 tokens")
     keep(page, "training-failed", tmp_path)
     write(page, "together", "zibo neon")
@@ -269,6 +273,6 @@ def test_a_clip_of_ones_own_judges(page: Page, app: App, tiny_sd: Path, tmp_path
     clip.fill(str(write_clip(tmp_path / "clip", tiny_sd)))
     keep(page, "train clip", tmp_path)
     page.click("#train-start")
-    state(page, "finished")
+    state(page, "finished", "judged")
     made = read_gates(app.loras / "gates" / "judged.safetensors")
     assert made.training["settings"]["clip"] == str(tmp_path / "clip")
