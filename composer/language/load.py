@@ -99,10 +99,20 @@ def load_language_model(
         ) from error
     if quantisation == "none":
         model.to(device)
+    else:
+        _leave_unpacked(model)
     model.requires_grad_(False)
     model.eval()
     name = path.resolve().name if path.is_dir() else source
     return LanguageModel(model=model, tokenizer=tokenizer, name=name)
+
+
+def _leave_unpacked(model: nn.Module) -> None:
+    """Keep bitsandbytes from packing 4-bit weights for processors with AVX512: its product of packed
+    weights has no gradient, so nothing below it would learn, and refuses many widths."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            cast(Any, module).support_avx512bf16_for_cpu = False
 
 
 def _quantised(quantisation: Quantisation, dtype: torch.dtype) -> Any:
