@@ -19,30 +19,11 @@ from composer.training.gates.memory import COMPOSED
 NAME = "gate_ablations"
 KINDS = ("clothing", "style")
 Changes = Mapping[str, Any]
-
-PAPER = {"reduce": "mean", "activation": "softmax", "normalise": "l2", "time": False}
-GRANULARITIES = ("matrix", "layer", "block", "network")
-INPUTS = {"hidden": "hidden state", "experts": "experts' outputs"}
-
-
-def _paper(granularity: str, seen: str, balance: float = 0.5) -> Changes:
-    """The paper's gate, taught as all others here are."""
-    gate = {**PAPER, "input": seen}
-    return {"granularity": granularity, "gate": gate, "depth": 0.0, "balance": balance}
-
+Tables = Mapping[str, Mapping[str, Changes]]
+"""Changes of the recommended training by variant, by table."""
 
 DEFAULT, START = "as recommended", "the instant start, no steps"
-TABLES: Mapping[str, Mapping[str, Changes]] = {
-    "The paper's gate: granularity and what it looks at": {
-        f"{granularity}, {words}": _paper(granularity, seen)
-        for granularity in GRANULARITIES
-        for seen, words in INPUTS.items()
-    },
-    "The paper's gate with and without its balance loss": {
-        f"{granularity}, balance {balance:g}": _paper(granularity, "hidden", balance)
-        for granularity in ("block", "network")
-        for balance in (0.5, 0.0)
-    },
+TABLES: Tables = {
     "The recommended gate, with one thing changed": {
         DEFAULT: {},
         START: {"steps": 0},
@@ -73,14 +54,18 @@ def facts(file: Path) -> Row:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train every variant on the same prompts and seeds, and judge their pictures."""
-    asked = parser(NAME, __doc__ or "", count=200, what="pictures of each variant")
+    run(NAME, __doc__ or "", "What each part of a gate is worth", TABLES, arguments)
+
+
+def run(name: str, about: str, title: str, tables: Tables, arguments: Sequence[str] | None) -> None:
+    """The same for any variants: their rows by table, and the curves of their trainings."""
+    asked = parser(name, about, count=200, what="pictures of each variant")
     asked.add_argument("--sets", type=int, default=1, help="of LoRAs (%(default)s)")
     asked.add_argument("--optimiser-steps", type=int, default=100, help="(%(default)s)")
     asked.add_argument("--trajectories", type=int, default=16, help="(%(default)s)")
-    asked.add_argument("--tables", nargs="*", type=int, default=range(len(TABLES)), help="0, 1, 2")
     asked.add_argument("--gates", type=Path, help="folder of the gate files")
     given = asked.parse_args(arguments)
-    told = options(NAME, given, arguments)
+    told = options(name, given, arguments)
     folder = given.gates or told.cache.parent / "gates"
     studio = Studio(told)
     chosen = sets_of(studio.elements(), KINDS, given.sets)
@@ -107,9 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     rows: list[Row] = []
     curves: dict[str, dict[str, Path]] = {}
-    for number, (table, variants) in enumerate(TABLES.items()):
-        if number not in given.tables:
-            continue
+    for table, variants in tables.items():
         rows += [line(table, way, found, {}) for way, found in beside.items()]
         for variant, changes in variants.items():
             values = {**effort, **changes}
@@ -126,10 +109,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "composed prompts, as a part of the bare model's, smoothed, at the end. Entropy is that of "
         "the gates' shares at the end: 1 is even, 0 is one expert everywhere. Prompts and seeds "
         "are unseen by any training. The distances as the trainings went:",
-        told.save_sheet(NAME, plot({t: curves_of(files) for t, files in curves.items()})),
+        told.save_sheet(name, plot({t: curves_of(files) for t, files in curves.items()})),
     ]
     settings = {"optimiser steps": given.optimiser_steps, "trajectories": given.trajectories}
-    told.publish("What each part of a gate is worth", rows, notes, **settings, sets=given.sets)
+    told.publish(title, rows, notes, **settings, sets=given.sets)
 
 
 def _kept(values: Row) -> list[str]:

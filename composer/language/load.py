@@ -108,8 +108,11 @@ def load_language_model(
 
 
 def _leave_unpacked(model: nn.Module) -> None:
-    """Keep bitsandbytes from packing 4-bit weights for processors with AVX512: its product of packed
-    weights has no gradient, so nothing below it would learn, and refuses many widths."""
+    """Keep bitsandbytes from packing 4-bit weights for processors with AVX512.
+
+    The product of packed weights has no gradient, so that nothing below it would learn, and it
+    refuses many widths.
+    """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             cast(Any, module).support_avx512bf16_for_cpu = False

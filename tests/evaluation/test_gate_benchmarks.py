@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_loras import write_lora
 
-from benchmarks import gate_ablations, gate_export
+from benchmarks import gate_ablations, gate_export, gate_paper
 from benchmarks.gate_files import default_training, trained
 from composer.evaluation import read_results
 from composer.toybox.oracle import Oracle, OracleNet
@@ -90,8 +90,8 @@ def test_every_ablation_is_a_training_that_could_be_made(tmp_path: Path) -> None
     some = (element("sunglasses"), element("pixel art"))
     seen = [
         default_training(tmp_path / "gates.safetensors", some, **changes).to_json()
-        for variants in gate_ablations.TABLES.values()
+        for variants in (*gate_ablations.TABLES.values(), *gate_paper.TABLES.values())
         for changes in variants.values()
     ]
     alike = [values for values in seen if seen.count(values) > 1]
-    assert len(alike) == 4  # block and network stand in two tables
+    assert len(alike) == 4  # the paper's block and network stand in two tables
