@@ -72,3 +72,6 @@ Granularity = Annotated[str, Option(help="What one gate governs: network, block,
 GateBalance = Annotated[float, Option(help="Alpha of the gating balance loss.")]
 Normalise = Annotated[str, Option(help="l2 or layer.")]
 Activation = Annotated[str, Option(help="softmax, scaled, sigmoid or free.")]
+Strongest = Annotated[
+    int, Option(help="Only so many LoRAs speak at once, the strongest; 0 is all.")
+]

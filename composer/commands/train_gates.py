@@ -88,9 +88,7 @@ def train_gates(
     activation: options.Activation = "free",
     time: Annotated[bool, typer.Option(help="Gates know the timestep.")] = True,
     bias: Annotated[bool, typer.Option(help="Gates have a bias; the start needs it.")] = True,
-    top_k: Annotated[
-        int, typer.Option(help="Only so many LoRAs speak at once, the strongest; 0 is all.")
-    ] = 0,
+    top_k: options.Strongest = 0,
     seed: options.Seed = 0,
     gradient_checkpointing: options.GradientCheckpointing = False,
     preview_every: options.PreviewEvery = 0,

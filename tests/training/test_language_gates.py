@@ -120,6 +120,22 @@ def test_balance_keeps_one_from_taking_over(loras: Any, tmp_path: Path) -> None:
     assert largest(5.0) < largest(0.0)
 
 
+@pytest.mark.parametrize("reduce", ["mean", "tokens"])
+def test_only_the_strongest_speak(reduce: Any, loras: Any, tmp_path: Path) -> None:
+    """A sparse router over frozen LoRAs: two of three, for each request or at each token."""
+    gate = GateSettings(reduce=reduce, activation="softmax", top_k=2)
+    config = training(tmp_path, loras["llama"], gate=gate, balance=0.0, steps=3)
+    run("llama", config)
+    lm = language("llama")
+    with with_gates(lm, config.output, list(loras["llama"].values())) as mixture:
+        with mixture.listen() as said:
+            complete(lm, records(2), Asking(tokens=2), gates=mixture)
+        assert said
+        for _, weights in said:
+            assert bool(((weights > 0).sum(-1) == 2).all())
+            torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
+
+
 @pytest.mark.parametrize(
     ("kind", "more"),
     [

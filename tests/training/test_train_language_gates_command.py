@@ -67,6 +67,7 @@ def test_says_what_is_wrong(home: Path) -> None:
 
     assert "granularity 'word' is unknown" in said(train(home, "--granularity", "word"))
     assert "bound to its length" in said(train(home, "--reduce", "flatten"))
+    assert "top_k is -1" in said(train(home, "--top-k", -1))
     made = call(
         "train-language-gates", home / "count.jsonl", home / "loras/ada", home / "nothing",
         "--model", home / "tiny", "--output", home / "x.safetensors",
