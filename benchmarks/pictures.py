@@ -37,7 +37,8 @@ class Case:
     """A picture to be made and judged: what it should show, its prompt, and how it is fused.
 
     weights: LoRAs by weight, as `fusion` takes them: added up exactly, or the name of another.
-    gates: a gate file instead, which says itself what its LoRAs are; `off` are switched off.
+    gates: a gate file instead, which says itself what its LoRAs are; `off` are switched off, and
+        of those in `strengths` what is said counts so many times.
     lora: one LoRA file instead, at weight 1.
     mixlora: a MixLoRA, below the LoRAs if there are any.
     """
@@ -49,13 +50,15 @@ class Case:
     fusion: str = "weighted"
     gates: Path | None = None
     off: tuple[str, ...] = ()
+    strengths: tuple[tuple[str, float], ...] = ()
     lora: Path | None = None
     mixlora: Path | None = None
 
     @property
     def fused(self) -> tuple[object, ...]:
         """What stands in the model while the picture is made."""
-        return self.weights, self.fusion, self.gates, self.off, self.lora, self.mixlora
+        chosen = self.gates, self.off, self.strengths
+        return self.weights, self.fusion, *chosen, self.lora, self.mixlora
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +177,7 @@ class Studio:
         try:
             file.check_experts({name: self.expert(name).tensor_hash for name in mixture.names})
             file.fit(mixture)
+            mixture.strengthen(dict(case.strengths))
             for name in case.off:
                 mixture.toggle(name, False)
         except BaseException:
@@ -207,6 +211,8 @@ class Studio:
             decides += [case.fusion, case.off, repr(sorted(REACHES.items())), EVERY]
         if case.gates is not None:
             decides += [hashlib.sha256(case.gates.read_bytes()).hexdigest(), case.off]
+        if case.strengths:
+            decides.append(case.strengths)
         if case.lora is not None:
             decides.append(hashlib.sha256(case.lora.read_bytes()).hexdigest())
         if case.mixlora is not None:

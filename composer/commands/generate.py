@@ -32,8 +32,9 @@ def generate(
     prompt: str = typer.Argument("", help="What to paint; may hold tags, <lora:name:0.8>."),
     lora: list[str] = typer.Option(
         [],
-        help="NAME=WEIGHT, or NAME=UNET,TEXT for the text encoder's own; with gates NAME=0 "
-        "switches it off, and NAME=1@0:0.5 lets it speak in the first half of the steps.",
+        help="NAME=WEIGHT, or NAME=UNET,TEXT for the text encoder's own; with gates "
+        "NAME=1.2 makes it louder than they say, NAME=0 switches it off, and NAME=1@0:0.5 "
+        "lets it speak in the first half of the steps.",
     ),
     negative: str = typer.Option("", help="What to keep out."),
     seed: int = typer.Option(-1, help="-1 draws one; further pictures count up from it."),
@@ -198,7 +199,9 @@ def _read_row(text: str) -> LoraRow:
             "with the text encoder's weight after the comma; with gates --lora NAME=1@0:0.5 for "
             "the first half of the steps."
         ) from error
-    return LoraRow(name=name, unet=unet, text_encoder=text_encoder, steps=(start, end))
+    return LoraRow(
+        name=name, unet=unet, text_encoder=text_encoder, steps=(start, end), strength=unet
+    )
 
 
 def _read_size(text: str) -> tuple[int | None, int | None]:

@@ -51,6 +51,7 @@ class Mixture:
         self._watches = watches
         self._replacements = replacements
         self._weights = {name: dict.fromkeys(models, 1.0) for name in names}
+        self._strengths = dict.fromkeys(names, 1.0)
         self._on = dict.fromkeys(names, True)
         self._limited: list[Switch] = []
         self._time: float | None = None
@@ -107,6 +108,24 @@ class Mixture:
             unit = self.units[name]
             unit.learned = gate.to(unit.routing.weights.device)
         self._tell()
+
+    def strengthen(self, strengths: Mapping[str, float]) -> None:
+        """Let what is said of these experts count so many times, in all units that are not pinned:
+        the weights of learned gates, and constant ones; 1 for an expert that is not named.
+
+        Raises:
+            ComposerError: an unknown expert, a strength that is not finite.
+        """
+        self._check_names(strengths)
+        self._strengths = {
+            name: _finite(name, strengths.get(name, 1.0), "its strength") for name in self.names
+        }
+        self._tell()
+
+    @property
+    def strengths(self) -> dict[str, float]:
+        """How many times what is said of each expert counts."""
+        return dict(self._strengths)
 
     def pin(self, unit: str, weights: Mapping[str, float] | None) -> None:
         """Fix the weights of one unit by hand, or (None) give it back to its gate.
@@ -257,13 +276,14 @@ class Mixture:
 
     def _tell(self) -> None:
         everywhere = torch.tensor([self._on[name] for name in self.names], dtype=torch.bool)
+        strength = torch.tensor([self._strengths[name] for name in self.names])
         for name, unit in self.units.items():
             mask = everywhere
             for switch in self._limited:
                 if switch.meant(name, self.depth_of(name), self._time):
                     mask = mask.clone()
                     mask[self.names.index(switch.expert)] = switch.on
-            unit.tell(mask)
+            unit.tell(mask, strength)
 
     def _unit(self, name: str) -> Unit:
         if name not in self.units:

@@ -22,17 +22,21 @@ class Routing(nn.Module):
         forward of its unit, before the sites run, and its gradient flows through. Nobody else
         writes into it: the sites may have worked something out from it.
     mask: bool, (experts,): who may speak at all. Gates leave the others at zero.
+    strength: float32, (experts,): how many times what a learned gate says counts.
     grid: (height, width) of the tokens of `weights`, None if they are no picture.
     """
 
     weights: Tensor
     mask: Tensor
+    strength: Tensor
 
     def __init__(self, experts: int) -> None:
         super().__init__()
         self.register_buffer("weights", torch.ones(experts), persistent=False)
         self.register_buffer("mask", torch.ones(experts, dtype=torch.bool), persistent=False)
+        self.register_buffer("strength", torch.ones(experts), persistent=False)
         self.grid: tuple[int, int] | None = None
+        self._as_said = True
         self._nobody = False
         self._by_rank: dict[Ranks, Tensor] = {}
         self._spread: Tensor | None = None
@@ -49,6 +53,21 @@ class Routing(nn.Module):
         """Say which experts may speak: bool, (experts,)."""
         self.mask.copy_(mask)
         self._nobody = not bool(mask.any())
+
+    def strengthen(self, strength: Tensor) -> None:
+        """Let what a learned gate says count so many times, (experts,)."""
+        self.strength.copy_(strength)
+        self._as_said = bool((strength == 1).all())
+
+    def strengthened(self, weights: Tensor) -> Tensor:
+        """A learned gate's weights as they count.
+
+        Times 1 is exact, so one graph serves all strengths; while compiling, `_as_said` is not even
+        read, for what is read is guarded.
+        """
+        if torch.compiler.is_compiling() or not self._as_said:
+            return weights * self.strength
+        return weights
 
     def by_rank(self, owner: Tensor, ranks: Ranks) -> Tensor:
         """The weights, each repeated over the ranks of its expert.
@@ -91,13 +110,14 @@ class Routing(nn.Module):
         twin = memo[id(self)] = Routing(self.mask.shape[0])
         twin.weights = self.weights.detach().clone()
         twin.mask = self.mask.clone()
+        twin.strength, twin._as_said = self.strength.clone(), self._as_said
         twin.grid, twin.training = self.grid, self.training
         twin._nobody = self._nobody
         return twin
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Routing:
         """Follow `.to(device)` but not `.half()`: weights stay float32."""
-        weights = self.weights
+        kept = self.weights, self.strength
         super()._apply(fn, recurse)  # pyright: ignore[reportUnknownMemberType]
-        self.weights = weights.to(self.weights.device)
+        self.weights, self.strength = (each.to(self.mask.device) for each in kept)
         return self

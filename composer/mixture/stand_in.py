@@ -151,6 +151,7 @@ class UnitModule(StandIn):
             weights = self._told(gate, seen, self.watch.routed)
         else:
             weights = gate(seen, self.routing.mask)
+        weights = self.routing.strengthened(weights)
         self.routing.weights, self.routing.grid = weights, grid
         if self.watch.tape is not None and not self.watch.probing:
             self.watch.tape.append((self.name, weights))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
+from torch import Tensor
 
 from composer.errors import ComposerError
 from composer.mixture.gates import ConstantGate
@@ -72,15 +72,20 @@ class Unit:
         if gate.settings.time and not self.timed:
             raise ComposerError(f"{name} knows no timestep: choose a gate without time for it.")
 
-    def tell(self, mask: torch.Tensor) -> None:
-        """Let those in `mask`, bool (experts,), speak from now on as the unit's gate says."""
+    def tell(self, mask: Tensor, strength: Tensor) -> None:
+        """Let those in `mask`, bool (experts,), speak from now on as the unit's gate says, times
+        their strength, float32 (experts,). Pins are as loud as they say."""
         learned = self._learned if self.pinned is None else None
         if self.module is not None:
             self.module.gate = learned
         if learned is not None:
             self.routing.allow(mask)
+            self.routing.strengthen(strength)
             return
-        weights = (self.pinned or self.constant)(None, mask)
+        if self.pinned is not None:
+            weights = self.pinned(None, mask)
+        else:
+            weights = self.constant(None, mask) * strength.to(mask.device)
         self.routing.keep(weights)
         # At a constant weight of zero an expert is as good as off.
         self.routing.allow(weights != 0)

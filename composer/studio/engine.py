@@ -85,7 +85,7 @@ class Engine:
             self._mixture.set_weights(weighed)
             if fusion.by_region:
                 self._mixture.set_gates(region_gates(self._mixture, weighed))
-            self._switch({}, {})
+            self._switch({}, {}, {})
 
     def mix_gated(self, gating: Gating) -> tuple[Expert, ...]:
         """Let the experts of a gate file speak as its gates say. Returns those that are on.
@@ -110,7 +110,7 @@ class Engine:
             self._mixture.set_weights(dict.fromkeys(experts, 1.0))
             file.fit(self._mixture)
             self._fitted = file
-        self._switch(gating.switches, gating.steps)
+        self._switch(gating.switches, gating.steps, gating.strengths)
         return tuple(experts[name] for name, on in gating.switches.items() if on)
 
     def at_step(self, index: int, total: int) -> None:
@@ -169,11 +169,16 @@ class Engine:
             self._placed = (stamp, file.attach(self.model.unet, str(stamp[0])))
 
     def _switch(
-        self, switches: Mapping[str, bool], steps: Mapping[str, tuple[float, float]]
+        self,
+        switches: Mapping[str, bool],
+        steps: Mapping[str, tuple[float, float]],
+        strengths: Mapping[str, float],
     ) -> None:
-        """Who may speak, in a sampling that has not begun; who is not named may."""
+        """Who may speak, in a sampling that has not begun, and how strongly; who is not named may,
+        with strength 1."""
         assert self._mixture is not None
         self._mixture.at_rest()
+        self._mixture.strengthen(strengths)
         for name in self._mixture.names:
             self._mixture.toggle(name, switches.get(name, True))
             start, end = steps.get(name, (0.0, 1.0))

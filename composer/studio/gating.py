@@ -34,7 +34,12 @@ class Gating:
     @property
     def switches(self) -> dict[str, bool]:
         """Which experts are on."""
-        return {name: row.speaks for name, row in self.rows.items()}
+        return {name: row.speaks and row.strength != 0 for name, row in self.rows.items()}
+
+    @property
+    def strengths(self) -> dict[str, float]:
+        """Of the experts that are to be louder or softer than their gates say: how many times."""
+        return {name: r.strength for name, r in self.rows.items() if r.strength != 1 and r.strength}
 
     @property
     def steps(self) -> dict[str, tuple[float, float]]:
@@ -51,13 +56,9 @@ class Gating:
         }
         if steps := self.steps:
             told["steps"] = {name: list(span) for name, span in steps.items()}
+        if strengths := self.strengths:
+            told["strengths"] = strengths
         return told
-
-    def notes(self) -> list[str]:
-        """What the user should know before the picture comes."""
-        if any(row.speaks and set(row.weights.values()) != {1.0} for row in self.rows.values()):
-            return ["Learned gates decide how much of each LoRA speaks; weights do not matter."]
-        return []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,16 +176,27 @@ def recalled_rows(
     except ComposerError:  # the note on the missing LoRA is the recaller's
         names = {}
     switches, steps = _mapping(fusion.get("switches")), _mapping(fusion.get("steps"))
+    strengths = _mapping(fusion.get("strengths"))
     rows: list[LoraRow] = []
     for expert in card.experts:
         name = names.get(expert.name, expert.name)
         on = bool(switches.get(expert.name, name in speaking))
-        rows.append(LoraRow(name=name, on=on, steps=_span(steps.get(expert.name))))
+        strength = _strength(strengths.get(expert.name, 1.0))
+        rows.append(
+            LoraRow(name=name, on=on, steps=_span(steps.get(expert.name)), strength=strength)
+        )
     return tuple(rows)
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
     return cast(Mapping[str, Any], value) if isinstance(value, Mapping) else {}
+
+
+def _strength(value: object) -> float:
+    try:
+        return LoraRow(name="", strength=float(cast(Any, value))).strength
+    except (TypeError, ValueError):
+        return 1.0
 
 
 def _span(value: object) -> tuple[float, float]:

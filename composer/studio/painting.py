@@ -80,10 +80,13 @@ def _mix(engine: Engine, plan: Plan) -> _Mixed:
     if plan.gating is not None:
         gating = plan.gating
         experts = engine.mix_gated(gating)
-        # Weights of 1 are what other programs can make of gates, and what they stand for here.
-        loras = tuple(_record(gating.loras[e.name].name, e) for e in experts)
-        notes = (*gating.notes(), *_notes(experts))
-        return _Mixed(loras=loras, fusion=gating.told(), notes=notes)
+        # What other programs can make of gates: a weight, 1 as the gates were trained.
+        loras = tuple(
+            _record(gating.loras[e.name].name, e, unet=strength, text_encoder=strength)
+            for e in experts
+            for strength in [gating.rows[e.name].strength]
+        )
+        return _Mixed(loras=loras, fusion=gating.told(), notes=tuple(_notes(experts)))
     fusion, weights = find_fusion(plan.asked.fusion), speaking(plan.asked.rows)
     experts = tuple(engine.read(name, plan.cards[name].path) for name in weights)
     engine.mix(experts, weights, fusion, plan.placing)

@@ -23,6 +23,7 @@ class LoraRow:
     """One LoRA that was chosen: its weight in the U-Net, and in the text encoder if it differs.
 
     steps: from which part of the sampling to which it speaks, 0 to 1; for learned gates alone.
+    strength: how many times what learned gates say of it counts; they alone heed it.
     """
 
     name: str
@@ -30,6 +31,7 @@ class LoraRow:
     unet: float = 1.0
     text_encoder: float | None = None
     steps: tuple[float, float] = ALWAYS
+    strength: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.steps[0] < self.steps[1] <= 1.0:
@@ -37,7 +39,11 @@ class LoraRow:
                 f"The LoRA {self.name!r} is to speak from {self.steps[0]:g} to {self.steps[1]:g} "
                 "of the steps: give a start and a later end, from 0 to 1."
             )
-        for part, weight in (("", self.unet), (" for the text encoder", self.text_encoder)):
+        for part, weight in (
+            ("", self.unet),
+            (" for the text encoder", self.text_encoder),
+            (" under gates", self.strength),
+        ):
             if weight is not None and not (math.isfinite(weight) and abs(weight) <= MAX_WEIGHT):
                 raise ComposerError(
                     f"The weight of the LoRA {self.name!r}{part} is {weight}: give a number "
@@ -59,7 +65,7 @@ class LoraRow:
     def of(cls, lora: LoraTag | LoraRecord) -> LoraRow:
         """The row that a tag in a prompt, or a picture's record, stands for."""
         apart = None if lora.text_encoder == lora.unet else lora.text_encoder
-        return cls(name=lora.name, unet=lora.unet, text_encoder=apart)
+        return cls(name=lora.name, unet=lora.unet, text_encoder=apart, strength=lora.unet)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +76,7 @@ class ComposeRequest:
     adds a row where there is none.
 
     gates: the name of a gate file, whose gates then fuse its LoRAs in place of the fusion. Rows say
-        which of them are switched off; one without a row is on, and weights do not matter.
+        which of them are switched off and how strong they are; one without a row is on.
     mixlora: the name of a MixLoRA. It stands in the model as if the model knew what it has learned;
         rows are LoRAs that are added to it by their weights, and there need be none.
     gate_map: whether what the gates say is kept beside each picture.

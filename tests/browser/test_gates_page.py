@@ -54,14 +54,19 @@ def test_gates_are_chosen_switched_and_seen(page: Page, app: App, tmp_path: Path
     page.fill("#steps input", "4")
     choose_gates(page)
     assert page.locator(".mixer .row").count() == 2
-    assert page.locator(".row[data-name=neon] > .fader input[type=range]").is_disabled()
+    strength = page.locator(".row[data-name=neon] > .fader input.number")
+    expect(strength).to_have_value("1.00")  # whatever its weight in a sum was
     assert page.locator(".mixer .remove:visible").count() == 0
-    expect(page.locator(".gates .chosen")).to_contain_text("its weight has no effect")
+    expect(page.locator(".gates .chosen")).to_contain_text("louder or softer than they say")
 
     both = paint(page, app)
     assert (both.fusion["name"], both.fusion["gates"]) == ("gates", "pair")
     assert both.fusion["switches"] == {"zibo": True, "neon": True}
     expect(page.locator(".recipe")).to_contain_text("Learned gates: pair")
+    strength.fill("0.5")
+    softer = paint(page, app)
+    assert softer.fusion["strengths"] == {"neon": 0.5}
+    strength.fill("1")
 
     # one branch off: the next picture is without it
     page.click(".row[data-name=neon] .switch")
@@ -75,7 +80,7 @@ def test_gates_are_chosen_switched_and_seen(page: Page, app: App, tmp_path: Path
     neon = page.locator(".gatemap .shares.role-style td").first
     expect(neon).to_have_text("0")
     expect(page.locator(".gatemap .entropy td").first).to_have_text("0.0")
-    page.locator(".strip .film button").nth(1).click()
+    page.locator(".strip .film button").nth(2).click()
     expect(neon).not_to_have_text("0")
     page.get_by_role("tab", name="Without it").click()
     expect(page.get_by_role("tab", name="Without it")).to_have_attribute("aria-selected", "true")

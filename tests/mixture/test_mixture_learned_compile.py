@@ -61,6 +61,11 @@ def switch_about(host: Host, compiled: Any, twins: tuple[Mixture, ...]) -> None:
             for mixture in twins:
                 mixture.toggle(name, True)
         assert_near(output(host, compiled), learned)
+        for mixture in twins:
+            mixture.strengthen({twins[0].names[0]: 0.5})
+        found = output(host, compiled)
+        assert_near(found, output(host))
+        assert not torch.allclose(found, learned, atol=1e-4)
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=name_of)

@@ -141,6 +141,40 @@ def test_a_pin_holds_until_it_is_taken_out(granularity: Any) -> None:
     mixture.pin(unit, None)
 
 
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_a_strength_multiplies_what_is_said_of_one_expert(granularity: Any) -> None:
+    host, mixture = gated("sd15", granularity)
+    before = output(host)
+    said = {name: routing.weights.clone() for name, routing in mixture.routings.items()}
+    pinned = next(reversed(mixture.units))
+    mixture.pin(pinned, {"ink": 1.5})
+    mixture.strengthen({"ink": 2.0})
+    assert mixture.strengths == {"ada": 1.0, "ink": 2.0, "sea": 1.0}
+    louder = output(host)
+    first = next(iter(mixture.units))
+    if first != pinned:  # what comes before it is the same, and so is what its gate sees
+        times = torch.tensor([1.0, 2.0, 1.0])
+        torch.testing.assert_close(mixture.routings[first].weights, said[first] * times)
+    assert mixture.routings[pinned].weights.tolist() == [0.0, 1.5, 0.0]
+    assert not torch.equal(louder, before)
+    mixture.pin(pinned, None)
+    mixture.strengthen({})
+    assert same_bits(output(host), before)
+    with pytest.raises(ComposerError, match='no expert "nobody"'):
+        mixture.strengthen({"nobody": 1.0})
+    with pytest.raises(ComposerError, match="its strength is nan"):
+        mixture.strengthen({"ada": float("nan")})
+
+
+def test_a_strength_multiplies_constant_weights_too() -> None:
+    one, other = make_host("sd15"), make_host("sd15")
+    strong = attach({"unet": one.model}, experts_at(one))
+    strong.set_weights({"ada": 0.5, "sea": 0.8})
+    strong.strengthen({"ada": 3.0})
+    attach({"unet": other.model}, experts_at(other)).set_weights({"ada": 1.5, "sea": 0.8})
+    assert same_bits(output(one), output(other))
+
+
 def test_weights_take_learned_gates_off() -> None:
     host, mixture = gated("sd15")
     mixture.set_weights({"ada": 0.7, "sea": 0.2})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,15 +101,31 @@ def test_a_switch_may_hold_for_a_part_of_the_steps(studio: Studio) -> None:
         LoraRow(name="neon", steps=(0.5, 0.5))
 
 
-def test_weights_do_not_matter_and_that_is_said(studio: Studio) -> None:
+def test_weights_of_a_sum_do_not_matter(studio: Studio) -> None:
     asked = replace(GATED, rows=(LoraRow(name="neon", unet=0.3),))
     events = list(studio.compose(asked))
     (started,) = [event for event in events if isinstance(event, Started)]
-    assert "weights do not matter" in " ".join(started.notes)
     assert started.loras == ("neon", "zibo")
     (picture,) = finished(events).pictures
     assert picture.image().tobytes() == pixels(studio, GATED)
     assert {lora.unet for lora in picture.record.loras} == {1.0}
+
+
+def test_a_lora_can_be_louder_than_its_gates_say(studio: Studio) -> None:
+    loud = paint(studio, replace(GATED, rows=(LoraRow(name="neon", strength=1.5),)))
+    as_said = pixels(studio, GATED)
+    assert loud.image().tobytes() != as_said
+    assert loud.record.fusion["strengths"] == {"neon": 1.5}
+    assert {lora.name: lora.unet for lora in loud.record.loras} == {"neon": 1.5, "zibo": 1.0}
+    recalled = studio.recall(loud)
+    assert recalled.notes == () and pixels(studio, recalled.asked) == loud.image().tobytes()
+    tagged = replace(GATED, request=replace(REQUEST, prompt=f"{REQUEST.prompt} <lora:neon:1.5>"))
+    assert pixels(studio, tagged) == loud.image().tobytes()
+    assert pixels(studio, GATED) == as_said, "it holds for one picture"
+    none = replace(GATED, rows=(LoraRow(name="neon", strength=0.0),))
+    assert pixels(studio, none) == pixels(studio, replace(GATED, rows=off("neon")))
+    with pytest.raises(ComposerError, match="under gates is nan"):
+        LoraRow(name="neon", strength=math.nan)
 
 
 def test_tags_in_the_prompt_are_switches(studio: Studio) -> None:

@@ -199,13 +199,17 @@ def test_the_map_is_made_when_somebody_looks(
     assert actions.gates.look(event) is None and "is gone" in told[1]
 
 
-def test_rows_with_gates_heed_switches_and_steps_alone() -> None:
-    lines = mixer(LoraRow(name="zibo", unet=0.0, steps=(0.0, 0.5)), LoraRow(name="neon", on=False))
+def test_rows_with_gates_heed_switches_steps_and_strengths_alone() -> None:
+    lines = mixer(
+        LoraRow(name="zibo", unet=0.0, steps=(0.0, 0.5), strength=1.2),
+        LoraRow(name="neon", on=False),
+    )
     gated = views.read_rows(lines, gated=True)
-    assert [(row.on, row.unet, row.steps) for row in gated] == [
-        (True, 1.0, (0.0, 0.5)), (False, 1.0, (0.0, 1.0)),
+    assert [(row.on, row.unet, row.steps, row.strength) for row in gated] == [
+        (True, 1.0, (0.0, 0.5), 1.2), (False, 1.0, (0.0, 1.0), 1.0),
     ]  # fmt: skip
-    assert views.read_rows(lines)[0].steps == (0.0, 1.0)
+    summed = views.read_rows(lines)[0]
+    assert (summed.unet, summed.steps, summed.strength) == (0.0, (0.0, 1.0), 1.0)
     lines[0]["steps"] = [0.5, 0.5]
     assert views.read_rows(lines)  # a sum does not heed them
     with pytest.raises(ComposerError, match="from 0 to 1"):

@@ -1,5 +1,6 @@
-// The chosen LoRAs. value: [{name, title, role, trigger, on, unet, text_encoder|null, steps}, ...],
-// steps: from which part of the sampling to which gates let it speak, [0, 1] for all of it.
+// The chosen LoRAs. value: [{name, title, role, trigger, on, unet, text_encoder|null, steps, strength}],
+// steps: from which part of the sampling to which gates let it speak, [0, 1] for all of it; strength: how many
+// times what gates say of it counts.
 const list = element.querySelector('.rows');
 const bar = element.querySelector('.bar');
 const sum = element.querySelector('.sum');
@@ -117,7 +118,9 @@ function line(row) {
   remove.addEventListener('click', () => toggle(row));
   top.append(power, name, kind, more, remove);
 
-  const weight = fader(row, 'unet', 'Weight of ' + row.title);
+  const weight = gates
+    ? fader(row, 'strength', 'Strength of ' + row.title)
+    : fader(row, 'unet', 'Weight of ' + row.title);
   const fold = make('div', 'fold');
   const apart = make('label', 'apart');
   const box = make('input');
@@ -146,9 +149,7 @@ function line(row) {
   unfold(opened.has(row.name) || (gates ? limited(row) : row.text_encoder !== null));
   follow();
   if (gates) {
-    weight.classList.add('idle');
-    weight.title = 'The gates decide how much this LoRA speaks';
-    weight.querySelectorAll('input').forEach((input) => { input.disabled = true; });
+    weight.title = 'The gates decide where and when this LoRA speaks; 1 is as loud as they say';
   }
   node.append(top, weight, fold);
   return node;
@@ -204,7 +205,7 @@ function toggle(entry) {
   } else {
     rows.push({
       name: entry.name, title: entry.title, role: entry.role, trigger: entry.trigger,
-      on: true, unet: entry.weight, text_encoder: null, steps: [0, 1],
+      on: true, unet: entry.weight, text_encoder: null, steps: [0, 1], strength: 1,
     });
   }
   commit();
