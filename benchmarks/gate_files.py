@@ -36,7 +36,8 @@ def trained(studio: Studio, folder: Path, elements: Sequence[Element], **changes
     folder.mkdir(parents=True, exist_ok=True)
     config = default_training(folder / "gates.safetensors", elements, **changes)
     experts = [studio.expert(element.name) for element in elements]
-    decides = [config.to_json(), [expert.tensor_hash for expert in experts], studio.model.hash]
+    settings = {name: v for name, v in config.to_json().items() if name != "output"}
+    decides = [settings, [expert.tensor_hash for expert in experts], studio.model.hash]
     digest = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:10]
     name = "+".join(element.file for element in elements)
     config = dataclasses.replace(config, output=folder / f"{name}-{digest}.safetensors")
