@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.gate_files import trained
-from benchmarks.gates import KINDS, SHOWN, Set, Tuned, cases, row, sets_of, tuned, weighed
+from benchmarks.gates import KINDS, SHOWN, Set, cases, row, sets_of, tuned, weighed
 from benchmarks.options import options, parser
 from benchmarks.pictures import Case, Judged, Studio
 from composer.evaluation import contact_sheet
 from composer.evaluation.results import Row
 from composer.evaluation.tuning import GRID
+from composer.fusions.tuned_weights import file_name_for, read_tuned_weights
+from composer.fusions.weight_library import WEIGHTS_FOLDER
 
 NAME = "learned_gates"
 LEFT = ("clothing+clothing", "clothing+style", "character+style+background", "character+clothing")
@@ -20,7 +22,7 @@ LEFT = ("clothing+clothing", "clothing+style", "character+style+background", "ch
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train gates, tune strengths and weights on other prompts, and compare on unseen ones."""
+    """Train gates, tune their strengths on other prompts, and compare on unseen ones."""
     asked = parser(NAME, __doc__ or "", count=200, what="pictures of each kind and way")
     asked.add_argument("--sets", type=int, default=2, help="of each kind (%(default)s)")
     asked.add_argument("--tuning", type=int, default=10, help="pictures of each point of the grid")
@@ -43,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             named = tuple((e.name, w) for e, w in zip(some, weights, strict=True))
             return dataclasses.replace(case, gates=gates[some], strengths=named)  # noqa: B023
 
-        sums = {some: tuned(studio.judge, some, given.tuning) for some in chosen}
+        sums = {some: _known(told.loras, some) for some in chosen}
         louder = {some: tuned(studio.judge, some, given.tuning, strong) for some in chosen}
         each = -(-told.count // len(chosen))
         scenes = [(some, case) for some in chosen for case in cases(some, each, "test", 400_000)]
@@ -52,20 +54,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             made = studio.judge([change(some, case) for some, case in scenes])  # noqa: B023
             return [(some, j) for (some, _), j in zip(scenes, made, strict=True)]  # noqa: B023
 
-        average = judged(lambda some, case: weighed(case, some, [1 / len(some)] * len(some)))
-        best = judged(lambda some, case: weighed(case, some, sums[some].weights))  # noqa: B023
+        best = judged(lambda some, case: weighed(case, some, sums[some]))  # noqa: B023
         plain = judged(lambda some, case: dataclasses.replace(case, gates=gates[some]))  # noqa: B023
         loud = judged(lambda some, case: strong(case, some, louder[some].weights))  # noqa: B023
         rows += [
-            row(kinds, f"average (weights 1/{len(kinds)})", average, best),
-            row(kinds, "sum, weights tuned by grid", best, weights=_words(sums.values())),
+            row(kinds, "sum, weights tuned by grid", best, weights=_words(sums)),
             row(kinds, "learned gates", plain, best),
             row(
                 kinds,
                 "learned gates, strengths tuned by grid",
                 loud,
                 best,
-                weights=_words(louder.values()),
+                weights=_words({some: one.weights for some, one in louder.items()}),
             ),
         ]
         for way in (best, plain, loud):
@@ -75,7 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "have the default settings and learn from drafted prompts. Both tuned ways have, for each "
         f"set of LoRAs, the point of one grid ({', '.join(f'{w:g}' for w in GRID)} for each LoRA: "
         "its weight in the sum, or how many times what the gates say of it counts) that was best "
-        f"in {given.tuning} pictures of prompts and seeds of their own. No training and no tuning "
+        f"in {given.tuning} pictures of prompts and seeds of their own; the sum's are those that "
+        "ship in `loras/weights`, found by the benchmark above. No training and no tuning "
         "saw the prompts or seeds below, and no training the oracle. Gains are paired, picture by "
         "picture. The first pictures: in each kind a row of the tuned sum, the gates, and the "
         "gates with tuned strengths:",
@@ -84,8 +85,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     told.publish("Learned gates against the tuned sum", rows, notes, sets=given.sets)
 
 
-def _words(best: Iterable[Tuned]) -> str:
-    return "; ".join(str(one) for one in best)
+def _known(loras: Path, some: Set) -> tuple[float, ...]:
+    """The weights of the sum that `benchmarks.gates --keep-weights` tuned and kept."""
+    path = loras / WEIGHTS_FOLDER / file_name_for(e.file for e in some)
+    weights = read_tuned_weights(path).weights()
+    return tuple(weights[e.file] for e in some)
+
+
+def _words(best: Mapping[Set, Sequence[float]]) -> str:
+    return "; ".join(
+        " + ".join(f"{e.name} {w:g}" for e, w in zip(some, weights, strict=True))
+        for some, weights in best.items()
+    )
 
 
 if __name__ == "__main__":

@@ -280,7 +280,10 @@ def _chips(saved: SavedPicture, cards: Mapping[str, Card]) -> Iterator[tuple[str
     for row in saved.rows:
         kind, title = titled(row.name)
         apart = "" if row.text_encoder is None else f" (text {row.text_encoder:g})"
-        yield kind, title if saved.gated else f"{title} {row.unet:g}{apart}"
+        if not saved.gated:
+            yield kind, f"{title} {row.unet:g}{apart}"
+        else:
+            yield kind, title if row.unet == 1 else f"{title} × {row.unet:g}"
     switches = saved.record.fusion.get("switches")
     if saved.gated and isinstance(switches, Mapping):
         for name, on in cast("Mapping[Any, Any]", switches).items():

@@ -66,6 +66,7 @@ def test_gates_are_chosen_switched_and_seen(page: Page, app: App, tmp_path: Path
     strength.fill("0.5")
     softer = paint(page, app)
     assert softer.fusion["strengths"] == {"neon": 0.5}
+    expect(page.locator(".recipe")).to_contain_text("Neon × 0.5")
     strength.fill("1")
 
     # one branch off: the next picture is without it
