@@ -1,4 +1,4 @@
-"""The benchmark of exported gates: that it runs, and how it counts what is kept."""
+"""The benchmarks of gates: that they run, and how they count."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_loras import write_lora
 
-from benchmarks import gate_ablations, gate_export, gate_paper
+from benchmarks import gate_ablations, gate_export, gate_paper, gates, learned_gates
 from benchmarks.gate_files import default_training, trained
 from composer.evaluation import read_results
 from composer.toybox.oracle import Oracle, OracleNet
@@ -39,14 +39,33 @@ def told(tiny_zero_snr_sd: Path, tmp_path: Path) -> list[str]:
     return ["--steps", "1", *(str(word) for pair in folders.items() for word in pair)]
 
 
+def quickly(*given: Any) -> Path:
+    """Gates of one step."""
+    few = {"steps": 1, "trajectories": 1, "teacher_steps": 2}
+    short = {"prompts": ("zibo, neon",), "alone": {n: (n,) for n in TAUGHT}}
+    return trained(*given, neutral=("cat",), **few, **short)
+
+
+def test_gates_and_sums_are_tuned_alike(
+    told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = [*told, "--count", "2", "--sets", "1", "--tuning", "1", "--kinds", "character+style"]
+    gates.main([*few, "--keep-weights", str(tmp_path / "loras" / "weights")])
+    (tuned_sum,) = (r for r in read_results(tmp_path / "results/gates.json").rows if "weights" in r)
+    monkeypatch.setattr(learned_gates, "trained", quickly)
+    learned_gates.main(few)
+    summed, plain, louder = read_results(tmp_path / "results" / "learned_gates.json").rows
+    names = [name for name in tuned_sum if name not in ("fusion", "weights")]
+    assert [summed[name] for name in names] == [tuned_sum[name] for name in names]
+    assert set(str(summed["weights"]).split(" + ")) == set(str(tuned_sum["weights"]).split(" + "))
+    assert "weights" not in plain and str(louder["weights"]).count(" + ") == 1
+    strengths = {float(part.split()[-1]) for part in str(louder["weights"]).split(" + ")}
+    assert strengths <= set(learned_gates.GRID)
+
+
 def test_it_runs_for_the_kinds_that_have_files(
     told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def quickly(*given: Any) -> Path:
-        few = {"steps": 1, "trajectories": 1, "teacher_steps": 2}
-        short = {"prompts": ("zibo, neon",), "alone": {n: (n,) for n in TAUGHT}}
-        return trained(*given, neutral=("cat",), **few, **short)
-
     monkeypatch.setattr(gate_export, "trained", quickly)
     gate_export.main([*told, "--count", "2", "--sets", "1"])
     results = read_results(tmp_path / "results" / "gate_export.json")
