@@ -56,12 +56,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: list[Row] = []
     shown: list[Judged] = []
     for off, kind in enumerate(KINDS):
+        pairs = [(some, less(case, [some[off]])) for some, case in scenes]
         gated = studio.judge(
             [
+                dataclasses.replace(case, gates=files[some], off=(some[off].name,))
+                for some, case in pairs
+            ]
+        )
+        summed = studio.judge(
+            [
                 dataclasses.replace(
-                    less(case, [some[off]]), gates=files[some], off=(some[off].name,)
+                    case, weights=tuple((e.name, 1.0) for e in some if e is not some[off])
                 )
-                for some, case in scenes
+                for some, case in pairs
             ]
         )
         shown += gated[:: max(len(gated) // SHOWN, 1)][:SHOWN]
@@ -84,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     "n": len(scenes),
                     **share_columns("right with the other", with_others),
                     **share_columns("right alone", by_itself),
+                    **share_columns("right in the sum of the two", share(summed, named)),
                     "kept (×)": round(sum(with_others) / max(sum(by_itself), 1), 3),
                     "asked for": "≥ 0.95",
                 }
@@ -91,8 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     notes = [
         "Gates of three LoRAs, trained once with the default settings. One is switched off, and "
         "the prompt no longer names it; the gates give its share to the two others. Alone means "
-        "the element's own LoRA at weight 1 on the same scenes with no other element. The first "
-        "pictures of each switch:",
+        "the element's own LoRA at weight 1 on the same scenes with no other element; the sum of "
+        "the two, at weights 1, makes the same pictures as the gates. The first pictures of each "
+        "switch:",
         told.save_sheet(NAME, contact_sheet([j.cell() for j in shown], columns=SHOWN)),
     ]
     told.publish("Switching one of three off", rows, notes, sets=given.sets)
