@@ -67,9 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         title="MixLoRA under torch.compile",
         notes=[
             f"A Llama of random weights in float32 with {SHAPE.layers} layers, and {BATCH} rows of "
-            f"{TOKENS} words. `model.compile()` after the adapter was attached; the number of tokens"
-            " that an expert gets breaks the graph once in each feed-forward, and the parts "
-            "between are compiled. The first round holds the compiling, for which longer runs "
+            f"{TOKENS} words. `model.compile()` after the adapter was attached; how many tokens an "
+            "expert gets breaks the graph in each feed-forward, and the parts between are "
+            "compiled. The first round holds the compiling, for which longer runs "
             "alone pay.",
         ],
         settings={"rounds": given.count, "backend": given.backend, "threads": 1},
