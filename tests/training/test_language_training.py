@@ -20,9 +20,10 @@ from language_training import (
     weights,
 )
 
+from composer.errors import ComposerError
 from composer.language.batches import answer_loss, collate
 from composer.language.samples import encode
-from composer.training.language import LanguageTraining, train_adapter
+from composer.training.language import LanguageTraining, train, train_adapter
 
 METHODS = pytest.mark.parametrize("adapter", [mixlora(), plain()], ids=["mixlora", "lora"])
 
@@ -63,6 +64,26 @@ def test_reports_tell_of_the_experts(tmp_path: Path) -> None:
         # with its coefficient of 0.01; 2 where balanced, for two choices
         assert report.router_loss is not None
         assert 0.015 < report.router_loss < 0.08
+
+
+@METHODS
+def test_compiled_steps_learn_the_same(
+    tmp_path: Path, adapter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of torch.compile but the code it would write for this machine, which takes minutes."""
+    monkeypatch.setattr(train, "COMPILER", "eager")
+    torch.compiler.reset()
+    base = language()
+    plainly = losses(run(training(tmp_path / "plain", adapter=adapter)))
+    config = training(tmp_path / "compiled", adapter=adapter, compile=True)
+    traced = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    compiled = losses(list(train_adapter(base, config, records=records())))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > traced
+    assert compiled == pytest.approx(plainly, rel=1e-4)
+    assert base.model._compiled_call_impl is None
+    with pytest.raises(ComposerError, match="choose one"):
+        training(tmp_path, compile=True, gradient_checkpointing=True)
+    torch.compiler.reset()
 
 
 @METHODS

@@ -88,6 +88,8 @@ class LanguageTraining:
     seed: int = 0
     precision: Precision = "float32"
     gradient_checkpointing: bool = False
+    compile: bool = False
+    """Steps run under torch.compile: minutes at the beginning, then less time for each."""
 
     eval_every: int = 0
     """Steps between measurements; 0 measures at the end alone."""
@@ -106,6 +108,11 @@ class LanguageTraining:
             raise ComposerError(
                 f"output {self.output.name!r} is a file's name: an adapter is a folder, give its"
                 " name."
+            )
+        if self.compile and self.gradient_checkpointing:
+            raise ComposerError(
+                "compile saves time and gradient_checkpointing memory, and they are not used "
+                "together: choose one."
             )
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:

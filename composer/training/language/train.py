@@ -30,7 +30,8 @@ from composer.training.progress import Clock
 from composer.training.trainer import MOST_BAD_STEPS, Diverged
 
 Records = Sequence[Record] | None
-SHARED = ("precision", "gradient_checkpointing")
+SHARED = ("precision", "gradient_checkpointing", "compile")
+COMPILER = "inductor"
 """Settings of the base, in which trainings on one base must agree."""
 
 
@@ -123,6 +124,8 @@ def _train(
     try:
         if configs[0].gradient_checkpointing:
             _checkpointing(model, True)
+        if configs[0].compile:
+            model.compile(backend=COMPILER)
         model.train()
         trainer = LanguageTrainer(
             language=language,
@@ -140,6 +143,8 @@ def _train(
             yield report(learner, stage="prepare")
         yield from _steps(trainer, cancelled)
     finally:
+        if configs[0].compile:
+            model._compiled_call_impl = None  # what `compile` set: the model is itself again
         adapters.detach()
         model.train(training)
         if configs[0].gradient_checkpointing and not caching:
