@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from benchmarks.mixlora import PHASES, once
+from benchmarks.mixlora import PHASES, Times, once, ratio, time_all
 from benchmarks.mixlora_ways import BARE, OURS, WAYS, Shape, words
 from composer.evaluation import write_results
 from composer.evaluation.results import FOLDER, Row
@@ -24,18 +24,26 @@ SHAPE = Shape(
     device="cpu",
 )  # fmt: skip
 BATCH, TOKENS = 4, 256
+COMPILED = ", compiled"
 
 
-def row_of(way: str, model: nn.Module, seconds: float, rounds: int) -> Row:
-    """One line: `seconds` went into what runs once, and each round runs all phases."""
-    ids = words(SHAPE, BATCH, TOKENS)
-    found = [once(model, ids, SHAPE.device) for _ in range(rounds)]
-    row: dict[str, Any] = {"way": way, "rounds": rounds, "the first round (s)": round(seconds, 1)}
-    for number, phase in enumerate(PHASES):
-        each = median(one[number] for one in found) / ids.numel()
-        trains = phase != "backward" or not way.startswith(BARE)
-        row[f"{phase} (µs/token)"] = round(each * 1e6, 1) if trains else None
-    return row
+def rows_of(times: Times, first: dict[str, float]) -> list[Row]:
+    """One line for each way: medians over rounds, and ratios within a round to the way's own model
+    that is not compiled."""
+    tokens = BATCH * TOKENS
+    rows: list[Row] = []
+    for way, rounds in times.items():
+        plain = way.removesuffix(COMPILED)
+        row: dict[str, Any] = {"way": way, "rounds": len(rounds)}
+        row["the first round (s)"] = round(first[way], 1)
+        for number, phase in enumerate(PHASES):
+            trains = phase != "backward" or plain != BARE
+            each = median(one[number] for one in rounds) / tokens
+            beside = ratio(times, way, plain, number) if trains else 0.0
+            row[f"{phase} (µs/token)"] = round(each * 1e6, 1) if trains else None
+            row[f"{phase}, beside uncompiled (×)"] = round(beside, 2) if trains else None
+        rows.append(row)
+    return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,19 +54,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked.add_argument("--results", type=Path, default=FOLDER, help="folder of the results files")
     given = asked.parse_args(arguments)
     torch.set_num_threads(1)
-    rows: list[Row] = []
+    ids = words(SHAPE, BATCH, TOKENS)
+    models: dict[str, nn.Module] = {}
+    first: dict[str, float] = {}
     for way in (OURS, BARE):
-        model = WAYS[way](SHAPE)
-        for compiled in (False, True):
-            if compiled:
-                cast(Any, model).compile(backend=given.backend)
-            begun = time.perf_counter()
-            once(model, words(SHAPE, BATCH, TOKENS), SHAPE.device)
-            seconds = time.perf_counter() - begun
-            rows.append(
-                row_of(f"{way}, compiled" if compiled else way, model, seconds, given.count)
-            )
-            print(rows[-1], flush=True)
+        models[way], models[way + COMPILED] = WAYS[way](SHAPE), WAYS[way](SHAPE)
+        cast(Any, models[way + COMPILED]).compile(backend=given.backend)
+    for way, model in models.items():
+        begun = time.perf_counter()
+        once(model, ids, SHAPE.device)
+        first[way] = time.perf_counter() - begun
+        print(f"{way}: {first[way]:.0f} s", flush=True)
+    rows = rows_of(time_all(models, ids, SHAPE.device, given.count), first)
     print(markdown_tables(rows))
     write_results(
         NAME,
@@ -69,8 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"A Llama of random weights in float32 with {SHAPE.layers} layers, and {BATCH} rows of "
             f"{TOKENS} words. `model.compile()` after the adapter was attached; how many tokens an "
             "expert gets breaks the graph in each feed-forward, and the parts between are "
-            "compiled. The first round holds the compiling, for which longer runs "
-            "alone pay.",
+            "compiled. Each round runs every way once; ratios are medians over rounds of those "
+            "within one, and hold on a busy machine. The first round holds the compiling.",
         ],
         settings={"rounds": given.count, "backend": given.backend, "threads": 1},
         folder=given.results,
