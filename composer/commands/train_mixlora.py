@@ -75,9 +75,7 @@ def train_mixlora(
     precision: options.Precision = "float32",
     bits: Annotated[int, typer.Option(help="4 or 8: the base by bitsandbytes.")] = 16,
     gradient_checkpointing: options.GradientCheckpointing = False,
-    compile: Annotated[
-        bool, typer.Option(help="By torch.compile: minutes first, then faster steps.")
-    ] = False,
+    compile: Annotated[bool, typer.Option(help="By torch.compile; saves little on a CPU.")] = False,
     eval_data: options.EvalData = None,
     eval_share: options.EvalShare = 0.0,
     eval_every: options.EvalEvery = 0,

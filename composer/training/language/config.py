@@ -89,7 +89,7 @@ class LanguageTraining:
     precision: Precision = "float32"
     gradient_checkpointing: bool = False
     compile: bool = False
-    """Steps run under torch.compile: minutes at the beginning, then less time for each."""
+    """Steps run under torch.compile, which takes a minute first; on a CPU it saves little."""
 
     eval_every: int = 0
     """Steps between measurements; 0 measures at the end alone."""
