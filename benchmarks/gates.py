@@ -36,6 +36,8 @@ SHOWN = 4  # pictures of each kind and way on the sheet
 Set = tuple[Element, ...]
 Judge = Callable[[Sequence[Case]], list[Judged]]
 Fuse = Callable[[Case, Set, Sequence[float]], Case]
+Way = list[tuple[Set, Judged]]
+"""The pictures of one way of fusing, each with the LoRAs that its prompt calls."""
 
 
 def sets_of(elements: Sequence[Element], kinds: tuple[str, ...], most: int) -> list[Set]:
@@ -162,6 +164,29 @@ def row(
     return found
 
 
+def scenes_of(chosen: Sequence[Set], count: int) -> list[tuple[Set, Case]]:
+    """The unseen prompts that all ways are compared on, `count` in all."""
+    each = -(-count // len(chosen))
+    return [(some, case) for some in chosen for case in cases(some, each, "test", 400_000)]
+
+
+def judging(
+    judge: Judge, scenes: Sequence[tuple[Set, Case]]
+) -> Callable[[Callable[[Set, Case], Case]], Way]:
+    """What judges a way of fusing: it is given how to fuse a case, and makes all of `scenes` so."""
+
+    def judged(change: Callable[[Set, Case], Case]) -> Way:
+        made = judge([change(some, case) for some, case in scenes])
+        return [(some, j) for (some, _), j in zip(scenes, made, strict=True)]
+
+    return judged
+
+
+def first_of(way: Way) -> list[Judged]:
+    """A few of its pictures for the sheet, not chosen."""
+    return [j for _, j in way[:: max(len(way) // SHOWN, 1)][:SHOWN]]
+
+
 def _title(kinds: tuple[str, ...]) -> str:
     return " + ".join(kinds).capitalize()
 
@@ -188,8 +213,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not chosen or (given.kinds and "+".join(kinds) not in given.kinds):
             continue
         print(f"{_title(kinds)}: {[[e.name for e in some] for some in chosen]}", flush=True)
-        each = -(-told.count // len(chosen))
-        scenes = [(some, case) for some in chosen for case in cases(some, each, "test", 400_000)]
         wanted = "+".join(kinds) in given.learned
         gates = {some: trained(studio, folder, some) for some in chosen if wanted}
         best = {some: tuned(studio.judge, some, given.tuning) for some in chosen}
@@ -200,10 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 one.write(given.keep_weights, studio)
         count = len(kinds)
 
-        def judged(change: Callable[[Set, Case], Case]) -> list[tuple[Set, Judged]]:
-            made = studio.judge([change(some, case) for some, case in scenes])  # noqa: B023
-            return [(some, j) for (some, _), j in zip(scenes, made, strict=True)]  # noqa: B023
-
+        judged = judging(studio.judge, scenes_of(chosen, told.count))
         average = judged(lambda some, case: weighed(case, some, [1 / len(some)] * len(some)))
         whole = judged(lambda some, case: weighed(case, some, [1.0] * len(some)))
         by_grid = judged(lambda some, case: weighed(case, some, best[some].weights))  # noqa: B023
@@ -231,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows.append(row(kinds, "learned gates", gated, by_grid))
             ways.append(gated)
         for way in ways:
-            shown += [j for _, j in way[:: max(len(way) // SHOWN, 1)][:SHOWN]]
+            shown += first_of(way)
     notes = [
         "A picture counts when the oracle sees every named element where the prompt puts it. The "
         "tuned ways have, for each set of LoRAs, the weights of a grid "

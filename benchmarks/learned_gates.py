@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.gate_files import trained
-from benchmarks.gates import KINDS, SHOWN, Set, cases, row, sets_of, tuned, weighed
+from benchmarks.gates import (
+    KINDS,
+    SHOWN,
+    Set,
+    first_of,
+    judging,
+    row,
+    scenes_of,
+    sets_of,
+    tuned,
+    weighed,
+)
 from benchmarks.options import options, parser
 from benchmarks.pictures import Case, Judged, Studio
 from composer.evaluation import contact_sheet
@@ -47,13 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         sums = {some: _known(told.loras, some) for some in chosen}
         louder = {some: tuned(studio.judge, some, given.tuning, strong) for some in chosen}
-        each = -(-told.count // len(chosen))
-        scenes = [(some, case) for some in chosen for case in cases(some, each, "test", 400_000)]
-
-        def judged(change: Callable[[Set, Case], Case]) -> list[tuple[Set, Judged]]:
-            made = studio.judge([change(some, case) for some, case in scenes])  # noqa: B023
-            return [(some, j) for (some, _), j in zip(scenes, made, strict=True)]  # noqa: B023
-
+        judged = judging(studio.judge, scenes_of(chosen, told.count))
         best = judged(lambda some, case: weighed(case, some, sums[some]))  # noqa: B023
         plain = judged(lambda some, case: dataclasses.replace(case, gates=gates[some]))  # noqa: B023
         loud = judged(lambda some, case: strong(case, some, louder[some].weights))  # noqa: B023
@@ -69,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ),
         ]
         for way in (best, plain, loud):
-            shown += [j for _, j in way[:: max(len(way) // SHOWN, 1)][:SHOWN]]
+            shown += first_of(way)
     notes = [
         "A picture counts when the oracle sees every named element where the prompt puts it. Gates "
         "have the default settings and learn from drafted prompts. Both tuned ways have, for each "
