@@ -23,6 +23,13 @@ Tables = Mapping[str, Mapping[str, Changes]]
 """Changes of the recommended training by variant, by table."""
 
 DEFAULT, START = "as recommended", "the instant start, no steps"
+READING: Changes = {
+    "depth": 0.65,
+    "learning_rate": 4e-3,
+    "gate": {"reduce": "tokens", "normalise": "layer"},
+}
+"""Gates that weigh each place by itself, and stand where the model draws."""
+DISTILLED: Changes = {"objective": "distill"}
 TABLES: Tables = {
     "The recommended gate, with one thing changed": {
         DEFAULT: {},
@@ -31,13 +38,21 @@ TABLES: Tables = {
         "sigmoid": {"gate": {"activation": "sigmoid"}},
         "softmax": {"gate": {"activation": "softmax"}},
         "softmax times a learned total": {"gate": {"activation": "scaled"}},
-        "one vector of weights for all tokens": {"gate": {"reduce": "mean"}},
+        "weighs each place by itself": {**READING, "depth": 0.0},
         "does not know the time": {"gate": {"time": False}},
-        "hears the regions": {"gate": {"input": "regions"}},
-        "gates at every depth": {"depth": 0.0},
-        "taught by the experts' changes, added up": {"teacher": "changes"},
-        "stays with each LoRA alone and with the base": {"keep": 0.5, "rest": 0.25},
+        "hears the regions": {
+            **READING,
+            "gate": {"input": "regions", "reduce": "tokens", "normalise": "layer"},
+        },
+        "gates in the last third alone": {"depth": 0.65},
+        "balance loss 0.5": {"balance": 0.5},
         "the paper's objective (CLIP)": {"objective": "clip", "start": False},
+    },
+    "The same gate, taught by distillation": {
+        "regions teach": DISTILLED,
+        "regions teach gates that weigh each place": {**READING, **DISTILLED},
+        "the experts' changes, added up, teach": {**DISTILLED, "teacher": "changes"},
+        "stays with each LoRA alone and with the base": {**DISTILLED, "keep": 0.5, "rest": 0.25},
     },
 }
 
@@ -46,8 +61,9 @@ def facts(file: Path) -> Row:
     """What the training of a gate file ended with."""
     told = read_gates(file).training
     losses, evenness = told.get("losses", {}), told.get("entropy")
+    loss = losses.get(COMPOSED, losses.get("loss"))
     return {
-        "distance": round(losses[COMPOSED], 4) if COMPOSED in losses else None,
+        "loss": None if loss is None else round(loss, 4),
         "entropy": None if evenness is None else round(evenness, 3),
     }
 
@@ -88,7 +104,7 @@ def run(name: str, about: str, title: str, tables: Tables, arguments: Sequence[s
 
     beside = {
         "sum, weights 1 (no gate)": judged(None),
-        "trigger regions (the teacher)": judged(None, regions=True),
+        "trigger regions": judged(None, regions=True),
     }
     rows: list[Row] = []
     curves: dict[str, dict[str, Path]] = {}
@@ -104,11 +120,12 @@ def run(name: str, about: str, title: str, tables: Tables, arguments: Sequence[s
     names = ", ".join(" and ".join(e.name for e in some) for some in chosen)
     notes = [
         f"LoRAs: {names}. All variants learn from the same drafted prompts with the same seeds for "
-        f"{given.optimiser_steps} steps, and from {given.trajectories} samplings of the teacher: "
-        "less than the default training. The distance is the squared error to the teacher on "
-        "composed prompts, as a part of the bare model's, smoothed, at the end. Entropy is that of "
-        "the gates' shares at the end: 1 is even, 0 is one expert everywhere. Prompts and seeds "
-        "are unseen by any training. The distances as the trainings went:",
+        f"{given.optimiser_steps} steps; those that are distilled from {given.trajectories} "
+        "samplings of the teacher. The loss is each objective's own, smoothed, at the end: what "
+        "the judges miss, or the squared error to the teacher on composed prompts, as a part of "
+        "the bare model's. Entropy is that of the gates' shares at the end: 1 is even, 0 is one "
+        "expert everywhere. Prompts and seeds are unseen by any training. The losses as the "
+        "trainings went:",
         told.save_sheet(name, plot({t: curves_of(files) for t, files in curves.items()})),
     ]
     settings = {"optimiser steps": given.optimiser_steps, "trajectories": given.trajectories}

@@ -26,7 +26,7 @@ def curves_of(files: Mapping[str, Path]) -> dict[str, Curve]:
 
 def plot(tables: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> Image.Image:
     """One panel for each table, a line for each variant, on a logarithmic scale; a loss that is
-    negative somewhere, as CLIP's is, is no distance and is left out."""
+    negative somewhere, as CLIP's is, is left out."""
     from matplotlib.figure import Figure
 
     figure: Any = Figure(figsize=(8.2 * max(len(tables), 1), 4.2), dpi=130, layout="constrained")
@@ -39,7 +39,7 @@ def plot(tables: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> Ima
             axis.plot(steps, losses, dashes, label=name, linewidth=1.4)
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("step")
-        axis.set_ylabel("distance from the teacher")
+        axis.set_ylabel("loss")
         axis.set_yscale("log")
         axis.grid(alpha=0.25, which="both")
         axis.spines[["top", "right"]].set_visible(False)

@@ -13,9 +13,9 @@ INPUTS = {"hidden": "hidden state", "experts": "experts' outputs"}
 
 
 def _paper(granularity: str, seen: str, balance: float = 0.5) -> Changes:
-    """The paper's gate, taught as all others are here: distilled, not by CLIP."""
+    """The paper's gate, taught as all others are here: judged by the LoRAs, not by CLIP."""
     gate = {**GATE, "input": seen}
-    return {"granularity": granularity, "gate": gate, "depth": 0.0, "balance": balance}
+    return {"granularity": granularity, "gate": gate, "balance": balance}
 
 
 TABLES: Tables = {

@@ -36,6 +36,7 @@ TRAINING = (
     "learning_rate",
     "seed",
     "gradient_checkpointing",
+    "precision",
     "preview_every",
     "preview_prompt",
     "checkpoint_every",
@@ -57,11 +58,13 @@ def train_gates(
     granularity: options.Granularity = "block",
     depth: Annotated[
         float, typer.Option(help="Gates from this depth of the U-Net on: 0 is all of it.")
-    ] = 0.65,
+    ] = 0.0,
     text_encoder: Annotated[bool, typer.Option(help="Gates in the text encoder too.")] = False,
-    objective: Annotated[str, typer.Option(help="distill, or clip as in the paper.")] = "distill",
+    objective: Annotated[
+        str, typer.Option(help="judged (by the LoRAs), distill, or clip as in the paper.")
+    ] = "judged",
     teacher: Annotated[
-        str, typer.Option(help="Of composed prompts: regions, or changes added up.")
+        str, typer.Option(help="To distill: regions, or changes added up.")
     ] = "regions",
     clip: Annotated[
         str, typer.Option(help="A CLIP by folder or hub name; the model's own if not given.")
@@ -77,20 +80,23 @@ def train_gates(
     trajectories: Annotated[int, typer.Option(help="Samplings of each teacher.")] = 40,
     teacher_steps: Annotated[int, typer.Option(help="Steps of these samplings.")] = 12,
     cfg_scale: Annotated[float, typer.Option(help="CFG scale of these samplings.")] = 3.0,
-    steps: options.Steps = 200,
+    steps: options.Steps = 120,
     batch_size: options.RecordBatch = 8,
     accumulation: options.Accumulation = 1,
-    learning_rate: options.HighestRate = 4e-3,
-    input: Annotated[str, typer.Option(help="They see hidden, experts or regions.")] = "hidden",
-    reduce: Annotated[str, typer.Option(help="mean, grid, flatten or tokens.")] = "tokens",
+    learning_rate: options.HighestRate = 1e-2,
+    input: Annotated[
+        str, typer.Option(help="They see hidden, experts, regions or placed.")
+    ] = "hidden",
+    reduce: Annotated[str, typer.Option(help="mean, grid, flatten or tokens.")] = "mean",
     cells: Annotated[int, typer.Option(help="Cells on a side of the grid.")] = 4,
-    normalise: options.Normalise = "layer",
+    normalise: options.Normalise = "l2",
     activation: options.Activation = "free",
     time: Annotated[bool, typer.Option(help="Gates know the timestep.")] = True,
     bias: Annotated[bool, typer.Option(help="Gates have a bias; the start needs it.")] = True,
     top_k: options.Strongest = 0,
     seed: options.Seed = 0,
     gradient_checkpointing: options.GradientCheckpointing = False,
+    precision: options.Precision = "float32",
     preview_every: options.PreviewEvery = 0,
     preview_prompt: Annotated[str, typer.Option(help="What the previews show.")] = "",
     checkpoint_every: Annotated[int, typer.Option(help="Keep a state every so many steps.")] = 100,

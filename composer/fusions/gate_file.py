@@ -20,6 +20,7 @@ from composer.mixture import (
     Granularity,
     LearnedGate,
     Mixture,
+    PlacedGate,
     RegionGate,
 )
 
@@ -268,7 +269,8 @@ def _build(
         if settings.input == "regions":
             gate = RegionGate(settings, here, time_width=clock)
         else:
-            gate = LearnedGate(settings, width, here, time_width=clock, tokens=tokens)
+            kind = PlacedGate if settings.input == "placed" else LearnedGate
+            gate = kind(settings, width, here, time_width=clock, tokens=tokens)
         state = dict(named) | {"present": present}
         for name in ("e", "b", "clock"):  # a row for each expert
             if name in state:

@@ -66,7 +66,7 @@ def check_settings(settings: GateSettings, mixture: Mixture) -> None:
     Raises:
         ComposerError: which setting it is, and what to choose.
     """
-    if settings.input == "regions" or settings.time:
+    if settings.hears or settings.time:
         raise ComposerError("Language models know no places and no timestep: leave both out.")
     if settings.reduce not in ("mean", "tokens"):
         raise ComposerError(

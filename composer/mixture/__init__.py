@@ -4,6 +4,7 @@ from composer.mixture.attach import attach
 from composer.mixture.gates import ConstantGate, Gate
 from composer.mixture.learned import GateSettings, LearnedGate
 from composer.mixture.mixture import Mixture
+from composer.mixture.placed import PlacedGate
 from composer.mixture.regions import REGIONS, Reach, RegionGate, region_maps
 from composer.mixture.routing import Routing
 from composer.mixture.seen import Seen
@@ -24,6 +25,7 @@ __all__ = [
     "LearnedGate",
     "LowRankLike",
     "Mixture",
+    "PlacedGate",
     "Reach",
     "RegionGate",
     "Routing",

@@ -24,7 +24,7 @@ from composer.mixture.heard import Ear, Heard
 from composer.mixture.seen import Seen
 from composer.mixture.strongest import all_but, strongest
 
-GateInput = Literal["hidden", "experts", "regions"]
+GateInput = Literal["hidden", "experts", "regions", "placed"]
 Reduce = Literal["mean", "grid", "flatten", "tokens"]
 Normalise = Literal["l2", "layer"]
 Activation = Literal["softmax", "scaled", "sigmoid", "free"]
@@ -47,7 +47,8 @@ class GateSettings:
     input: what it looks at: the unit's input ("hidden", as the authors' code does) or the experts'
         outputs ("experts", equations 7 to 10; at a block this costs one pass of it for each), or
         maps of where the words that call each expert act ("regions", token by token; not in the
-        paper, see `composer.mixture.regions`).
+        paper, see `composer.mixture.regions`); or the unit's input, to say how loud each expert is
+        in its place ("placed", see `composer.mixture.placed`).
     reduce: how tokens become one vector: their mean (of those that count, where a mixture was told:
         `Mixture.look_at`); the means of a `cells` × `cells` grid; all of them ("flatten", the
         paper's; bound to one size of picture); or not at all ("tokens": each token is given weights
@@ -91,6 +92,11 @@ class GateSettings:
                 f"The gate's top_k is {self.top_k}: give how many experts speak at once, up to "
                 f"{MOST_EXPERTS}, or 0 for all."
             )
+
+    @property
+    def hears(self) -> bool:
+        """Whether it must be told where the words of each expert act."""
+        return self.input in ("regions", "placed")
 
     def to_json(self) -> dict[str, Any]:
         """As plain values, for a file's metadata."""

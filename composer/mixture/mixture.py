@@ -204,7 +204,7 @@ class Mixture:
     @property
     def hears_regions(self) -> bool:
         """Whether some gate listens to where the words of each expert act."""
-        return any(gate.settings.input == "regions" for gate in self.gates.values())
+        return any(gate.settings.hears for gate in self.gates.values())
 
     def hear(self, regions: Tensor | None) -> None:
         """Tell the gates where each expert's words act, (pictures, experts, h, w), until told anew.

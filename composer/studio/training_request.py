@@ -23,7 +23,7 @@ _GATE = ("input", "reduce", "normalise", "activation", "time", "bias", "top_k")
 _TRAINING = (
     "granularity", "depth", "text_encoder", "objective", "teacher", "clip", "keep", "rest",
     "balance", "router_balance", "start", "trajectories", "teacher_steps", "steps", "batch_size",
-    "learning_rate", "seed", "gradient_checkpointing",
+    "learning_rate", "seed", "gradient_checkpointing", "precision",
 )  # fmt: skip
 
 
@@ -46,16 +46,16 @@ class TrainingRequest:
     neutral: tuple[str, ...]
 
     granularity: str = "block"
-    depth: float = 0.65
+    depth: float = 0.0
     input: str = "hidden"
-    reduce: str = "tokens"
-    normalise: str = "layer"
+    reduce: str = "mean"
+    normalise: str = "l2"
     activation: str = "free"
     time: bool = True
     bias: bool = True
     top_k: int = 0
     text_encoder: bool = False
-    objective: str = "distill"
+    objective: str = "judged"
     teacher: str = "regions"
     clip: str = ""
     keep: float = 0.0
@@ -65,11 +65,12 @@ class TrainingRequest:
     start: bool = True
     trajectories: int = 40
     teacher_steps: int = 12
-    steps: int = 200
+    steps: int = 120
     batch_size: int = 8
-    learning_rate: float = 4e-3
+    learning_rate: float = 1e-2
     seed: int = 0
     gradient_checkpointing: bool = False
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         check_name(self.name)

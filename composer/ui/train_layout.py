@@ -13,14 +13,11 @@ from composer.ui.layout import component
 INVITATION: dict[str, Any] = {"state": "none"}
 DEFAULT: dict[str, Any] = {field.name: field.default for field in fields(TrainingRequest)}
 HINT = (
-    '<p class="hint">200 steps are plenty for two LoRAs of the shipped model: about three minutes '
+    '<p class="hint">120 steps are plenty for two LoRAs of the shipped model: about three minutes '
     "on two processor cores. It goes on when you close the page.</p>"
 )
 PUBLISHED: dict[str, Any] = {
-    "depth": 0.0,
-    "reduce": "mean",
     "activation": "softmax",
-    "normalise": "l2",
     "time": False,
     "bias": False,
     "start": False,
@@ -133,6 +130,7 @@ def _advanced() -> dict[str, Any]:
                     "hidden": "what comes in",
                     "experts": "what the LoRAs answer",
                     "regions": "where trigger words act",
+                    "placed": "what comes in, and where words act",
                 },
                 "Answers are the paper's; what comes in is fastest",
             ),
@@ -167,7 +165,11 @@ def _advanced() -> dict[str, Any]:
             "objective": _choice(
                 "objective",
                 "Who judges",
-                {"distill": "the LoRAs themselves", "clip": "CLIP"},
+                {
+                    "judged": "each LoRA, of its own part",
+                    "distill": "a picture they make up",
+                    "clip": "CLIP",
+                },
                 "CLIP is the paper's, and slower",
             ),
             "clip": gr.Textbox(
@@ -179,6 +181,12 @@ def _advanced() -> dict[str, Any]:
                 elem_id=_id("clip"),
                 min_width=80,
             ),
+            "precision": _choice(
+                "precision",
+                "The model runs in",
+                {"float32": "float32", "bfloat16": "bfloat16"},
+                "bfloat16 is faster where the processor knows it",
+            ),
             "teacher": _choice(
                 "teacher",
                 "Who shows them all together",
@@ -186,7 +194,7 @@ def _advanced() -> dict[str, Any]:
                     "regions": "each LoRA where its words act",
                     "changes": "their changes, added up",
                 },
-                "Where the LoRAs themselves judge",
+                "Where a picture they make up is followed",
             ),
         }
         numbers = {

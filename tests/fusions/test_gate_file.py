@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from composer.errors import ComposerError
 from composer.fusions.gate_file import FORMAT, GatedExpert, GateFile, read_facts, read_gates
-from composer.mixture import REGIONS, GateSettings, LearnedGate, RegionGate, Seen
+from composer.mixture import REGIONS, GateSettings, LearnedGate, PlacedGate, RegionGate, Seen
 
 UNIT = "unet.mid_block.attentions.0"
 NAMES = ("ada", "ink", "sea")
@@ -174,18 +174,26 @@ def test_nan_cut_and_foreign_files(tmp_path: Path) -> None:
         file_of(gate(GateSettings())).write(tmp_path / "gates.bin")
 
 
-def test_gates_that_hear_regions_come_back_in_any_order(tmp_path: Path) -> None:
-    made = RegionGate(REGIONS, [True, True, False], time_width=6)
+@pytest.mark.parametrize("kind", [RegionGate, PlacedGate])
+def test_gates_that_hear_regions_come_back_in_any_order(
+    tmp_path: Path, kind: type[LearnedGate]
+) -> None:
+    present = [True, True, False]
+    if kind is RegionGate:
+        made = RegionGate(REGIONS, present, time_width=6)
+    else:
+        placed = GateSettings(input="placed", activation="free", bias=True, time=True)
+        made = PlacedGate(placed, 6, present, time_width=6)
     with torch.no_grad():
         for parameter in (made.e, made.b, made.clock):
             assert parameter is not None
             parameter.normal_()
     path = tmp_path / "regions.safetensors"
     file_of(made).write(path)
-    maps, hidden, time = torch.rand(1, 3, 4, 4), torch.zeros(1, 16, 6), torch.randn(1, 6)
+    maps, hidden, time = torch.rand(1, 3, 4, 4), torch.randn(1, 16, 6), torch.randn(1, 6)
     mask = torch.ones(3, dtype=torch.bool)
     said = made(Seen(hidden=hidden, grid=(4, 4), regions=maps, time=time), mask)
     turned = read_gates(path).gates(NAMES[::-1], {UNIT: None})[UNIT]
-    assert isinstance(turned, RegionGate)
+    assert isinstance(turned, kind)
     other = turned(Seen(hidden=hidden, grid=(4, 4), regions=maps.flip(1), time=time), mask)
     torch.testing.assert_close(other.flip(-1), said)

@@ -12,7 +12,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from composer.errors import ComposerError
-from composer.mixture import REGIONS, GateSettings, Reach, RegionGate, Seen, attach, region_maps
+from composer.mixture import (
+    REGIONS,
+    GateSettings,
+    LearnedGate,
+    PlacedGate,
+    Reach,
+    RegionGate,
+    Seen,
+    attach,
+    region_maps,
+)
+from composer.mixture.learned import Activation, Reduce
 from composer.mixture.regions import CELLS
 
 LOCAL, GLOBAL = Reach(local=True, emphasis=2.0), Reach(local=False)
@@ -165,6 +176,40 @@ def test_experts_speak_in_their_places(kind: str) -> None:
         for name in names[1:]:
             mixture.toggle(name, False)  # who is left is itself
         torch.testing.assert_close(host.run(), alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("reduce", ["mean", "tokens"])
+@pytest.mark.parametrize("activation", ["free", "softmax"])
+def test_a_placed_gate_is_as_loud_as_it_reads_and_where_it_hears(
+    reduce: Reduce, activation: Activation
+) -> None:
+    """Against the same gate without maps, times the maps; alone an expert is itself."""
+    settings = GateSettings(input="placed", reduce=reduce, activation=activation, bias=True)
+    gate, plain = (kind(settings, 5, [True, True, True]) for kind in (PlacedGate, LearnedGate))
+    with torch.no_grad():
+        for parameter in gate.parameters():
+            parameter.add_(torch.rand(parameter.shape))
+    plain.load_state_dict(gate.state_dict())
+    maps, hidden = torch.rand(2, 3, 8, 8), torch.randn(4, 16, 5)
+    everyone = torch.ones(3, dtype=torch.bool)
+    said = gate(Seen(hidden=hidden, grid=(4, 4), regions=maps), everyone)
+    loud = plain(Seen(hidden=hidden, grid=(4, 4)), everyone)
+    where = functional.avg_pool2d(maps, 2).flatten(2).transpose(1, 2).repeat(2, 1, 1)
+    torch.testing.assert_close(said, where * (loud if loud.ndim == 3 else loud[:, None]))
+    deaf = gate(Seen(hidden=hidden, grid=(4, 4)), everyone)
+    torch.testing.assert_close(deaf, said / where)
+    alone = gate(Seen(hidden=hidden, grid=(4, 4), regions=maps), torch.tensor([True, False, False]))
+    torch.testing.assert_close(alone, torch.eye(3)[0].expand_as(alone))
+
+
+def test_a_placed_router_says_whom_it_chose() -> None:
+    gate = PlacedGate(GateSettings(input="placed", top_k=2), 5, [True, True, True])
+    seen = Seen(hidden=torch.randn(2, 16, 5), grid=(4, 4), regions=torch.rand(2, 3, 4, 4))
+    decided = gate.decide(seen, torch.ones(3, dtype=torch.bool))
+    assert decided.chosen is not None
+    assert decided.weights.shape == decided.logits.shape == (2, 16, 3)
+    assert decided.chosen.shape == (2, 16, 2)
+    assert ((decided.weights > 0).sum(-1) == 2).all()
 
 
 def test_regions_are_places() -> None:

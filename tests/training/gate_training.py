@@ -32,7 +32,7 @@ def training(folder: Path, **settings: Any) -> GateTraining:
         "alone": {"ada": ("ada",), "ink": ("cat in ink", "ink")},
         "neutral": ("cat",),
         "gate": BETTER,
-        "depth": 0.0,
+        "objective": "distill",
         "teacher": "changes",
         "keep": 1.0,
         "rest": 0.5,

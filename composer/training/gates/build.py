@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from composer.errors import ComposerError
-from composer.mixture import GateSettings, LearnedGate, Mixture, RegionGate
+from composer.mixture import GateSettings, LearnedGate, Mixture, PlacedGate, RegionGate
 from composer.mixture.seen import as_tokens
 
 
@@ -52,7 +52,8 @@ def new_gates(
                 gates[name] = RegionGate(timed, unit.present, time_width=size.time)
                 continue
             tokens, width = size.out if given.input == "experts" else size.into
-            gates[name] = LearnedGate(
+            kind = PlacedGate if given.input == "placed" else LearnedGate
+            gates[name] = kind(
                 timed,
                 width,
                 unit.present,
@@ -64,7 +65,7 @@ def new_gates(
 
 def of_words(gate: GateSettings) -> GateSettings:
     """The same gate for a text encoder, which knows no time and where words are no places."""
-    if gate.input == "regions":
+    if gate.hears:
         gate = replace(gate, input="hidden", reduce="mean")
     return replace(gate, time=False)
 

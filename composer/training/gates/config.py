@@ -11,10 +11,17 @@ from typing import Any, Literal, get_args
 
 from composer.errors import ComposerError
 from composer.mixture import GRANULARITIES, GateSettings, Granularity
+from composer.training.picture_config import Precision
 
-Objective = Literal["distill", "clip"]
+Objective = Literal["judged", "distill", "clip"]
 Teacher = Literal["regions", "changes"]
 
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "granularity": GRANULARITIES,
+    "objective": get_args(Objective),
+    "teacher": get_args(Teacher),
+    "precision": get_args(Precision),
+}
 _AT_LEAST: dict[str, float] = {
     "steps": 0,
     "batch_size": 1,
@@ -34,10 +41,8 @@ _AT_LEAST: dict[str, float] = {
 }
 _ABOVE_ZERO = ("learning_rate", "clip_norm")
 
-RECOMMENDED = GateSettings(
-    reduce="tokens", activation="free", normalise="layer", time=True, bias=True
-)
-"""The gate to begin with: it reads at each place who is to speak there."""
+RECOMMENDED = GateSettings(reduce="mean", activation="free", normalise="l2", time=True, bias=True)
+"""The gate to begin with: for each picture and step any weights, whatever they come to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +55,15 @@ class GateTraining:
     neutral: prompts that name none.
     gate: how the gates of the U-Net look and speak; those of a text encoder know no time.
     depth: gates stand only in the units of the U-Net from this depth on, 0 to 1; before it every
-        expert speaks with weight 1. There the model has read the prompt, and draws. The last
-        unit always has a gate.
+        expert speaks with weight 1. The last unit always has a gate.
     text_encoder: whether the text encoder's sites get gates too; without, experts speak there with
         weight 1 each.
-    objective: "distill" (no photographs, no CLIP, no decoding) or "clip" (the paper's).
-    teacher: who teaches composed prompts: "regions", the same experts, each where its own words
-        act; or "changes", the changes that the experts make alone to the prediction, added up.
+    objective: "judged", each expert must recognise itself in the composed picture; "distill",
+        follow a teacher that the experts make up (neither needs photographs, CLIP or decoding); or
+        "clip" (the paper's).
+    teacher: for the objective distill, who teaches composed prompts: "regions", the same experts,
+        each where its own words act; or "changes", the changes that the experts make alone to the
+        prediction, added up.
     clip: for the objective clip, a CLIP of transformers by folder or hub name; empty takes the
         model's own.
     keep, compose, rest: how much the three terms of the distillation count: on an expert's own
@@ -66,8 +73,10 @@ class GateTraining:
     router_balance: the coefficient of MixLoRA's balance loss (its equations 8 and 9), which evens
         out how often each expert is chosen by gates with `top_k`; its authors take 1e-2.
     start: begin from the closed-form solution; needs gates with bias.
-    trajectories: samplings that each teacher makes to learn from, of `teacher_steps` steps.
+    trajectories: samplings that each teacher makes to learn from.
+    teacher_steps: of each sampling, and of those that gates are judged by.
     steps: of the optimiser; 0 leaves the gates at their start.
+    precision: "float32", or "bfloat16" for the products of the model that is trained on.
     """
 
     output: Path
@@ -77,9 +86,9 @@ class GateTraining:
 
     granularity: Granularity = "block"
     gate: GateSettings = RECOMMENDED
-    depth: float = 0.65
+    depth: float = 0.0
     text_encoder: bool = False
-    objective: Objective = "distill"
+    objective: Objective = "judged"
     teacher: Teacher = "regions"
     clip: str = ""
     keep: float = 0.0
@@ -93,14 +102,15 @@ class GateTraining:
     teacher_steps: int = 12
     cfg_scale: float = 3.0
 
-    steps: int = 200
+    steps: int = 120
     batch_size: int = 8
     accumulation: int = 1
-    learning_rate: float = 4e-3
+    learning_rate: float = 1e-2
     warmup: int = 10
     clip_norm: float = 1.0
     seed: int = 0
     gradient_checkpointing: bool = False
+    precision: Precision = "float32"
 
     preview_every: int = 0
     preview_prompt: str = ""
@@ -113,21 +123,12 @@ class GateTraining:
                 f"output {self.output.name!r} is no gate file: give a name that ends in"
                 " .safetensors."
             )
-        if self.granularity not in GRANULARITIES:
-            raise ComposerError(
-                f"granularity {self.granularity!r} is unknown: choose one of"
-                f" {', '.join(GRANULARITIES)}."
-            )
-        if self.objective not in get_args(Objective):
-            raise ComposerError(
-                f"objective {self.objective!r} is unknown: choose one of"
-                f" {', '.join(get_args(Objective))}."
-            )
-        if self.teacher not in get_args(Teacher):
-            raise ComposerError(
-                f"teacher {self.teacher!r} is unknown: choose one of"
-                f" {', '.join(get_args(Teacher))}."
-            )
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ComposerError(
+                    f"{name} {getattr(self, name)!r} is unknown: choose one of"
+                    f" {', '.join(choices)}."
+                )
         if not 0 <= self.depth < 1:
             raise ComposerError(f"depth is {self.depth}: give 0 or more, and less than 1.")
         for name, least in _AT_LEAST.items():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -96,8 +97,19 @@ def speak(mixture: Mixture, weights: Tensor) -> None:
     for unit in mixture.units.values():
         if unit.module is not None:
             unit.module.gate = None
-        unit.routing.keep(weights.to(unit.routing.mask.device))
+        # a tensor of its own: what a learned gate said may still be waiting for its gradient
+        unit.routing.weights = weights.to(unit.routing.mask.device, copy=True)
         unit.routing.allow(torch.ones_like(unit.routing.mask))
+
+
+@contextmanager
+def speaking(mixture: Mixture) -> Generator[None, None, None]:
+    """Gates and constant weights are back after this, whoever was made to `speak` in it."""
+    before = mixture.gates
+    try:
+        yield
+    finally:
+        mixture.set_gates(before)
 
 
 class Sampling:
@@ -115,8 +127,12 @@ class Sampling:
 
 
 def to_clean(scheduler: Any, output: Tensor, timestep: Tensor, latents: Tensor) -> Tensor:
-    """The clean latents that a prediction points to, with a gradient."""
+    """The clean latents that a prediction points to, with a gradient.
+
+    timestep: one for all, or (batch,).
+    """
     kept = scheduler.alphas_cumprod[timestep.long().cpu()].to(latents)
+    kept = kept.reshape(-1, *[1] * (latents.ndim - 1))
     signal, spread = kept.sqrt(), (1 - kept).sqrt()
     kind = scheduler.config.prediction_type
     if kind == "v_prediction":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -17,13 +18,14 @@ from composer.diffusion.sample import Picture, generate
 from composer.errors import ComposerError
 from composer.experts import Expert
 from composer.fusions.gate_file import GateFile, gate_sizes, gate_tensors, gated
-from composer.mixture import GateSettings, LearnedGate, Mixture, attach
+from composer.mixture import GateSettings, LearnedGate, Mixture, PlacedGate, attach
 from composer.training.gates.build import new_gates, of_words
 from composer.training.gates.checkpoint import check_checkpoint, load_checkpoint, save_checkpoint
 from composer.training.gates.clip import ClipGuidance
 from composer.training.gates.closed_form import Products, solve
 from composer.training.gates.config import GateTraining
 from composer.training.gates.distill import Distillation
+from composer.training.gates.judged import Judged
 from composer.training.gates.memory import AT_ONCE, COMPOSED, Memory, check_prompts, remember
 from composer.training.gates.progress import GateProgress
 from composer.training.gates.reading import Readings
@@ -99,20 +101,29 @@ def _train(
             parameter.requires_grad_(False)
         if config.gradient_checkpointing:
             model.unet.enable_gradient_checkpointing()
-        guidance = None
+        guidance: ClipGuidance | Judged | None = None
         if config.objective == "clip":
             guidance = yield from _taught(ClipGuidance.prepare(model, mixture, config), cancelled)
             if guidance is None:
                 return
+        if config.objective == "judged":
+            guidance = yield from _taught(Judged.prepare(model, mixture, config), cancelled)
+            if guidance is None:
+                return
+        learnt = _lessons_of(config)
         regions = None
-        if config.gate.input == "regions" or config.teacher == "regions":
+        if config.gate.hears or learnt.teacher == "regions":
             voices = {e.name: Voice(trigger=e.info.trigger, role=e.info.role) for e in experts}
             regions = Regions(model, mixture, voices)
-        memory = yield from _taught(remember(model, mixture, config, regions), cancelled)
+        memory = yield from _taught(remember(model, mixture, learnt, regions), cancelled)
         if memory is None:
             return
         gates = _gates(model, mixture, config, memory)
-        if config.start and config.gate.input != "regions":  # which starts as what it hears
+        if config.start and config.gate.hears:  # they start as what they hear
+            for gate in gates.values():
+                if isinstance(gate, PlacedGate):
+                    gate.start_at([1.0] * gate.experts)
+        elif config.start:
             if config.gate.reduce == "tokens" and memory.regions is not None:
                 yield from _read(model, mixture, memory, gates)
             else:
@@ -147,6 +158,15 @@ def _train(
             parameter.requires_grad_(before)
         if config.gradient_checkpointing and not checkpointed:
             model.unet.disable_gradient_checkpointing()
+
+
+def _lessons_of(config: GateTraining) -> GateTraining:
+    """What is asked of the teachers: judged gates learn from their own pictures, and take from
+    teachers the start alone."""
+    if config.objective != "judged":
+        return config
+    few = min(config.trajectories, AT_ONCE)
+    return dataclasses.replace(config, teacher="changes", trajectories=few)
 
 
 Lesson = TypeVar("Lesson")

@@ -94,7 +94,7 @@ class GateTrainer:
         total, by_group = torch.zeros(()), dict[str, float]()
         for part in range(self.config.accumulation):
             number = (self.step * self.config.accumulation + part) * self.processes.num_processes
-            with attention_for_backward(self.model.device.type, self._tokens):
+            with attention_for_backward(self.model.device.type, self._tokens), self._half():
                 said = self.objective.batch(number + self.processes.process_index)
                 loss = said.loss
                 if self.config.balance and said.weights:
@@ -138,6 +138,11 @@ class GateTrainer:
     def _tokens(self) -> int:
         """Of the largest map the model attends over."""
         return (self.model.size // self.model.multiple) ** 2
+
+    def _half(self) -> torch.autocast:
+        """The model's products in bfloat16, where that is asked for; gates stay float32."""
+        half = self.config.precision == "bfloat16"
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=half)
 
     def _averaged(self, loss: Tensor) -> float:
         """The loss; with several processes its mean, and the gradients' with it."""

@@ -1,0 +1,230 @@
+"""The default objective: each expert must recognise itself in what the gated model draws.
+
+    loss = sum_i max(0, 1 - D_i(z) / D_i*)^2
+
+z is the clean picture that the gated model's guided prediction points to, and D_i how well expert i
+recognises its hand in it (`composer.training.gates.judges`). D_i* is what it says of its own
+pictures at the same step of the sampling: an expert that recognises itself as well as there asks
+for no more, and the least recognised one counts most. The gradient goes through the frozen judges
+into the picture, and through it into the gates.
+
+No teacher is followed, so the gates are free to find what no sum of the experts draws; they learn
+on the pictures that they make themselves. Nothing but the frozen model is needed: no photograph, no
+CLIP, no decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from composer.diffusion.conditioning import encode_prompts
+from composer.diffusion.model import Model
+from composer.diffusion.regions import Regions
+from composer.mixture import Mixture
+from composer.mixture.rows import Routed
+from composer.training.draws import generator_for
+from composer.training.gates.config import GateTraining
+from composer.training.gates.distill import encode_with_gradient
+from composer.training.gates.judges import Judges, shortfall
+from composer.training.gates.teachers import Sampling, to_clean
+from composer.training.gates.trainer import Said
+
+ALONE = 8
+"""Pictures that each expert draws of itself, to say how well it recognises them."""
+
+
+@dataclass
+class Judged:
+    """Samples pictures with the gates as they are, each at another step, and asks the judges.
+
+    Every batch moves each of its pictures on by one step; one that is finished makes room for the
+    next. So a batch holds all noise levels, and no pass of the model is made that is not learnt
+    from.
+    """
+
+    model: Model
+    mixture: Mixture
+    config: GateTraining
+    judges: Judges
+    asked: Tensor
+    """D_i*, (experts, steps)."""
+    regions: Regions | None = None
+    _turn: int = 0
+    _latents: Tensor | None = None
+    _prompts: list[str] = field(default_factory=list[str])
+    _texts: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    _scheduler: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        nothing = torch.zeros(1, *_shape(self.model))
+        plan = Sampling(self.model, self.config.teacher_steps, nothing, self.config.cfg_scale)
+        self._scheduler = plan.scheduler
+
+    @classmethod
+    def prepare(
+        cls, model: Model, mixture: Mixture, config: GateTraining
+    ) -> Generator[tuple[int, int], None, Judged]:
+        """Let each expert draw itself and judge that; call it before gates are put in. Yields
+        (steps done, in all) after each step."""
+        judges = Judges(model, mixture)
+        steps, names = config.teacher_steps, mixture.names
+        asked = torch.zeros(len(names), steps)
+        for index, name in enumerate(names):
+            known = config.alone.get(name) or config.prompts
+            prompts = [known[n % len(known)] for n in range(ALONE)]
+            generator = generator_for(config.seed, "gates judged alone", index)
+            noise = torch.randn((ALONE, *_shape(model)), generator=generator)
+            sampling = Sampling(model, steps, noise.to(model.device), config.cfg_scale)
+            for step, timestep in enumerate(sampling.scheduler.timesteps):
+                latents = sampling.latents
+                without, told = (
+                    judges.teachers.ask(latents, timestep, some, [index])[0]
+                    for some in ([""] * ALONE, prompts)
+                )
+                guided = _guided(without, told, config.cfg_scale)
+                with torch.no_grad():
+                    clean = to_clean(sampling.scheduler, guided, timestep, latents)
+                    own = judges.recognise(clean, prompts, [index], generator)
+                asked[index, step] = own.mean()
+                sampling.advance(timestep, without, told)
+                yield index * steps + step + 1, len(names) * steps
+        return cls(model=model, mixture=mixture, config=config, judges=judges, asked=asked)
+
+    def batch(self, number: int) -> Said:
+        """The next step of each picture; what is drawn at random follows from seed and number."""
+        if self._latents is None:
+            self._latents = self._begin(number)
+        latents, prompts = self._latents, self._prompts
+        steps = self._steps(self._turn)
+        timesteps = self._scheduler.timesteps[steps].to(self.model.device)
+        if self.regions is not None:
+            self.mixture.hear(self.regions.hearing(prompts).maps(latents, timesteps))
+        generator = generator_for(self.config.seed, "gates judged", number)
+        routed: list[Routed] = []
+        with self.mixture.listen(routed) as said:
+            guided = self._predict(latents, timesteps, prompts)
+        clean = to_clean(self._scheduler, guided, timesteps, latents)
+        experts = range(len(self.mixture.names))
+        # apart from the gated pass: a layer that is run again for its backward pass would find what
+        # the judges' gates said last
+        picture = clean.detach().requires_grad_(True)
+        recognised = self.judges.recognise(picture, prompts, experts, generator)
+        short = shortfall(recognised, self.asked[:, steps].to(recognised.device))
+        loss = short.sum(0).mean()
+        (slope,) = torch.autograd.grad(loss, picture)
+        if self.config.gradient_checkpointing:
+            said.clear()
+            with self.mixture.listen() as said:
+                guided = self._predict(latents, timesteps, prompts)
+            clean = to_clean(self._scheduler, guided, timesteps, latents)
+        surrogate = (clean * slope).sum()
+        self._advance(number, steps, guided.detach())
+        return Said(
+            loss=surrogate + (loss - surrogate).detach(),
+            figures={
+                name: float(part)
+                for name, part in zip(self.mixture.names, short.detach().mean(1), strict=True)
+            },
+            weights=said,
+            routed=routed,
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """The pictures on their way, whose they are, and how many batches they have seen."""
+        if self._latents is None:
+            return {}
+        known = [self.config.prompts.index(prompt) for prompt in self._prompts]
+        return {
+            "latents": self._latents.cpu(),
+            "prompts": torch.tensor(known),
+            "turn": torch.tensor(self._turn),
+        }
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Put back what `state` gave."""
+        if not state:
+            return
+        self._latents = state["latents"].to(self.model.device)
+        self._prompts = [self.config.prompts[int(index)] for index in state["prompts"]]
+        self._turn = int(state["turn"])
+
+    def _steps(self, turn: int) -> list[int]:
+        """At which step each picture is: they are spread over the sampling."""
+        size, steps = self.config.batch_size, self.config.teacher_steps
+        return [(row * steps // size + turn) % steps for row in range(size)]
+
+    @torch.no_grad()
+    def _begin(self, number: int) -> Tensor:
+        """Pictures on their way, each as far as its step."""
+        size = self.config.batch_size
+        self._prompts = [self._drawn(number, row)[1] for row in range(size)]
+        latents = torch.stack([self._drawn(number, row)[0] for row in range(size)])
+        goal = self._steps(self._turn)
+        for step, timestep in enumerate(self._scheduler.timesteps):
+            rows = [row for row, its in enumerate(goal) if its > step]
+            if not rows:
+                break
+            prompts = [self._prompts[row] for row in rows]
+            times = timestep.repeat(len(rows))
+            if self.regions is not None:
+                self.mixture.hear(self.regions.hearing(prompts).maps(latents[rows], times))
+            guided = self._predict(latents[rows], times, prompts)
+            latents[rows] = self._scheduler.step(
+                guided, timestep, latents[rows], return_dict=False
+            )[0]
+        return latents
+
+    def _drawn(self, number: int, row: int) -> tuple[Tensor, str]:
+        """The noise and the prompt of a picture that begins in this row at this batch."""
+        generator = generator_for(self.config.seed, f"gates judged row {row}", number)
+        chosen = int(torch.randint(len(self.config.prompts), (1,), generator=generator))
+        noise = torch.randn(_shape(self.model), generator=generator).to(self.model.device)
+        return noise * self._scheduler.init_noise_sigma, self.config.prompts[chosen]
+
+    def _advance(self, number: int, steps: Sequence[int], guided: Tensor) -> None:
+        """Move each picture on by one step of DDIM; put a new one where it was the last."""
+        latents = cast(Tensor, self._latents).clone()
+        for row, step in enumerate(steps):
+            if step == len(self._scheduler.timesteps) - 1:
+                latents[row], self._prompts[row] = self._drawn(number + 1, row)
+                continue
+            one = slice(row, row + 1)
+            timestep = self._scheduler.timesteps[step]
+            latents[one] = self._scheduler.step(
+                guided[one], timestep, latents[one], return_dict=False
+            )[0]
+        self._latents = latents
+        self._turn += 1
+
+    def _predict(self, latents: Tensor, timesteps: Tensor, prompts: Sequence[str]) -> Tensor:
+        """The guided prediction of the model with its gates, float32."""
+        output: Tensor = self.model.unet(
+            torch.cat([latents, latents]).to(self.model.dtype),
+            torch.cat([timesteps, timesteps]),
+            encoder_hidden_states=self._text([""] * len(prompts) + list(prompts)),
+            return_dict=False,
+        )[0]
+        without, with_prompt = output.float().chunk(2)
+        return _guided(without, with_prompt, self.config.cfg_scale)
+
+    def _text(self, prompts: Sequence[str]) -> Tensor:
+        if self.config.text_encoder:
+            return encode_with_gradient(self.model, prompts)
+        with torch.no_grad():
+            for prompt in set(prompts) - self._texts.keys():
+                self._texts[prompt] = encode_prompts(self.model, prompt, None).positive
+        return torch.cat([self._texts[prompt] for prompt in prompts])
+
+
+def _guided(without: Tensor, with_prompt: Tensor, cfg_scale: float) -> Tensor:
+    return without + cfg_scale * (with_prompt - without)
+
+
+def _shape(model: Model) -> tuple[int, int, int]:
+    side = model.size // model.multiple
+    return model.latent_channels, side, side

@@ -1,0 +1,211 @@
+"""The objective in which each expert has to recognise itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gate_training import experts_for, run, training
+
+from composer.diffusion.conditioning import encode_prompts
+from composer.diffusion.load import load_model
+from composer.diffusion.model import Model
+from composer.mixture import REGIONS, GateSettings, Mixture, attach
+from composer.training.draws import generator_for
+from composer.training.gates import GateTraining, train_gates
+from composer.training.gates.build import new_gates
+from composer.training.gates.judged import Judged
+from composer.training.gates.judges import LEVELS, Judges, shortfall
+from composer.training.objective import Objective
+
+
+@pytest.fixture(scope="module")
+def model(tiny_sd: Path) -> Model:
+    return load_model(tiny_sd)
+
+
+def judged(folder: Path, **settings: Any) -> GateTraining:
+    return training(folder, **{"objective": "judged", **settings})
+
+
+def prepared(model: Model, mixture: Mixture, config: GateTraining) -> Judged:
+    drawing = Judged.prepare(model, mixture, config)
+    while True:
+        try:
+            next(drawing)
+        except StopIteration as end:
+            return end.value
+
+
+def gated(model: Model, mixture: Mixture, config: GateTraining) -> list[torch.Tensor]:
+    """Put new gates in; their parameters."""
+
+    def once() -> None:
+        latents = torch.zeros(1, model.latent_channels, 8, 8)
+        model.unet(latents, 5, torch.zeros(1, model.token_limit, model.cross_attention_dim))
+
+    mixture.set_weights(dict.fromkeys(mixture.names, 1.0))
+    gates = new_gates(mixture, {"unet": config.gate}, once, seed=0)
+    mixture.set_gates(gates)
+    return [p for gate in gates.values() for p in gate.parameters()]
+
+
+def test_the_shortfall_by_hand() -> None:
+    recognised = torch.tensor([[0.5, 1.0, 3.0], [-1.0, 0.0, 0.02]])
+    asked = torch.tensor([[1.0, 1.0, 1.0], [1.0, 2.0, 0.0]])  # a judge that knows nothing: 0.05
+    wanted = torch.tensor([[0.25, 0.0, 0.0], [4.0, 1.0, 0.36]])
+    torch.testing.assert_close(shortfall(recognised, asked), wanted)
+
+
+@torch.no_grad()
+def test_judges_are_the_models_with_each_expert_alone(model: Model, tmp_path: Path) -> None:
+    """Against one model at a time with one LoRA attached, a picture at a time."""
+    experts = experts_for(model, tmp_path)
+    prompts = ["ada in ink", "cat"]
+    clean = torch.randn(2, model.latent_channels, 8, 8, generator=torch.Generator().manual_seed(3))
+    with attach(model.models, {e.name: e.sites for e in experts}) as mixture:
+        mixture.set_weights({"ada": 0.3, "ink": 0.7})
+        before = mixture.weights
+        said = Judges(model, mixture).recognise(clean, prompts, [0, 1], generator_for(0, "d", 1))
+        assert mixture.weights == before
+        for routing in mixture.routings.values():
+            torch.testing.assert_close(routing.weights, torch.tensor([0.3, 0.7]))
+    process, generator = Objective.from_scheduler(model.scheduler_config), generator_for(0, "d", 1)
+    first, last = (int(part * process.timesteps) for part in LEVELS)
+    levels = torch.randint(first, last, (2,), generator=generator)
+    noise = torch.randn(clean.shape, generator=generator)
+
+    def error(picture: int) -> float:
+        one = slice(picture, picture + 1)
+        noisy = process.noised(clean[one], noise[one], levels[one])
+        text = encode_prompts(model, prompts[picture], None).positive
+        out = model.unet(noisy, levels[one], encoder_hidden_states=text).sample
+        right = process.target(clean[one], noise[one], levels[one])
+        return math.log(float((out - right).square().mean()))
+
+    bare = [error(picture) for picture in range(2)]
+    for index, expert in enumerate(experts):
+        with attach(model.models, {expert.name: expert.sites}):
+            wanted = [bare[picture] - error(picture) for picture in range(2)]
+        torch.testing.assert_close(said[index], torch.tensor(wanted), atol=1e-4, rtol=1e-3)
+    assert said.abs().max() > 1e-3
+
+
+def test_a_step_along_the_gradient_lowers_the_loss_by_as_much(model: Model, tmp_path: Path) -> None:
+    """Through the gated U-Net, the clean picture it predicts, and the judges."""
+    config = judged(tmp_path, batch_size=3)
+    experts = experts_for(model, tmp_path)
+    frozen = [*model.unet.parameters(), *model.text_encoder.parameters()]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    with attach(model.models, {e.name: e.sites for e in experts}, granularity="block") as mixture:
+        objective = prepared(model, mixture, config)
+        parameters = gated(model, mixture, config)
+        objective.batch(0)
+        kept = objective.state()
+        before = objective.batch(1).loss
+        gradients = torch.autograd.grad(before, parameters, allow_unused=True)
+        expected = 0.0
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    parameter -= 1e-5 * gradient
+                    expected -= 1e-5 * float(gradient.square().sum())
+        objective.load_state(kept)
+        change = float((objective.batch(1).loss - before).detach())
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    assert expected < 0
+    assert change == pytest.approx(expected, rel=0.1)
+
+
+def test_pictures_are_spread_over_the_sampling_and_follow_each_other(
+    model: Model, tmp_path: Path
+) -> None:
+    """One picture in the batch is what a sampling of its own comes to, step by step."""
+    config = judged(tmp_path, batch_size=3, prompts=("ada in ink",))
+    experts = experts_for(model, tmp_path)
+    with attach(model.models, {e.name: e.sites for e in experts}, granularity="block") as mixture:
+        objective = prepared(model, mixture, config)
+        gated(model, mixture, config)
+        latents: list[torch.Tensor] = []
+        for number in range(4):
+            objective.batch(number)
+            latents.append(objective.state()["latents"])
+        # the first row begins with noise at the first batch, and anew after its third step
+        sampling_noise, prompt = objective._drawn(0, 0)
+        scheduler = objective._scheduler
+        for timestep, after in zip(scheduler.timesteps[:2], latents[:2], strict=True):
+            with torch.no_grad():
+                guided = objective._predict(sampling_noise[None], timestep[None], [prompt])
+            sampling_noise = scheduler.step(guided[0], timestep, sampling_noise, return_dict=False)[
+                0
+            ]
+            torch.testing.assert_close(after[0], sampling_noise, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(latents[2][0], objective._drawn(3, 0)[0])
+        assert not torch.equal(latents[0][1], latents[0][2])
+
+
+def test_less_memory_is_the_same_training(model: Model, tmp_path: Path) -> None:
+    """Layers that run again for the backward pass must not hear what the judges' gates said."""
+    experts = experts_for(model, tmp_path)
+    plain = run(model, experts, judged(tmp_path / "plain"))
+    thrifty = run(model, experts, judged(tmp_path / "thrifty", gradient_checkpointing=True))
+    for step, report in plain.items():
+        assert thrifty[step].loss == pytest.approx(report.loss, rel=1e-3)
+        assert thrifty[step].entropy == pytest.approx(report.entropy, rel=1e-3)
+
+
+def test_nothing_but_gates_is_changed(model: Model, tmp_path: Path) -> None:
+    parts = (model.unet, model.vae, model.text_encoder)
+    before = [p.detach().clone() for part in parts for p in part.parameters()]
+    made = run(model, experts_for(model, tmp_path), judged(tmp_path, steps=4))
+    assert set(made[4].losses) == {"loss", "ada", "ink"}
+    after = [p for part in parts for p in part.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+    assert all(p.grad is None for p in after)
+
+
+def test_it_resumes_in_the_middle_of_a_sampling(model: Model, tmp_path: Path) -> None:
+    experts = experts_for(model, tmp_path)
+    settings = judged(tmp_path / "whole", steps=5)
+    whole = run(model, experts, settings)
+    stopped = dataclasses.replace(settings, output=tmp_path / "stopped" / "gates.safetensors")
+    first = run(model, experts, stopped, stop_after=2)
+    rest = run(model, experts, dataclasses.replace(stopped, resume=True))
+    assert {s: r.loss for s, r in (first | rest).items()} == {s: r.loss for s, r in whole.items()}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"gate": REGIONS},
+        {"gate": GateSettings(input="placed", activation="free", bias=True)},
+        {"text_encoder": True},
+        {"granularity": "network"},
+    ],
+    ids=["regions", "placed", "words", "network"],
+)
+def test_other_gates_learn_from_judges_too(
+    model: Model, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    made = run(model, experts_for(model, tmp_path), judged(tmp_path, steps=3, **settings))
+    assert len({report.loss for report in made.values()}) == 3
+
+
+def test_one_expert_works(model: Model, tmp_path: Path) -> None:
+    config = judged(tmp_path, prompts=("ada",), alone={"ada": ("ada",)}, balance=0.1, steps=2)
+    assert set(run(model, experts_for(model, tmp_path, "ada"), config)) == {1, 2}
+
+
+def test_it_stops_while_the_experts_draw_themselves(model: Model, tmp_path: Path) -> None:
+    config, experts = judged(tmp_path), experts_for(model, tmp_path)
+    reports = train_gates(model, experts, config)
+    told = [next(reports) for _ in range(6)]
+    assert [(report.step, report.total) for report in told] == [(n, 6) for n in range(1, 7)]
+    reports.close()  # pyright: ignore[reportAttributeAccessIssue]
+    assert list(train_gates(model, experts, config, cancelled=lambda: True)) == []
