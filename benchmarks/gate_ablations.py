@@ -40,11 +40,13 @@ TABLES: Tables = {
         "softmax times a learned total": {"gate": {"activation": "scaled"}},
         "weighs each place by itself": {**READING, "depth": 0.0},
         "does not know the time": {"gate": {"time": False}},
+        "looks at the hidden state, and hears where": {"gate": {"input": "placed"}},
         "hears the regions": {
             **READING,
             "gate": {"input": "regions", "reduce": "tokens", "normalise": "layer"},
         },
         "gates in the last third alone": {"depth": 0.65},
+        "need not be known everywhere": {"familiar": 0.0},
         "balance loss 0.5": {"balance": 0.5},
         "the paper's objective (CLIP)": {"objective": "clip", "start": False},
     },

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -161,7 +161,12 @@ def gated(subject: Subject, experts: Experts) -> Any:
     """A learned gate with the recommended settings for each block."""
     unet = subject.copy()
     mixture = attach({"unet": unet}, experts, granularity="block")
-    gates = new_gates(mixture, {"unet": RECOMMENDED}, lambda: unet(**subject.inputs), seed=0)
+    gates = new_gates(
+        mixture,
+        {"unet": replace(RECOMMENDED, input="hidden")},
+        lambda: unet(**subject.inputs),
+        seed=0,
+    )
     mixture.set_gates(gates)
     return unet
 

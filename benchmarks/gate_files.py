@@ -18,7 +18,8 @@ from composer.training.gates.memory import COMPOSED
 
 
 def default_training(output: Path, elements: Sequence[Element], **changes: Any) -> GateTraining:
-    """The settings that the page and the command line begin with, for these elements' LoRAs."""
+    """The settings that the page and the command line begin with, for these elements' LoRAs; in
+    bfloat16, for there are many trainings."""
     called = [Called(name=e.name, trigger=e.trigger, role=e.kind) for e in elements]
     drafted = draft_prompts(called)
     config = GateTraining(
@@ -26,6 +27,7 @@ def default_training(output: Path, elements: Sequence[Element], **changes: Any) 
         prompts=drafted.composed,
         alone=drafted.alone,
         neutral=drafted.neutral,
+        precision="bfloat16",
     )
     gate = changes.pop("gate", {})
     return dataclasses.replace(config, gate=dataclasses.replace(config.gate, **gate), **changes)

@@ -24,6 +24,7 @@ TRAINING = (
     "keep",
     "compose",
     "rest",
+    "familiar",
     "balance",
     "router_balance",
     "start",
@@ -72,6 +73,9 @@ def train_gates(
     keep: Annotated[float, typer.Option(help="Weight of: each LoRA alone on its prompts.")] = 0.0,
     compose: Annotated[float, typer.Option(help="Weight of: the composed teacher.")] = 1.0,
     rest: Annotated[float, typer.Option(help="Weight of: the base on other prompts.")] = 0.0,
+    familiar: Annotated[
+        float, typer.Option(help="Weight of: every place is known to some judge.")
+    ] = 0.5,
     balance: options.GateBalance = 0.0,
     router_balance: Annotated[
         float, typer.Option(help="Weight of: even loads, with --top-k (MixLoRA's loss).")
@@ -85,8 +89,8 @@ def train_gates(
     accumulation: options.Accumulation = 1,
     learning_rate: options.HighestRate = 1e-2,
     input: Annotated[
-        str, typer.Option(help="They see hidden, experts, regions or placed.")
-    ] = "hidden",
+        str, typer.Option(help="They see hidden, experts, regions or placed; auto: as LoRAs ask.")
+    ] = "auto",
     reduce: Annotated[str, typer.Option(help="mean, grid, flatten or tokens.")] = "mean",
     cells: Annotated[int, typer.Option(help="Cells on a side of the grid.")] = 4,
     normalise: options.Normalise = "l2",

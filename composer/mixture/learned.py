@@ -24,7 +24,7 @@ from composer.mixture.heard import Ear, Heard
 from composer.mixture.seen import Seen
 from composer.mixture.strongest import all_but, strongest
 
-GateInput = Literal["hidden", "experts", "regions", "placed"]
+GateInput = Literal["auto", "hidden", "experts", "regions", "placed"]
 Reduce = Literal["mean", "grid", "flatten", "tokens"]
 Normalise = Literal["l2", "layer"]
 Activation = Literal["softmax", "scaled", "sigmoid", "free"]
@@ -48,7 +48,8 @@ class GateSettings:
         outputs ("experts", equations 7 to 10; at a block this costs one pass of it for each), or
         maps of where the words that call each expert act ("regions", token by token; not in the
         paper, see `composer.mixture.regions`); or the unit's input, to say how loud each expert is
-        in its place ("placed", see `composer.mixture.placed`).
+        in its place ("placed", see `composer.mixture.placed`). "auto" leaves the choice to the
+        training, which knows the experts; a gate itself is never made of it.
     reduce: how tokens become one vector: their mean (of those that count, where a mixture was told:
         `Mixture.look_at`); the means of a `cells` × `cells` grid; all of them ("flatten", the
         paper's; bound to one size of picture); or not at all ("tokens": each token is given weights
@@ -148,6 +149,10 @@ class LearnedGate(nn.Module):
         tokens: int | None = None,
     ) -> None:
         super().__init__()
+        if settings.input == "auto":
+            raise ComposerError(
+                "What the gate looks at is not decided: choose hidden, experts, regions or placed."
+            )
         self.settings, self.width, self.tokens = settings, width, tokens
         self._ear = Ear()
         self.experts = len(present)

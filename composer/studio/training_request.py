@@ -22,8 +22,8 @@ _NAME = re.compile(r"[^\W_][\w .+-]*")
 _GATE = ("input", "reduce", "normalise", "activation", "time", "bias", "top_k")
 _TRAINING = (
     "granularity", "depth", "text_encoder", "objective", "teacher", "clip", "keep", "rest",
-    "balance", "router_balance", "start", "trajectories", "teacher_steps", "steps", "batch_size",
-    "learning_rate", "seed", "gradient_checkpointing", "precision",
+    "familiar", "balance", "router_balance", "start", "trajectories", "teacher_steps", "steps",
+    "batch_size", "learning_rate", "seed", "gradient_checkpointing", "precision",
 )  # fmt: skip
 
 
@@ -47,7 +47,7 @@ class TrainingRequest:
 
     granularity: str = "block"
     depth: float = 0.0
-    input: str = "hidden"
+    input: str = "auto"
     reduce: str = "mean"
     normalise: str = "l2"
     activation: str = "free"
@@ -60,6 +60,7 @@ class TrainingRequest:
     clip: str = ""
     keep: float = 0.0
     rest: float = 0.0
+    familiar: float = 0.5
     balance: float = 0.0
     router_balance: float = 0.0
     start: bool = True

@@ -19,8 +19,8 @@ MOST_POINTS = 1000  # of a curve; a longer one is told by every second step
 class Point:
     """One step of the optimiser: the smoothed losses by group, and the gates' entropy.
 
-    losses: of each LoRA alone by its name, of "together", of "neutral", and "loss" for the whole;
-        1 is as far from the teacher as the bare model is.
+    losses: "loss" for the whole, and its parts: each LoRA's by its name (what it misses of itself,
+        or how far from it alone), "together" and "neutral" where teachers are followed.
     entropy: 1 where all LoRAs speak evenly, 0 where one speaks alone.
     """
 

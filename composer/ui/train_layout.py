@@ -17,6 +17,7 @@ HINT = (
     "on two processor cores. It goes on when you close the page.</p>"
 )
 PUBLISHED: dict[str, Any] = {
+    "input": "hidden",
     "activation": "softmax",
     "time": False,
     "bias": False,
@@ -127,12 +128,13 @@ def _advanced() -> dict[str, Any]:
                 "input",
                 "A gate looks at",
                 {
+                    "auto": "what suits these LoRAs",
                     "hidden": "what comes in",
                     "experts": "what the LoRAs answer",
                     "regions": "where trigger words act",
                     "placed": "what comes in, and where words act",
                 },
-                "Answers are the paper's; what comes in is fastest",
+                "Answers are the paper's; where words act is slowest",
             ),
             "reduce": _choice(
                 "reduce",
@@ -203,6 +205,7 @@ def _advanced() -> dict[str, Any]:
             "learning_rate": _number("learning_rate", "Learning rate"),
             "keep": _number("keep", "Stay with one alone", info="how much it counts"),
             "rest": _number("rest", "Stay with the base", info="how much it counts"),
+            "familiar": _number("familiar", "Known everywhere", info="to some LoRA or the base"),
             "balance": _number("balance", "Balance loss", info="0.5 in the paper"),
             "router_balance": _number(
                 "router_balance", "Even loads", info="for the strongest; 0.01 in MixLoRA"

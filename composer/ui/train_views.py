@@ -245,7 +245,7 @@ def _message(training: Training) -> str:
 
 def _about(training: Training) -> str:
     last = training.history[-1].losses.get("loss") if training.history else None
-    loss = f" · {last:.3f} from its teachers" if last is not None else ""
+    loss = f" · loss {last:.3f}" if last is not None else ""
     of = f"{training.trained} of {training.request.steps} steps"
     return {
         "waiting": "waits",

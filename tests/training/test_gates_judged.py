@@ -70,7 +70,8 @@ def test_judges_are_the_models_with_each_expert_alone(model: Model, tmp_path: Pa
     with attach(model.models, {e.name: e.sites for e in experts}) as mixture:
         mixture.set_weights({"ada": 0.3, "ink": 0.7})
         before = mixture.weights
-        said = Judges(model, mixture).recognise(clean, prompts, [0, 1], generator_for(0, "d", 1))
+        generator = generator_for(0, "d", 1)
+        said, strange = Judges(model, mixture).recognise(clean, prompts, [0, 1], generator)
         assert mixture.weights == before
         for routing in mixture.routings.values():
             torch.testing.assert_close(routing.weights, torch.tensor([0.3, 0.7]))
@@ -79,20 +80,25 @@ def test_judges_are_the_models_with_each_expert_alone(model: Model, tmp_path: Pa
     levels = torch.randint(first, last, (2,), generator=generator)
     noise = torch.randn(clean.shape, generator=generator)
 
-    def error(picture: int) -> float:
+    def errors(picture: int) -> torch.Tensor:
         one = slice(picture, picture + 1)
         noisy = process.noised(clean[one], noise[one], levels[one])
         text = encode_prompts(model, prompts[picture], None).positive
         out = model.unet(noisy, levels[one], encoder_hidden_states=text).sample
         right = process.target(clean[one], noise[one], levels[one])
-        return math.log(float((out - right).square().mean()))
+        return (out - right).square()[0].mean(0)
 
-    bare = [error(picture) for picture in range(2)]
+    bare = [errors(picture) for picture in range(2)]
+    known = list(bare)
     for index, expert in enumerate(experts):
         with attach(model.models, {expert.name: expert.sites}):
-            wanted = [bare[picture] - error(picture) for picture in range(2)]
+            mine = [errors(picture) for picture in range(2)]
+        wanted = [math.log(float(b.mean() / m.mean())) for b, m in zip(bare, mine, strict=True)]
         torch.testing.assert_close(said[index], torch.tensor(wanted), atol=1e-4, rtol=1e-3)
+        known = [torch.minimum(k, m) for k, m in zip(known, mine, strict=True)]
     assert said.abs().max() > 1e-3
+    wanted = torch.stack([each.mean().log() for each in known])
+    torch.testing.assert_close(strange, wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_a_step_along_the_gradient_lowers_the_loss_by_as_much(model: Model, tmp_path: Path) -> None:

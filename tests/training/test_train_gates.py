@@ -15,8 +15,9 @@ from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.errors import ComposerError
 from composer.fusions.gate_file import read_gates
-from composer.mixture import REGIONS, GateSettings, attach
-from composer.training.gates import train_gates
+from composer.mixture import REGIONS, GateSettings, LearnedGate, attach
+from composer.training.gates import RECOMMENDED, train_gates
+from composer.training.gates.build import decided
 from composer.training.trainer import Diverged
 
 READING = dataclasses.replace(BETTER, reduce="tokens")
@@ -225,6 +226,29 @@ def test_experts_in_their_places_teach_gates(
         assert taught[1].losses["loss"] < even[1].losses["loss"]
     file = read_gates(tmp_path / "gates.safetensors")
     assert file.settings["unet"] == gate
+
+
+@pytest.mark.parametrize(
+    ("roles", "input"),
+    [
+        (("character", "clothing"), "placed"),
+        (("object", "object", "style"), "placed"),
+        (("character", "style", "background"), "hidden"),
+        (("", "style"), "hidden"),
+    ],
+)
+def test_figures_side_by_side_get_places(roles: tuple[str, ...], input: str) -> None:
+    assert decided(RECOMMENDED, roles).input == input
+    for fixed in ("hidden", "experts", "placed"):
+        assert decided(GateSettings(input=fixed), roles).input == fixed
+
+
+def test_what_was_left_open_is_decided_in_the_file(model: Model, tmp_path: Path) -> None:
+    gate = dataclasses.replace(BETTER, input="auto")
+    run(model, experts_for(model, tmp_path), training(tmp_path, gate=gate, steps=1))
+    assert read_gates(tmp_path / "gates.safetensors").settings["unet"].input == "hidden"
+    with pytest.raises(ComposerError, match="is not decided"):
+        LearnedGate(gate, 4, [True, True], time_width=3)
 
 
 def test_gates_stand_from_a_depth_on_and_always_in_the_last_unit(

@@ -87,7 +87,7 @@ def test_a_running_training_is_told_in_words_and_curves() -> None:
         ({"stage": "teach", "step": 3, "total": 9}, "Asking the LoRAs · 3 of 9", ""),
         ({"gives_way": True}, "Waits while a picture is made", ""),
         ({"state": "stopping"}, "Stopping after this step", ""),
-        ({"state": "stopped", "history": (at(30),)}, "Stopped at step 30 of 200", ""),
+        ({"state": "stopped", "history": (at(30),)}, "Stopped at step 30 of 120", ""),
         ({"state": "failed", "message": "No."}, "It did not start", "No."),
         ({"skipped": 2}, "Step 30 of 200", "2 steps without a finite loss skipped."),
         (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -61,6 +61,19 @@ def new_gates(
                 tokens=tokens if given.reduce == "flatten" else None,
             )
     return gates
+
+
+FIGURES = ("character", "clothing", "object")
+"""Roles that draw a figure, or something on one."""
+
+
+def decided(gate: GateSettings, roles: Sequence[str]) -> GateSettings:
+    """What the gates of these experts look at where that is left open: the hidden state, and where
+    two or more draw figures, which stand side by side, also where each is called to."""
+    if gate.input != "auto":
+        return gate
+    figures = sum(role in FIGURES for role in roles)
+    return replace(gate, input="placed" if figures > 1 else "hidden")
 
 
 def of_words(gate: GateSettings) -> GateSettings:

@@ -35,14 +35,18 @@ _AT_LEAST: dict[str, float] = {
     "keep": 0,
     "compose": 0,
     "rest": 0,
+    "familiar": 0,
     "checkpoint_every": 0,
     "preview_every": 0,
     "seed": 0,
 }
 _ABOVE_ZERO = ("learning_rate", "clip_norm")
 
-RECOMMENDED = GateSettings(reduce="mean", activation="free", normalise="l2", time=True, bias=True)
-"""The gate to begin with: for each picture and step any weights, whatever they come to."""
+RECOMMENDED = GateSettings(
+    input="auto", reduce="mean", activation="free", normalise="l2", time=True, bias=True
+)
+"""The gate to begin with: for each picture and step any weights, whatever they come to, and in
+places of their own for figures that stand side by side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,8 @@ class GateTraining:
     keep, compose, rest: how much the three terms of the distillation count: on an expert's own
         prompts stay with it alone, on composed prompts follow the composed teacher, on neutral
         prompts stay with the base.
+    familiar: for the objective judged, how much it counts that at each place of the picture some
+        expert, or the bare model, knows what it sees.
     balance: alpha of the gating balance loss (equation 16).
     router_balance: the coefficient of MixLoRA's balance loss (its equations 8 and 9), which evens
         out how often each expert is chosen by gates with `top_k`; its authors take 1e-2.
@@ -94,6 +100,7 @@ class GateTraining:
     keep: float = 0.0
     compose: float = 1.0
     rest: float = 0.0
+    familiar: float = 0.5
     balance: float = 0.0
     router_balance: float = 0.0
     start: bool = True

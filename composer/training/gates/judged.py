@@ -1,12 +1,13 @@
 """The default objective: each expert must recognise itself in what the gated model draws.
 
-    loss = sum_i max(0, 1 - D_i(z) / D_i*)^2
+    loss = sum_i max(0, 1 - D_i(z) / D_i*)^2 + familiar * max(0, S(z) - S*)^2
 
-z is the clean picture that the gated model's guided prediction points to, and D_i how well expert i
-recognises its hand in it (`composer.training.gates.judges`). D_i* is what it says of its own
-pictures at the same step of the sampling: an expert that recognises itself as well as there asks
-for no more, and the least recognised one counts most. The gradient goes through the frozen judges
-into the picture, and through it into the gates.
+z is the clean picture that the gated model's guided prediction points to, D_i how well expert i
+recognises its hand in it, and S how strange it is to them all (`composer.training.gates.judges`).
+D_i* and S* are what they say of the experts' own pictures at the same step of the sampling: an
+expert that recognises itself as well as there asks for no more, and the least recognised one counts
+most. S keeps gates from overdoing it: a hat that swallows its wearer is known to nobody. The
+gradient goes through the frozen judges into the picture, and through it into the gates.
 
 No teacher is followed, so the gates are free to find what no sum of the experts draws; they learn
 on the pictures that they make themselves. Nothing but the frozen model is needed: no photograph, no
@@ -53,6 +54,8 @@ class Judged:
     judges: Judges
     asked: Tensor
     """D_i*, (experts, steps)."""
+    usual: Tensor
+    """S*, (steps,)."""
     regions: Regions | None = None
     _turn: int = 0
     _latents: Tensor | None = None
@@ -73,7 +76,7 @@ class Judged:
         (steps done, in all) after each step."""
         judges = Judges(model, mixture)
         steps, names = config.teacher_steps, mixture.names
-        asked = torch.zeros(len(names), steps)
+        asked, usual = torch.zeros(len(names), steps), torch.zeros(steps)
         for index, name in enumerate(names):
             known = config.alone.get(name) or config.prompts
             prompts = [known[n % len(known)] for n in range(ALONE)]
@@ -89,11 +92,19 @@ class Judged:
                 guided = _guided(without, told, config.cfg_scale)
                 with torch.no_grad():
                     clean = to_clean(sampling.scheduler, guided, timestep, latents)
-                    own = judges.recognise(clean, prompts, [index], generator)
+                    own, strange = judges.recognise(clean, prompts, [index], generator)
                 asked[index, step] = own.mean()
+                usual[step] += strange.mean().cpu() / len(names)
                 sampling.advance(timestep, without, told)
                 yield index * steps + step + 1, len(names) * steps
-        return cls(model=model, mixture=mixture, config=config, judges=judges, asked=asked)
+        return cls(
+            model=model,
+            mixture=mixture,
+            config=config,
+            judges=judges,
+            asked=asked,
+            usual=usual,
+        )
 
     def batch(self, number: int) -> Said:
         """The next step of each picture; what is drawn at random follows from seed and number."""
@@ -113,9 +124,10 @@ class Judged:
         # apart from the gated pass: a layer that is run again for its backward pass would find what
         # the judges' gates said last
         picture = clean.detach().requires_grad_(True)
-        recognised = self.judges.recognise(picture, prompts, experts, generator)
+        recognised, strange = self.judges.recognise(picture, prompts, experts, generator)
         short = shortfall(recognised, self.asked[:, steps].to(recognised.device))
-        loss = short.sum(0).mean()
+        excess = (strange - self.usual[steps].to(strange.device)).clamp_min(0).square()
+        loss = (short.sum(0) + self.config.familiar * excess).mean()
         (slope,) = torch.autograd.grad(loss, picture)
         if self.config.gradient_checkpointing:
             said.clear()

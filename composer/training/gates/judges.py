@@ -1,11 +1,14 @@
 """The experts as judges: how well does each recognise its own hand in a picture?
 
-    D_i(z) = log || v_0(z_s, s, c) - v ||^2 - log || v_i(z_s, s, c) - v ||^2
+    r_j(x) = || v_j(z_s, s, c)(x) - v(x) ||^2               at each place x of the picture
+    D_i(z) = log mean_x r_0(x) - log mean_x r_i(x)
+    S(z)   = log mean_x min_j r_j(x)                        over the bare model and experts
 
 z_s are the clean latents z with fresh noise up to a random level s, and v what a right prediction
 from there would be. v_0 is the bare model's, and v_i that of expert i alone, both told the whole
 prompt c: D_i says by how much better the expert explains the picture than the model that never knew
-it. No word of the prompt has to be known as a trigger for it.
+it. No word of the prompt has to be known as a trigger for it. S is how strange the picture is to
+all of them: small where at each place x somebody knows what is there.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from composer.training.objective import Objective
 
 LEVELS = (0.35, 0.85)
 """Where judges look, as parts of all noise levels: below they see texture alone, above nothing."""
+_TINY = 1e-8
 LEAST = 0.05
 """Of D_i*: an expert that hardly knows its own pictures is not to ask for the impossible."""
 
@@ -54,8 +58,9 @@ class Judges:
         prompts: Sequence[str],
         experts: Sequence[int],
         generator: torch.Generator,
-    ) -> Tensor:
-        """D of each of `experts` and picture, (experts, pictures), with a gradient to `clean`.
+    ) -> tuple[Tensor, Tensor]:
+        """D of each of `experts` and picture, (experts, pictures), and S, (pictures,), asked of the
+        bare model and these experts; with a gradient to `clean`.
 
         generator: of the noise and its levels, on the CPU.
         """
@@ -76,6 +81,8 @@ class Judges:
                 encoder_hidden_states=text,
                 return_dict=False,
             )[0].float()
-        error = (said - torch.cat([right] * len(judges))).square().flatten(1).mean(1)
-        error = error.clamp_min(1e-8).log().reshape(len(judges), count)
-        return error[0] - error[1:]
+        errors = (said - torch.cat([right] * len(judges))).square().mean(1)
+        errors = errors.reshape(len(judges), count, -1)  # of each place
+        whole = errors.mean(-1).clamp_min(_TINY).log()
+        strange = errors.amin(0).mean(-1).clamp_min(_TINY).log()
+        return whole[0] - whole[1:], strange

@@ -19,7 +19,7 @@ from composer.errors import ComposerError
 from composer.experts import Expert
 from composer.fusions.gate_file import GateFile, gate_sizes, gate_tensors, gated
 from composer.mixture import GateSettings, LearnedGate, Mixture, PlacedGate, attach
-from composer.training.gates.build import new_gates, of_words
+from composer.training.gates.build import decided, new_gates, of_words
 from composer.training.gates.checkpoint import check_checkpoint, load_checkpoint, save_checkpoint
 from composer.training.gates.clip import ClipGuidance
 from composer.training.gates.closed_form import Products, solve
@@ -67,6 +67,8 @@ def train_gates(
     if len(set(names)) < len(names):
         raise ComposerError("Two LoRAs have the same name: rename one of the files.")
     check_writable(config.output)
+    gate = decided(config.gate, [expert.info.role for expert in experts])
+    config = dataclasses.replace(config, gate=gate)
     processes = join_processes()
     check_checkpoint(model, experts, config, processes)
     mixture = attach(
