@@ -94,7 +94,7 @@ def test_a_training_tells_how_it_goes_and_leaves_a_gate_file(studio: Studio, lor
     assert last.state == "finished", last.message
     assert last.path == loras / "gates" / "both.safetensors"
     assert [point.step for point in last.history] == [1, 2, 3, 4, 5, 6]
-    assert set(last.history[-1].losses) == {"loss", "together"}
+    assert set(last.history[-1].losses) == {"loss", "zibo", "neon"}
     assert all(point.entropy is not None for point in last.history)
     assert [shown.step for shown in last.previews] == [1, 2, 3, 4, 5, 6]
     assert all(shown.path.is_file() for shown in last.previews)
@@ -190,16 +190,16 @@ def test_trainings_wait_in_line_and_one_that_waits_can_be_stopped(studio: Studio
 def test_a_failure_is_told_and_the_last_good_gates_are_kept(
     studio: Studio, loras: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from composer.training.gates import distill
+    from composer.training.gates import judged
 
     calls = {"n": 0}
-    real = distill.distance
+    real = judged.shortfall
 
     def broken(*given: torch.Tensor) -> torch.Tensor:
         calls["n"] += 1
         return real(*given) * (float("nan") if calls["n"] > 3 else 1.0)
 
-    monkeypatch.setattr(distill, "distance", broken)
+    monkeypatch.setattr(judged, "shortfall", broken)
     studio.trainings.start(asked(steps=20))
     failed = ended(studio, "both")
     assert failed.state == "failed" and "3 steps in a row" in failed.message
