@@ -14,7 +14,7 @@ def training(page: Page) -> None:
     page.click("#train-start")
     page.wait_for_function(
         "() => +(/step (\\d+)/i.exec(document.querySelector('.training .what')?.innerText)"
-        " || [0, 0])[1] >= 120"
+        " || [0, 0])[1] >= 80"
     )
     page.screenshot(path=IMAGES / "train.png", full_page=True)
 
