@@ -29,7 +29,7 @@ def test_unknown_granularity() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"input": "image"}, "input is 'image': choose one of hidden, experts"),
+        ({"input": "image"}, "input is 'image': choose one of auto, hidden, experts"),
         ({"reduce": "max"}, "reduce is 'max': choose one of mean, grid, flatten, tokens"),
         ({"normalise": "batch"}, "normalise is 'batch': choose one of l2, layer"),
         ({"activation": "relu"}, "activation is 'relu': choose one of softmax"),
