@@ -23,7 +23,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from composer.diffusion.conditioning import encode_prompts
+from composer.diffusion.conditioning import encode_prompts, split_into_chunks
 from composer.diffusion.model import Model
 from composer.diffusion.regions import Regions
 from composer.mixture import Mixture
@@ -78,7 +78,9 @@ class Judged:
         steps, names = config.teacher_steps, mixture.names
         asked, usual = torch.zeros(len(names), steps), torch.zeros(steps)
         for index, name in enumerate(names):
-            known = config.alone.get(name) or config.prompts
+            # prompts of its own that the text encoder reads at once, as the others have to be
+            own = config.alone.get(name, ())
+            known = [p for p in own if len(split_into_chunks(model, p)) == 1] or config.prompts
             prompts = [known[n % len(known)] for n in range(ALONE)]
             generator = generator_for(config.seed, "gates judged alone", index)
             noise = torch.randn((ALONE, *_shape(model)), generator=generator)
@@ -92,8 +94,8 @@ class Judged:
                 guided = _guided(without, told, config.cfg_scale)
                 with torch.no_grad():
                     clean = to_clean(sampling.scheduler, guided, timestep, latents)
-                    own, strange = judges.recognise(clean, prompts, [index], generator)
-                asked[index, step] = own.mean()
+                    known_by, strange = judges.recognise(clean, prompts, [index], generator)
+                asked[index, step] = known_by.mean()
                 usual[step] += strange.mean().cpu() / len(names)
                 sampling.advance(timestep, without, told)
                 yield index * steps + step + 1, len(names) * steps
