@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from tiny_loras import write_lora
 
 from composer.diffusion.model import Model
 from composer.experts import Expert, ModuleNames, read_expert
-from composer.mixture import GateSettings
+from composer.mixture import GateSettings, Mixture
 from composer.training.gates import GateProgress, GateTraining, train_gates
+from composer.training.gates.build import new_gates
 
 BETTER = GateSettings(activation="free", normalise="layer", time=True, bias=True)
 STEPS = 6
@@ -60,3 +63,43 @@ def run(
         if report.stage == "train":
             made[report.step] = report
     return made
+
+
+Made = TypeVar("Made")
+
+
+def finished(making: Generator[Any, None, Made]) -> Made:
+    """What a generator returns in the end."""
+    while True:
+        try:
+            next(making)
+        except StopIteration as end:
+            return end.value
+
+
+def put_gates_in(model: Model, mixture: Mixture, config: GateTraining) -> list[torch.Tensor]:
+    """New gates for every unit; their parameters."""
+
+    def once() -> None:
+        latents = torch.zeros(1, model.latent_channels, 8, 8)
+        model.unet(latents, 5, torch.zeros(1, model.token_limit, model.cross_attention_dim))
+
+    mixture.set_weights(dict.fromkeys(mixture.names, 1.0))
+    gates = new_gates(mixture, {"unet": config.gate}, once, seed=0)
+    mixture.set_gates(gates)
+    return [p for gate in gates.values() for p in gate.parameters()]
+
+
+def along_the_gradient(
+    loss: Callable[[], torch.Tensor], parameters: Sequence[torch.Tensor], size: float
+) -> tuple[float, float]:
+    """How much a step of this size down the gradient changes the loss, and how much it should."""
+    before = loss()
+    gradients = torch.autograd.grad(before, parameters, allow_unused=True)
+    expected = 0.0
+    with torch.no_grad():
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter -= size * gradient
+                expected -= size * float(gradient.square().sum())
+    return float((loss() - before).detach()), expected

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from gate_training import experts_for, run, training
+from gate_training import (
+    along_the_gradient,
+    experts_for,
+    finished,
+    put_gates_in,
+    run,
+    training,
+)
 from safetensors.torch import load_file, save_file
 from tiny_clip import write_clip
 from tiny_loras import write_lora
@@ -20,9 +27,8 @@ from composer.diffusion.clip import Clip, check_clip
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.errors import ComposerError
-from composer.mixture import Mixture, attach
-from composer.training.gates import GateTraining, train_gates
-from composer.training.gates.build import new_gates
+from composer.mixture import attach
+from composer.training.gates import train_gates
 from composer.training.gates.clip import ClipGuidance, clip_loss
 
 
@@ -68,15 +74,6 @@ def test_clip_sees_as_its_own_processor_does(model: Model, clip_folder: Path) ->
     )
 
 
-def prepared(model: Model, mixture: Mixture, config: GateTraining) -> ClipGuidance:
-    drawing = ClipGuidance.prepare(model, mixture, config)
-    while True:
-        try:
-            next(drawing)
-        except StopIteration as end:
-            return end.value
-
-
 def test_the_experts_draw_themselves_step_by_step(
     model: Model, clip_folder: Path, tmp_path: Path
 ) -> None:
@@ -101,29 +98,13 @@ def test_a_step_along_the_gradient_lowers_the_loss_by_as_much(
     for parameter in frozen:
         parameter.requires_grad_(False)
     with attach(model.models, {e.name: e.sites for e in experts}, granularity="block") as mixture:
-        guidance = prepared(model, mixture, config)
-        mixture.set_weights(dict.fromkeys(mixture.names, 1.0))
-        gates = new_gates(mixture, {"unet": config.gate}, lambda: run_once(model), seed=0)
-        mixture.set_gates(gates)
-        parameters = [p for gate in gates.values() for p in gate.parameters()]
-        before = guidance.batch(0).loss
-        gradients = torch.autograd.grad(before, parameters, allow_unused=True)
-        expected = 0.0
-        with torch.no_grad():
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                if gradient is not None:
-                    parameter -= 1e-3 * gradient
-                    expected -= 1e-3 * float(gradient.square().sum())
-        change = float((guidance.batch(0).loss - before).detach())
+        guidance = finished(ClipGuidance.prepare(model, mixture, config))
+        parameters = put_gates_in(model, mixture, config)
+        change, expected = along_the_gradient(lambda: guidance.batch(0).loss, parameters, 1e-3)
     for parameter in frozen:
         parameter.requires_grad_(True)
     assert expected < 0
     assert change == pytest.approx(expected, rel=0.1)
-
-
-def run_once(model: Model) -> None:
-    latents = torch.zeros(1, model.latent_channels, 8, 8)
-    model.unet(latents, 5, torch.zeros(1, model.token_limit, model.cross_attention_dim))
 
 
 def test_nothing_but_gates_is_changed(model: Model, clip_folder: Path, tmp_path: Path) -> None:

@@ -9,15 +9,21 @@ from typing import Any
 
 import pytest
 import torch
-from gate_training import experts_for, run, training
+from gate_training import (
+    along_the_gradient,
+    experts_for,
+    finished,
+    put_gates_in,
+    run,
+    training,
+)
 
 from composer.diffusion.conditioning import encode_prompts
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
-from composer.mixture import REGIONS, GateSettings, Mixture, attach
+from composer.mixture import REGIONS, GateSettings, attach
 from composer.training.draws import generator_for
 from composer.training.gates import GateTraining, train_gates
-from composer.training.gates.build import new_gates
 from composer.training.gates.judged import Judged
 from composer.training.gates.judges import LEVELS, Judges, shortfall
 from composer.training.objective import Objective
@@ -30,28 +36,6 @@ def model(tiny_sd: Path) -> Model:
 
 def judged(folder: Path, **settings: Any) -> GateTraining:
     return training(folder, **{"objective": "judged", **settings})
-
-
-def prepared(model: Model, mixture: Mixture, config: GateTraining) -> Judged:
-    drawing = Judged.prepare(model, mixture, config)
-    while True:
-        try:
-            next(drawing)
-        except StopIteration as end:
-            return end.value
-
-
-def gated(model: Model, mixture: Mixture, config: GateTraining) -> list[torch.Tensor]:
-    """Put new gates in; their parameters."""
-
-    def once() -> None:
-        latents = torch.zeros(1, model.latent_channels, 8, 8)
-        model.unet(latents, 5, torch.zeros(1, model.token_limit, model.cross_attention_dim))
-
-    mixture.set_weights(dict.fromkeys(mixture.names, 1.0))
-    gates = new_gates(mixture, {"unet": config.gate}, once, seed=0)
-    mixture.set_gates(gates)
-    return [p for gate in gates.values() for p in gate.parameters()]
 
 
 def test_the_shortfall_by_hand() -> None:
@@ -109,20 +93,16 @@ def test_a_step_along_the_gradient_lowers_the_loss_by_as_much(model: Model, tmp_
     for parameter in frozen:
         parameter.requires_grad_(False)
     with attach(model.models, {e.name: e.sites for e in experts}, granularity="block") as mixture:
-        objective = prepared(model, mixture, config)
-        parameters = gated(model, mixture, config)
+        objective = finished(Judged.prepare(model, mixture, config))
+        parameters = put_gates_in(model, mixture, config)
         objective.batch(0)
         kept = objective.state()
-        before = objective.batch(1).loss
-        gradients = torch.autograd.grad(before, parameters, allow_unused=True)
-        expected = 0.0
-        with torch.no_grad():
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                if gradient is not None:
-                    parameter -= 1e-5 * gradient
-                    expected -= 1e-5 * float(gradient.square().sum())
-        objective.load_state(kept)
-        change = float((objective.batch(1).loss - before).detach())
+
+        def second() -> torch.Tensor:
+            objective.load_state(kept)
+            return objective.batch(1).loss
+
+        change, expected = along_the_gradient(second, parameters, 1e-5)
     for parameter in frozen:
         parameter.requires_grad_(True)
     assert expected < 0
@@ -136,8 +116,8 @@ def test_pictures_are_spread_over_the_sampling_and_follow_each_other(
     config = judged(tmp_path, batch_size=3, prompts=("ada in ink",))
     experts = experts_for(model, tmp_path)
     with attach(model.models, {e.name: e.sites for e in experts}, granularity="block") as mixture:
-        objective = prepared(model, mixture, config)
-        gated(model, mixture, config)
+        objective = finished(Judged.prepare(model, mixture, config))
+        put_gates_in(model, mixture, config)
         latents: list[torch.Tensor] = []
         for number in range(4):
             objective.batch(number)

@@ -22,15 +22,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from composer.diffusion.clip import Clip
-from composer.diffusion.conditioning import encode_prompts
 from composer.diffusion.model import Model
 from composer.diffusion.regions import Hearing, Regions
 from composer.mixture import Mixture
 from composer.mixture.rows import Routed
 from composer.training.draws import generator_for
 from composer.training.gates.config import GateTraining
-from composer.training.gates.distill import encode_with_gradient
-from composer.training.gates.teachers import Sampling, Teachers, to_clean
+from composer.training.gates.teachers import Sampling, Teachers, latent_shape, to_clean
+from composer.training.gates.texts import Texts
 from composer.training.gates.trainer import Said
 
 ALONE = 8  # pictures that each expert draws of itself
@@ -68,8 +67,11 @@ class ClipGuidance:
     _hearing: Hearing | None = None
     _sampling: Sampling | None = None
     _prompts: list[str] = field(default_factory=list[str])
-    _texts: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    _text: Texts = field(init=False)
     _latents: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self._text = Texts(self.model, self.config.text_encoder)
 
     @classmethod
     def prepare(
@@ -147,7 +149,7 @@ class ClipGuidance:
         self._prompts = [known[(number * size + place) % len(known)] for place in range(size)]
         self._hearing = self.regions and self.regions.hearing(self._prompts)
         generator = generator_for(self.config.seed, "gates clip", number)
-        noise = torch.randn((size, *_shape(self.model)), generator=generator)
+        noise = torch.randn((size, *latent_shape(self.model)), generator=generator)
         steps, cfg_scale = self.config.teacher_steps, self.config.cfg_scale
         self._sampling = Sampling(self.model, steps, noise.to(self.model.device), cfg_scale)
 
@@ -157,21 +159,13 @@ class ClipGuidance:
         )[0]
         return output.float()
 
-    def _text(self, prompts: Sequence[str]) -> Tensor:
-        if self.config.text_encoder:
-            return encode_with_gradient(self.model, prompts)
-        with torch.no_grad():
-            for prompt in set(prompts) - self._texts.keys():
-                self._texts[prompt] = encode_prompts(self.model, prompt, None).positive
-        return torch.cat([self._texts[prompt] for prompt in prompts])
-
 
 def _draw(
     model: Model, teachers: Teachers, config: GateTraining, prompts: Sequence[str], expert: int
 ) -> Iterator[Tensor]:
     """Latents of what one expert alone draws for these prompts, after each step."""
     generator = generator_for(config.seed, "gates clip alone", expert)
-    noise = torch.randn((len(prompts), *_shape(model)), generator=generator).to(model.device)
+    noise = torch.randn((len(prompts), *latent_shape(model)), generator=generator).to(model.device)
     sampling = Sampling(model, config.teacher_steps, noise, config.cfg_scale)
     for timestep in sampling.scheduler.timesteps:
         said = teachers.ask(sampling.latents, timestep, prompts, [expert])[0]
@@ -184,8 +178,3 @@ def _picture(model: Model, latents: Tensor) -> Tensor:
     """(n, 3, height, width) in 0 to 1, with a gradient."""
     decoded: Tensor = model.vae.decode(latents / model.scaling_factor, return_dict=False)[0]
     return (decoded / 2 + 0.5).clamp(0, 1)
-
-
-def _shape(model: Model) -> tuple[int, int, int]:
-    side = model.size // model.multiple
-    return model.latent_channels, side, side

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from composer.diffusion.conditioning import encode_prompts, split_into_chunks
 from composer.diffusion.model import Model
 from composer.mixture import Mixture
 from composer.mixture.rows import Routed
@@ -25,6 +24,8 @@ from composer.training.draws import generator_for
 from composer.training.gates.config import GateTraining
 from composer.training.gates.losses import distance, mean_by_group
 from composer.training.gates.memory import COMPOSED, NEUTRAL, Memory
+from composer.training.gates.teachers import guide
+from composer.training.gates.texts import Texts
 from composer.training.gates.trainer import Said
 
 
@@ -36,9 +37,10 @@ class Distillation:
     mixture: Mixture
     memory: Memory
     config: GateTraining
-    _texts: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    _text: Texts = field(init=False)
 
     def __post_init__(self) -> None:
+        self._text = Texts(self.model, self.config.text_encoder)
         self._rows = {g: self.memory.rows_of(g) for g in dict.fromkeys(self.memory.groups)}
         scale = self.config.cfg_scale
         self._strengths = {group: self.memory.strength(group, scale) for group in self._rows}
@@ -104,7 +106,7 @@ class Distillation:
         without, with_prompt = (
             now - then for now, then in zip(predicted.chunk(2), targets.unbind(1), strict=True)
         )
-        guided = without + self.config.cfg_scale * (with_prompt - without)
+        guided = guide(without, with_prompt, self.config.cfg_scale)
         errors = 0.5 * (distance(with_prompt, strength[:, 0]) + distance(guided, strength[:, 1]))
         return Said(
             loss=errors.mean(),
@@ -112,19 +114,3 @@ class Distillation:
             weights=said,
             routed=routed,
         )
-
-    def _text(self, prompts: Sequence[str]) -> Tensor:
-        """(rows, tokens, dim). Encoded once where the text encoder's gates do not learn."""
-        if self.config.text_encoder:
-            return encode_with_gradient(self.model, prompts)
-        with torch.no_grad():
-            for prompt in set(prompts) - self._texts.keys():
-                self._texts[prompt] = encode_prompts(self.model, prompt, None).positive
-        return torch.cat([self._texts[prompt] for prompt in prompts])
-
-
-def encode_with_gradient(model: Model, prompts: Sequence[str]) -> Tensor:
-    """Text vectors (prompts, tokens, dim) of prompts of one chunk each, as `encode_prompts`."""
-    ids = torch.tensor([split_into_chunks(model, prompt)[0] for prompt in prompts])
-    vectors: Tensor = model.text_encoder(ids.to(model.device)).last_hidden_state
-    return vectors.to(model.dtype)

@@ -23,16 +23,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from composer.diffusion.conditioning import encode_prompts, split_into_chunks
+from composer.diffusion.conditioning import split_into_chunks
 from composer.diffusion.model import Model
 from composer.diffusion.regions import Regions
 from composer.mixture import Mixture
 from composer.mixture.rows import Routed
 from composer.training.draws import generator_for
 from composer.training.gates.config import GateTraining
-from composer.training.gates.distill import encode_with_gradient
 from composer.training.gates.judges import Judges, shortfall
-from composer.training.gates.teachers import Sampling, to_clean
+from composer.training.gates.teachers import Sampling, guide, latent_shape, to_clean
+from composer.training.gates.texts import Texts
 from composer.training.gates.trainer import Said
 
 ALONE = 8
@@ -60,11 +60,12 @@ class Judged:
     _turn: int = 0
     _latents: Tensor | None = None
     _prompts: list[str] = field(default_factory=list[str])
-    _texts: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    _text: Texts = field(init=False)
     _scheduler: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        nothing = torch.zeros(1, *_shape(self.model))
+        self._text = Texts(self.model, self.config.text_encoder)
+        nothing = torch.zeros(1, *latent_shape(self.model))
         plan = Sampling(self.model, self.config.teacher_steps, nothing, self.config.cfg_scale)
         self._scheduler = plan.scheduler
 
@@ -83,7 +84,7 @@ class Judged:
             known = [p for p in own if len(split_into_chunks(model, p)) == 1] or config.prompts
             prompts = [known[n % len(known)] for n in range(ALONE)]
             generator = generator_for(config.seed, "gates judged alone", index)
-            noise = torch.randn((ALONE, *_shape(model)), generator=generator)
+            noise = torch.randn((ALONE, *latent_shape(model)), generator=generator)
             sampling = Sampling(model, steps, noise.to(model.device), config.cfg_scale)
             for step, timestep in enumerate(sampling.scheduler.timesteps):
                 latents = sampling.latents
@@ -91,7 +92,7 @@ class Judged:
                     judges.teachers.ask(latents, timestep, some, [index])[0]
                     for some in ([""] * ALONE, prompts)
                 )
-                guided = _guided(without, told, config.cfg_scale)
+                guided = guide(without, told, config.cfg_scale)
                 with torch.no_grad():
                     clean = to_clean(sampling.scheduler, guided, timestep, latents)
                     known_by, strange = judges.recognise(clean, prompts, [index], generator)
@@ -197,7 +198,7 @@ class Judged:
         """The noise and the prompt of a picture that begins in this row at this batch."""
         generator = generator_for(self.config.seed, f"gates judged row {row}", number)
         chosen = int(torch.randint(len(self.config.prompts), (1,), generator=generator))
-        noise = torch.randn(_shape(self.model), generator=generator).to(self.model.device)
+        noise = torch.randn(latent_shape(self.model), generator=generator).to(self.model.device)
         return noise * self._scheduler.init_noise_sigma, self.config.prompts[chosen]
 
     def _advance(self, number: int, steps: Sequence[int], guided: Tensor) -> None:
@@ -224,21 +225,4 @@ class Judged:
             return_dict=False,
         )[0]
         without, with_prompt = output.float().chunk(2)
-        return _guided(without, with_prompt, self.config.cfg_scale)
-
-    def _text(self, prompts: Sequence[str]) -> Tensor:
-        if self.config.text_encoder:
-            return encode_with_gradient(self.model, prompts)
-        with torch.no_grad():
-            for prompt in set(prompts) - self._texts.keys():
-                self._texts[prompt] = encode_prompts(self.model, prompt, None).positive
-        return torch.cat([self._texts[prompt] for prompt in prompts])
-
-
-def _guided(without: Tensor, with_prompt: Tensor, cfg_scale: float) -> Tensor:
-    return without + cfg_scale * (with_prompt - without)
-
-
-def _shape(model: Model) -> tuple[int, int, int]:
-    side = model.size // model.multiple
-    return model.latent_channels, side, side
+        return guide(without, with_prompt, self.config.cfg_scale)

@@ -18,7 +18,7 @@ from composer.errors import ComposerError
 from composer.mixture import Mixture
 from composer.training.draws import generator_for
 from composer.training.gates.config import GateTraining
-from composer.training.gates.teachers import Sampling, Teachers, speak
+from composer.training.gates.teachers import Sampling, Teachers, guide, latent_shape, speak
 
 COMPOSED, NEUTRAL = "together", "neutral"
 AT_ONCE = 8
@@ -60,7 +60,7 @@ class Memory:
         prompt, and guided."""
         rows = self.rows_of(group)
         changes = self.targets[rows] - self.base[rows]
-        guided = changes[:, 0] + cfg_scale * (changes[:, 1] - changes[:, 0])
+        guided = guide(changes[:, 0], changes[:, 1], cfg_scale)
         return float(changes[:, 1].square().mean()), float(guided.square().mean())
 
 
@@ -139,10 +139,10 @@ def _sample(
     regions: Regions | None,
 ) -> Generator[Memory, None, None]:
     """The rows of one batch of one teacher's samplings, a step at a time."""
-    side = model.size // model.multiple
-    shape = (model.latent_channels, side, side)
     drawn = [generator_for(config.seed, f"gates {lesson.group}", n) for n in numbers]
-    noise = torch.stack([torch.randn(shape, generator=g) for g in drawn]).to(model.device)
+    noise = torch.stack([torch.randn(latent_shape(model), generator=g) for g in drawn]).to(
+        model.device
+    )
     prompts = [lesson.prompts[n % len(lesson.prompts)] for n in numbers]
     nothing = [""] * len(prompts)
     sampling = Sampling(model, config.teacher_steps, noise, config.cfg_scale)

@@ -122,8 +122,19 @@ class Sampling:
         self.cfg_scale = cfg_scale
 
     def advance(self, timestep: Tensor, without: Tensor, with_prompt: Tensor) -> None:
-        guided = without + self.cfg_scale * (with_prompt - without)
+        guided = guide(without, with_prompt, self.cfg_scale)
         self.latents = self.scheduler.step(guided, timestep, self.latents, return_dict=False)[0]
+
+
+def guide(without: Tensor, with_prompt: Tensor, cfg_scale: float) -> Tensor:
+    """The prediction that classifier-free guidance follows."""
+    return without + cfg_scale * (with_prompt - without)
+
+
+def latent_shape(model: Model) -> tuple[int, int, int]:
+    """Of one picture of the model's own size: (channels, height, width)."""
+    side = model.size // model.multiple
+    return model.latent_channels, side, side
 
 
 def to_clean(scheduler: Any, output: Tensor, timestep: Tensor, latents: Tensor) -> Tensor:

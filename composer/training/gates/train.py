@@ -163,12 +163,16 @@ def _train(
 
 
 def _lessons_of(config: GateTraining) -> GateTraining:
-    """What is asked of the teachers: judged gates learn from their own pictures, and take from
-    teachers the start alone."""
-    if config.objective != "judged":
+    """What is asked of the teachers: gates that are not distilled learn from their own pictures,
+    and take from teachers their start; without one, no more than something of the right size."""
+    if config.objective == "distill":
         return config
-    few = min(config.trajectories, AT_ONCE)
-    return dataclasses.replace(config, teacher="changes", trajectories=few)
+    if config.gate.hears or not config.start:
+        return dataclasses.replace(config, teacher="changes", trajectories=1, teacher_steps=1)
+    if config.objective == "judged":
+        few = min(config.trajectories, AT_ONCE)
+        return dataclasses.replace(config, teacher="changes", trajectories=few)
+    return config
 
 
 Lesson = TypeVar("Lesson")

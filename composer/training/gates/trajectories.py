@@ -16,7 +16,7 @@ from composer.mixture import Mixture
 from composer.mixture.stand_in import Weights
 from composer.training.gates.memory import AT_ONCE
 from composer.training.gates.nearest import Nearest
-from composer.training.gates.teachers import Sampling
+from composer.training.gates.teachers import Sampling, guide, latent_shape
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,8 +101,7 @@ class Trajectories:
         heard.add(said, 1)
         hearing = regions and regions.hearing(self.prompts)
         text = self.text(model)
-        side = model.size // model.multiple
-        shape = (model.latent_channels, side, side)
+        shape = latent_shape(model)
         drawn = [torch.Generator().manual_seed(seed) for seed in self.seeds]
         noise = torch.stack([torch.randn(shape, generator=g) for g in drawn]).to(model.device)
         sampling = Sampling(model, heard.steps, noise, self.cfg_scale)
@@ -135,7 +134,7 @@ class Trajectories:
         return (now - self.predictions[step]).square().flatten(1).sum(1)
 
     def _guided(self, without: Tensor, with_prompt: Tensor) -> Tensor:
-        return without + self.cfg_scale * (with_prompt - without)
+        return guide(without, with_prompt, self.cfg_scale)
 
 
 @torch.no_grad()

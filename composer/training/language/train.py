@@ -30,8 +30,8 @@ from composer.training.progress import Clock
 from composer.training.trainer import MOST_BAD_STEPS, Diverged
 
 Records = Sequence[Record] | None
-SHARED = ("precision", "gradient_checkpointing", "compile")
 COMPILER = "inductor"
+SHARED = ("precision", "gradient_checkpointing", "compile")
 """Settings of the base, in which trainings on one base must agree."""
 
 
