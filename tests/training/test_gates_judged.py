@@ -136,11 +136,26 @@ def test_pictures_are_spread_over_the_sampling_and_follow_each_other(
         assert not torch.equal(latents[0][1], latents[0][2])
 
 
-def test_less_memory_is_the_same_training(model: Model, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"balance": 0.5},
+        {
+            "gate": GateSettings(activation="scaled", bias=True, time=True, top_k=1),
+            "router_balance": 0.5,
+        },
+    ],
+    ids=["all speak", "the strongest speaks"],
+)
+def test_less_memory_is_the_same_training(
+    model: Model, tmp_path: Path, settings: dict[str, Any]
+) -> None:
     """Layers that run again for the backward pass must not hear what the judges' gates said."""
     experts = experts_for(model, tmp_path)
-    plain = run(model, experts, judged(tmp_path / "plain"))
-    thrifty = run(model, experts, judged(tmp_path / "thrifty", gradient_checkpointing=True))
+    plain = run(model, experts, judged(tmp_path / "plain", **settings))
+    thrifty = run(
+        model, experts, judged(tmp_path / "thrifty", gradient_checkpointing=True, **settings)
+    )
     for step, report in plain.items():
         assert thrifty[step].loss == pytest.approx(report.loss, rel=1e-3)
         assert thrifty[step].entropy == pytest.approx(report.entropy, rel=1e-3)

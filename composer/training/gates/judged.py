@@ -28,6 +28,7 @@ from composer.diffusion.model import Model
 from composer.diffusion.regions import Regions
 from composer.mixture import Mixture
 from composer.mixture.rows import Routed
+from composer.mixture.stand_in import Weights
 from composer.training.draws import generator_for
 from composer.training.gates.config import GateTraining
 from composer.training.gates.judges import Judges, shortfall
@@ -119,23 +120,21 @@ class Judged:
         if self.regions is not None:
             self.mixture.hear(self.regions.hearing(prompts).maps(latents, timesteps))
         generator = generator_for(self.config.seed, "gates judged", number)
-        routed: list[Routed] = []
-        with self.mixture.listen(routed) as said:
-            guided = self._predict(latents, timesteps, prompts)
-        clean = to_clean(self._scheduler, guided, timesteps, latents)
+        # A layer that is run again for its backward pass would find what the judges' gates said
+        # last; so the gated pass is then made once for the judges, and once for its own gradient.
+        twice = self.config.gradient_checkpointing
+        with torch.set_grad_enabled(not twice):
+            guided, said, routed = self._gated(latents, timesteps, prompts)
+            clean = to_clean(self._scheduler, guided, timesteps, latents)
         experts = range(len(self.mixture.names))
-        # apart from the gated pass: a layer that is run again for its backward pass would find what
-        # the judges' gates said last
         picture = clean.detach().requires_grad_(True)
         recognised, strange = self.judges.recognise(picture, prompts, experts, generator)
         short = shortfall(recognised, self.asked[:, steps].to(recognised.device))
         excess = (strange - self.usual[steps].to(strange.device)).clamp_min(0).square()
         loss = (short.sum(0) + self.config.familiar * excess).mean()
         (slope,) = torch.autograd.grad(loss, picture)
-        if self.config.gradient_checkpointing:
-            said.clear()
-            with self.mixture.listen() as said:
-                guided = self._predict(latents, timesteps, prompts)
+        if twice:
+            guided, said, routed = self._gated(latents, timesteps, prompts)
             clean = to_clean(self._scheduler, guided, timesteps, latents)
         surrogate = (clean * slope).sum()
         self._advance(number, steps, guided.detach())
@@ -215,6 +214,15 @@ class Judged:
             )[0]
         self._latents = latents
         self._turn += 1
+
+    def _gated(
+        self, latents: Tensor, timesteps: Tensor, prompts: Sequence[str]
+    ) -> tuple[Tensor, Weights, list[Routed]]:
+        """The guided prediction, what the gates said, and whom those chose that choose."""
+        routed: list[Routed] = []
+        with self.mixture.listen(routed) as said:
+            guided = self._predict(latents, timesteps, prompts)
+        return guided, said, routed
 
     def _predict(self, latents: Tensor, timesteps: Tensor, prompts: Sequence[str]) -> Tensor:
         """The guided prediction of the model with its gates, float32."""
