@@ -25,6 +25,7 @@ TRAINING = (
     "compose",
     "rest",
     "familiar",
+    "near",
     "balance",
     "router_balance",
     "start",
@@ -76,6 +77,9 @@ def train_gates(
     familiar: Annotated[
         float, typer.Option(help="Weight of: every place is known to some judge.")
     ] = 0.5,
+    near: Annotated[
+        float, typer.Option(help="Weight of: near the plain sum; 0 for softmax.")
+    ] = 0.3,
     balance: options.GateBalance = 0.0,
     router_balance: Annotated[
         float, typer.Option(help="Weight of: even loads, with --top-k (MixLoRA's loss).")

@@ -22,8 +22,8 @@ _NAME = re.compile(r"[^\W_][\w .+-]*")
 _GATE = ("input", "reduce", "normalise", "activation", "time", "bias", "top_k")
 _TRAINING = (
     "granularity", "depth", "text_encoder", "objective", "teacher", "clip", "keep", "rest",
-    "familiar", "balance", "router_balance", "start", "trajectories", "teacher_steps", "steps",
-    "batch_size", "learning_rate", "seed", "gradient_checkpointing", "precision",
+    "familiar", "near", "balance", "router_balance", "start", "trajectories", "teacher_steps",
+    "steps", "batch_size", "learning_rate", "seed", "gradient_checkpointing", "precision",
 )  # fmt: skip
 
 
@@ -61,6 +61,7 @@ class TrainingRequest:
     keep: float = 0.0
     rest: float = 0.0
     familiar: float = 0.5
+    near: float = 0.3
     balance: float = 0.0
     router_balance: float = 0.0
     start: bool = True

@@ -206,6 +206,7 @@ def _advanced() -> dict[str, Any]:
             "keep": _number("keep", "Stay with one alone", info="how much it counts"),
             "rest": _number("rest", "Stay with the base", info="how much it counts"),
             "familiar": _number("familiar", "Known everywhere", info="to some LoRA or the base"),
+            "near": _number("near", "Near the plain sum", info="weights stay near 1"),
             "balance": _number("balance", "Balance loss", info="0.5 in the paper"),
             "router_balance": _number(
                 "router_balance", "Even loads", info="for the strongest; 0.01 in MixLoRA"

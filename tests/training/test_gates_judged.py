@@ -26,6 +26,8 @@ from composer.training.draws import generator_for
 from composer.training.gates import GateTraining, train_gates
 from composer.training.gates.judged import Judged
 from composer.training.gates.judges import LEVELS, Judges, shortfall
+from composer.training.gates.losses import distance_from_sum
+from composer.training.gates.trainer import Said
 from composer.training.objective import Objective
 
 
@@ -43,6 +45,29 @@ def test_the_shortfall_by_hand() -> None:
     asked = torch.tensor([[1.0, 1.0, 1.0], [1.0, 2.0, 0.0]])  # a judge that knows nothing: 0.05
     wanted = torch.tensor([[0.25, 0.0, 0.0], [4.0, 1.0, 0.36]])
     torch.testing.assert_close(shortfall(recognised, asked), wanted)
+
+
+def test_the_distance_from_the_sum_by_hand() -> None:
+    """One expert alone at 1 is near, whoever is silent beside it; tokens count alike."""
+    by_row = torch.tensor([[1.0, 0.0], [3.0, 1.0]])  # 4 / 4
+    by_token = torch.tensor([[[0.5, 1.0], [1.5, -1.0]]])  # (0.25 + 0.25 + 4) / 4
+    assert float(distance_from_sum([("a", by_row)])) == pytest.approx(1.0)
+    both = distance_from_sum([("a", by_row), ("b", by_token)])
+    assert float(both) == pytest.approx((1.0 + 1.125) / 2)
+
+
+def test_the_distance_from_the_sum_counts_as_asked(model: Model, tmp_path: Path) -> None:
+    experts = experts_for(model, tmp_path)
+    said: list[Said] = []
+    for near in (0.0, 2.0):
+        config = judged(tmp_path, batch_size=3, near=near)
+        with attach(model.models, {e.name: e.sites for e in experts}, granularity="block") as some:
+            objective = finished(Judged.prepare(model, some, config))
+            put_gates_in(model, some, config)
+            said.append(objective.batch(0))
+    away = distance_from_sum(said[0].weights)
+    assert away > 0.1
+    torch.testing.assert_close(said[1].loss, said[0].loss + 2 * away)
 
 
 @torch.no_grad()

@@ -200,6 +200,7 @@ def test_no_expert(model: Model, tmp_path: Path) -> None:
         ({"objective": "luck"}, "objective 'luck'"),
         ({"precision": "float16"}, "precision 'float16'"),
         ({"familiar": -1.0}, "familiar is -1"),
+        ({"near": float("inf")}, "near is inf"),
         ({"gate": GateSettings()}, "needs gates with a bias"),
         ({"keep": 0, "compose": 0, "rest": 0}, "nothing to learn"),
         ({"output": Path("gates.bin")}, "no gate file"),

@@ -36,6 +36,7 @@ _AT_LEAST: dict[str, float] = {
     "compose": 0,
     "rest": 0,
     "familiar": 0,
+    "near": 0,
     "checkpoint_every": 0,
     "preview_every": 0,
     "seed": 0,
@@ -75,6 +76,8 @@ class GateTraining:
         prompts stay with the base.
     familiar: for the objective judged, how much it counts that at each place of the picture some
         expert, or the bare model, knows what it sees.
+    near: for the objective judged, how much it counts that weights stay near 1, the plain sum. What
+        judges do not see stays as the sum draws it. 0 for a softmax, whose weights cannot be 1.
     balance: alpha of the gating balance loss (equation 16).
     router_balance: the coefficient of MixLoRA's balance loss (its equations 8 and 9), which evens
         out how often each expert is chosen by gates with `top_k`; its authors take 1e-2.
@@ -101,6 +104,7 @@ class GateTraining:
     compose: float = 1.0
     rest: float = 0.0
     familiar: float = 0.5
+    near: float = 0.3
     balance: float = 0.0
     router_balance: float = 0.0
     start: bool = True

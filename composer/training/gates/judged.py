@@ -1,13 +1,16 @@
 """The default objective: each expert must recognise itself in what the gated model draws.
 
     loss = sum_i max(0, 1 - D_i(z) / D_i*)^2 + familiar * max(0, S(z) - S*)^2
+         + near * mean (g - 1)^2
 
 z is the clean picture that the gated model's guided prediction points to, D_i how well expert i
 recognises its hand in it, and S how strange it is to them all (`composer.training.gates.judges`).
 D_i* and S* are what they say of the experts' own pictures at the same step of the sampling: an
 expert that recognises itself as well as there asks for no more, and the least recognised one counts
 most. S keeps gates from overdoing it: a hat that swallows its wearer is known to nobody. The
-gradient goes through the frozen judges into the picture, and through it into the gates.
+gradient goes through the frozen judges into the picture, and through it into the gates. g are the
+gates' weights: judges do not see everything (that one unicorn became two, or that a style faded),
+and what they do not see stays as the plain sum of the experts draws it.
 
 No teacher is followed, so the gates are free to find what no sum of the experts draws; they learn
 on the pictures that they make themselves. Nothing but the frozen model is needed: no photograph, no
@@ -32,6 +35,7 @@ from composer.mixture.stand_in import Weights
 from composer.training.draws import generator_for
 from composer.training.gates.config import GateTraining
 from composer.training.gates.judges import Judges, shortfall
+from composer.training.gates.losses import distance_from_sum
 from composer.training.gates.teachers import Sampling, guide, latent_shape, to_clean
 from composer.training.gates.texts import Texts
 from composer.training.gates.trainer import Said
@@ -137,9 +141,10 @@ class Judged:
             guided, said, routed = self._gated(latents, timesteps, prompts)
             clean = to_clean(self._scheduler, guided, timesteps, latents)
         surrogate = (clean * slope).sum()
+        kept = self.config.near * distance_from_sum(said) if said else torch.zeros(())
         self._advance(number, steps, guided.detach())
         return Said(
-            loss=surrogate + (loss - surrogate).detach(),
+            loss=surrogate + (loss - surrogate).detach() + kept.to(loss.device),
             figures={
                 name: float(part)
                 for name, part in zip(self.mixture.names, short.detach().mean(1), strict=True)

@@ -33,6 +33,12 @@ def balance_loss(said: Weights) -> Tensor:
     return -q.clamp_min(_LEAST).log().sum()
 
 
+def distance_from_sum(said: Weights) -> Tensor:
+    """mean (g - 1)^2 over units, rows, tokens and experts: how far the gates are from the plain sum
+    of the LoRAs, where each speaks with weight 1. An expert that says nothing counts as near."""
+    return torch.stack([((g - 1).square() * (g != 0)).mean() for _, g in said]).mean()
+
+
 def entropy(said: Weights) -> float:
     """The mean entropy of the shares over units and rows, divided by log N: 1 is even, 0 is one
     expert alone everywhere."""
