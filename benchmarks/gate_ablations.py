@@ -22,19 +22,21 @@ Changes = Mapping[str, Any]
 Tables = Mapping[str, Mapping[str, Changes]]
 """Changes of the recommended training by variant, by table."""
 
-DEFAULT, START = "as recommended", "the instant start, no steps"
+DEFAULT = "as recommended"
 READING: Changes = {
     "depth": 0.65,
     "learning_rate": 4e-3,
+    "start": "solved",
     "gate": {"reduce": "tokens", "normalise": "layer"},
 }
 """Gates that weigh each place by itself, and stand where the model draws."""
-DISTILLED: Changes = {"objective": "distill"}
+DISTILLED: Changes = {"objective": "distill", "start": "solved"}
 TABLES: Tables = {
     "The recommended gate, with one thing changed": {
         DEFAULT: {},
-        START: {"steps": 0},
-        "no instant start": {"start": False},
+        "starts from the closed form": {"start": "solved"},
+        "the closed form itself, no steps": {"start": "solved", "steps": 0},
+        "starts even": {"start": "even"},
         "sigmoid": {"gate": {"activation": "sigmoid"}},
         "softmax": {"gate": {"activation": "softmax"}, "near": 0.0},
         "softmax times a learned total": {"gate": {"activation": "scaled"}},
@@ -49,7 +51,7 @@ TABLES: Tables = {
         "need not be known everywhere": {"familiar": 0.0},
         "not held near the plain sum": {"near": 0.0},
         "balance loss 0.5": {"balance": 0.5},
-        "the paper's objective (CLIP)": {"objective": "clip", "start": False},
+        "the paper's objective (CLIP)": {"objective": "clip", "start": "even"},
     },
     "The same gate, taught by distillation": {
         "regions teach": DISTILLED,

@@ -84,7 +84,9 @@ def train_gates(
     router_balance: Annotated[
         float, typer.Option(help="Weight of: even loads, with --top-k (MixLoRA's loss).")
     ] = 0.0,
-    start: Annotated[bool, typer.Option(help="Begin from the closed-form solution.")] = True,
+    start: Annotated[
+        str, typer.Option(help="Where gates begin: sum, solved (closed form), or even.")
+    ] = "sum",
     trajectories: Annotated[int, typer.Option(help="Samplings of each teacher.")] = 40,
     teacher_steps: Annotated[int, typer.Option(help="Steps of these samplings.")] = 12,
     cfg_scale: Annotated[float, typer.Option(help="CFG scale of these samplings.")] = 3.0,

@@ -64,7 +64,7 @@ class TrainingRequest:
     near: float = 0.3
     balance: float = 0.0
     router_balance: float = 0.0
-    start: bool = True
+    start: str = "sum"
     trajectories: int = 40
     teacher_steps: int = 12
     steps: int = 120

@@ -21,7 +21,7 @@ PUBLISHED: dict[str, Any] = {
     "activation": "softmax",
     "time": False,
     "bias": False,
-    "start": False,
+    "start": "even",
     "objective": "clip",
     "balance": 0.5,
     "text_encoder": True,
@@ -174,6 +174,12 @@ def _advanced() -> dict[str, Any]:
                 },
                 "CLIP is the paper's, and slower",
             ),
+            "start": _choice(
+                "start",
+                "Gates begin with",
+                {"sum": "the plain sum", "solved": "least squares", "even": "equal shares of 1"},
+                "Equal shares are the paper's",
+            ),
             "clip": gr.Textbox(
                 DEFAULT["clip"],
                 label="Which CLIP",
@@ -220,7 +226,6 @@ def _advanced() -> dict[str, Any]:
         switches = {
             "time": _switch("time", "Gates know the step"),
             "bias": _switch("bias", "Gates have a bias"),
-            "start": _switch("start", "Start from the least-squares solution"),
             "text_encoder": _switch("text_encoder", "Gates in the text encoder too"),
             "gradient_checkpointing": _switch("gradient_checkpointing", "Less memory, slower"),
         }

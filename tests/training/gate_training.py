@@ -37,6 +37,7 @@ def training(folder: Path, **settings: Any) -> GateTraining:
         "gate": BETTER,
         "objective": "distill",
         "teacher": "changes",
+        "start": "solved",
         "keep": 1.0,
         "rest": 0.5,
         "trajectories": 3,

@@ -120,7 +120,7 @@ def test_as_published_with_the_balance_loss(model: Model, tmp_path: Path) -> Non
         config = training(
             tmp_path,
             gate=GateSettings(),
-            start=False,
+            start="even",
             balance=alpha,
             steps=30,
             learning_rate=0.5,
@@ -145,6 +145,19 @@ def test_zero_steps_write_the_closed_form_start(model: Model, tmp_path: Path) ->
     tensors = load_file(config.output)
     biases = [value for name, value in tensors.items() if name.endswith(".b")]
     assert biases and not any(torch.allclose(b, torch.full_like(b, 0.5)) for b in biases)
+
+
+@pytest.mark.parametrize(("start", "weight"), [("sum", 1.0), ("even", 0.5)])
+@pytest.mark.parametrize("input", ["hidden", "placed"])
+def test_zero_steps_write_where_gates_begin(
+    model: Model, tmp_path: Path, start: str, weight: float, input: str
+) -> None:
+    gate = dataclasses.replace(BETTER, input=input)
+    config = training(tmp_path, steps=0, start=start, gate=gate, text_encoder=True)
+    run(model, experts_for(model, tmp_path), config)
+    tensors = load_file(config.output)
+    biases = [value for name, value in tensors.items() if name.endswith(".b")]
+    assert biases and all(torch.allclose(b, torch.full_like(b, weight)) for b in biases)
 
 
 def test_a_nan_stops_it_with_the_last_good_gates_kept(
@@ -202,6 +215,7 @@ def test_no_expert(model: Model, tmp_path: Path) -> None:
         ({"familiar": -1.0}, "familiar is -1"),
         ({"near": float("inf")}, "near is inf"),
         ({"gate": GateSettings()}, "needs gates with a bias"),
+        ({"start": "late"}, "start 'late' is unknown"),
         ({"keep": 0, "compose": 0, "rest": 0}, "nothing to learn"),
         ({"output": Path("gates.bin")}, "no gate file"),
     ],
@@ -220,7 +234,7 @@ def test_experts_in_their_places_teach_gates(
     experts = experts_for(model, tmp_path)
     settings: dict[str, Any] = {"gate": gate, "teacher": "regions", "keep": 0.0, "rest": 0.0}
     before = state_of(model)
-    even = run(model, experts, training(tmp_path, **settings, start=False))
+    even = run(model, experts, training(tmp_path, **settings, start="even"))
     taught = run(model, experts, training(tmp_path, **settings))
     assert_untouched(model, before)
     if gate.input == "regions":

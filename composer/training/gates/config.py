@@ -15,11 +15,13 @@ from composer.training.picture_config import Precision
 
 Objective = Literal["judged", "distill", "clip"]
 Teacher = Literal["regions", "changes"]
+Start = Literal["sum", "solved", "even"]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "granularity": GRANULARITIES,
     "objective": get_args(Objective),
     "teacher": get_args(Teacher),
+    "start": get_args(Start),
     "precision": get_args(Precision),
 }
 _AT_LEAST: dict[str, float] = {
@@ -81,7 +83,8 @@ class GateTraining:
     balance: alpha of the gating balance loss (equation 16).
     router_balance: the coefficient of MixLoRA's balance loss (its equations 8 and 9), which evens
         out how often each expert is chosen by gates with `top_k`; its authors take 1e-2.
-    start: begin from the closed-form solution; needs gates with bias.
+    start: where gates begin: "sum", every weight is 1; "solved", the closed-form solution; "even",
+        equal shares of 1. All but the last need gates with bias.
     trajectories: samplings that each teacher makes to learn from.
     teacher_steps: of each sampling, and of those that gates are judged by.
     steps: of the optimiser; 0 leaves the gates at their start.
@@ -107,7 +110,7 @@ class GateTraining:
     near: float = 0.3
     balance: float = 0.0
     router_balance: float = 0.0
-    start: bool = True
+    start: Start = "sum"
 
     trajectories: int = 40
     teacher_steps: int = 12
@@ -159,9 +162,9 @@ class GateTraining:
                 "router_balance is for gates that choose by their shares: give top_k, and the "
                 "activation softmax or scaled; or set it to 0."
             )
-        if self.start and not self.gate.bias:
+        if self.start != "even" and not self.gate.bias:
             raise ComposerError(
-                "The closed-form start needs gates with a bias: switch one of the two."
+                f"The start {self.start!r} needs gates with a bias: give them one, or start even."
             )
 
     @property

@@ -18,7 +18,7 @@ from composer.diffusion.sample import Picture, generate
 from composer.errors import ComposerError
 from composer.experts import Expert
 from composer.fusions.gate_file import GateFile, gate_sizes, gate_tensors, gated
-from composer.mixture import GateSettings, LearnedGate, Mixture, PlacedGate, attach
+from composer.mixture import GateSettings, LearnedGate, Mixture, RegionGate, attach
 from composer.training.gates.build import decided, new_gates, of_words
 from composer.training.gates.checkpoint import check_checkpoint, load_checkpoint, save_checkpoint
 from composer.training.gates.clip import ClipGuidance
@@ -121,11 +121,11 @@ def _train(
         if memory is None:
             return
         gates = _gates(model, mixture, config, memory)
-        if config.start and config.gate.hears:  # they start as what they hear
+        if config.start == "sum" or (config.start == "solved" and config.gate.hears):
             for gate in gates.values():
-                if isinstance(gate, PlacedGate):
+                if not isinstance(gate, RegionGate):  # that starts as what it hears
                     gate.start_at([1.0] * gate.experts)
-        elif config.start:
+        elif config.start == "solved":
             if config.gate.reduce == "tokens" and memory.regions is not None:
                 yield from _read(model, mixture, memory, gates)
             else:
@@ -167,7 +167,7 @@ def _lessons_of(config: GateTraining) -> GateTraining:
     and take from teachers their start; without one, no more than something of the right size."""
     if config.objective == "distill":
         return config
-    if config.gate.hears or not config.start:
+    if config.gate.hears or config.start != "solved":
         return dataclasses.replace(config, teacher="changes", trajectories=1, teacher_steps=1)
     if config.objective == "judged":
         few = min(config.trajectories, AT_ONCE)
