@@ -199,7 +199,7 @@ def _advanced() -> dict[str, Any]:
                 "teacher",
                 "Who shows them all together",
                 {
-                    "regions": "each LoRA where its words act",
+                    "regions": "each where its words act",
                     "changes": "their changes, added up",
                 },
                 "Where a picture they make up is followed",
@@ -212,7 +212,7 @@ def _advanced() -> dict[str, Any]:
             "keep": _number("keep", "Stay with one alone", info="how much it counts"),
             "rest": _number("rest", "Stay with the base", info="how much it counts"),
             "familiar": _number("familiar", "Known everywhere", info="to some LoRA or the base"),
-            "near": _number("near", "Near the plain sum", info="weights stay near 1"),
+            "near": _number("near", "Near the plain sum", info="0 where weights are shares of 1"),
             "balance": _number("balance", "Balance loss", info="0.5 in the paper"),
             "router_balance": _number(
                 "router_balance", "Even loads", info="for the strongest; 0.01 in MixLoRA"
