@@ -48,10 +48,11 @@ def test_the_shortfall_by_hand() -> None:
 
 
 def test_the_distance_from_the_sum_by_hand() -> None:
-    """One expert alone at 1 is near, whoever is silent beside it; tokens count alike."""
-    by_row = torch.tensor([[1.0, 0.0], [3.0, 1.0]])  # 4 / 4
-    by_token = torch.tensor([[[0.5, 1.0], [1.5, -1.0]]])  # (0.25 + 0.25 + 4) / 4
+    by_row = torch.tensor([[1.0, 0.0], [3.0, 1.0]])  # who is silent is near: 4 of 4
+    # tokens by their loudness: (0.5 * 0.25 + 1.5 * 0.25) / 2 and (1 * 0 + 1 * 4) / 2; 0 counts not
+    by_token = torch.tensor([[[0.5, 1.0], [1.5, -1.0], [0.0, 0.0]]])
     assert float(distance_from_sum([("a", by_row)])) == pytest.approx(1.0)
+    assert float(distance_from_sum([("b", by_token)])) == pytest.approx((0.25 + 2.0) / 2)
     both = distance_from_sum([("a", by_row), ("b", by_token)])
     assert float(both) == pytest.approx((1.0 + 1.125) / 2)
 

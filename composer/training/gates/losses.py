@@ -34,9 +34,19 @@ def balance_loss(said: Weights) -> Tensor:
 
 
 def distance_from_sum(said: Weights) -> Tensor:
-    """mean (g - 1)^2 over units, rows, tokens and experts: how far the gates are from the plain sum
-    of the LoRAs, where each speaks with weight 1. An expert that says nothing counts as near."""
-    return torch.stack([((g - 1).square() * (g != 0)).mean() for _, g in said]).mean()
+    """How far gates g are from the plain sum of the LoRAs, where each speaks with weight 1.
+
+    The mean over units, rows and experts of (g - 1)^2. Of gates that weigh each token, an expert's
+    tokens count by how loud it is there: one that is silent in a place, because nobody calls it
+    there, is neither near nor far.
+    """
+    each: list[Tensor] = []
+    for _, weights in said:
+        g = weights if weights.ndim == 3 else weights[:, None]
+        loud = g.detach().abs() if weights.ndim == 3 else (g != 0).float()
+        away = ((g - 1).square() * loud).sum(1) / loud.sum(1).clamp_min(_LEAST)
+        each.append(away.mean())
+    return torch.stack(each).mean()
 
 
 def entropy(said: Weights) -> float:
