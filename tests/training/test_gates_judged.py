@@ -48,7 +48,7 @@ def test_the_shortfall_by_hand() -> None:
 
 
 def test_the_distance_from_the_sum_by_hand() -> None:
-    by_row = torch.tensor([[1.0, 0.0], [3.0, 1.0]])  # who is silent is near: 4 of 4
+    by_row = torch.tensor([[1.0, 0.0], [3.0, 1.0]])  # who is silent is near: 2^2 / 4
     # tokens by their loudness: (0.5 * 0.25 + 1.5 * 0.25) / 2 and (1 * 0 + 1 * 4) / 2; 0 counts not
     by_token = torch.tensor([[[0.5, 1.0], [1.5, -1.0], [0.0, 0.0]]])
     assert float(distance_from_sum([("a", by_row)])) == pytest.approx(1.0)
