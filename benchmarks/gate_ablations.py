@@ -22,7 +22,7 @@ Changes = Mapping[str, Any]
 Tables = Mapping[str, Mapping[str, Changes]]
 """Changes of the recommended training by variant, by table."""
 
-DEFAULT = "as recommended"
+DEFAULT, SOLVED = "as recommended", "the closed form itself, no steps"
 READING: Changes = {
     "depth": 0.65,
     "learning_rate": 4e-3,
@@ -35,7 +35,7 @@ TABLES: Tables = {
     "The recommended gate, with one thing changed": {
         DEFAULT: {},
         "starts from the closed form": {"start": "solved"},
-        "the closed form itself, no steps": {"start": "solved", "steps": 0},
+        SOLVED: {"start": "solved", "steps": 0},
         "starts even": {"start": "even"},
         "sigmoid": {"gate": {"activation": "sigmoid"}},
         "softmax": {"gate": {"activation": "softmax"}, "near": 0.0},

@@ -94,7 +94,7 @@ def test_ablations_train_each_variant_and_draw_how_they_went(
     monkeypatch.setattr(gate_ablations, "trained", quickly)
     monkeypatch.setattr(gate_ablations, "KINDS", ("character", "style"))
     table, variants = next(iter(gate_ablations.TABLES.items()))
-    few = {name: variants[name] for name in (gate_ablations.DEFAULT, gate_ablations.START)}
+    few = {name: variants[name] for name in (gate_ablations.DEFAULT, gate_ablations.SOLVED)}
     monkeypatch.setattr(gate_ablations, "TABLES", {table: few})
     gate_ablations.main([*told, "--count", "2", "--optimiser-steps", "2", "--trajectories", "1"])
     results = read_results(tmp_path / "results" / "gate_ablations.json")
