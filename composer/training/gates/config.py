@@ -78,8 +78,8 @@ class GateTraining:
         prompts stay with the base.
     familiar: for the objective judged, how much it counts that at each place of the picture some
         expert, or the bare model, knows what it sees.
-    near: for the objective judged, how much it counts that weights stay near 1, the plain sum. What
-        judges do not see stays as the sum draws it. 0 for a softmax, whose weights cannot be 1.
+    near: for the objective judged, how much it counts that weights stay near 1, the plain sum,
+        which keeps some of what judges do not see. 0 for a softmax, whose weights cannot be 1.
     balance: alpha of the gating balance loss (equation 16).
     router_balance: the coefficient of MixLoRA's balance loss (its equations 8 and 9), which evens
         out how often each expert is chosen by gates with `top_k`; its authors take 1e-2.

@@ -10,7 +10,7 @@ expert that recognises itself as well as there asks for no more, and the least r
 most. S keeps gates from overdoing it: a hat that swallows its wearer is known to nobody. The
 gradient goes through the frozen judges into the picture, and through it into the gates. g are the
 gates' weights: judges do not see everything (that one unicorn became two, or that a style faded),
-and what they do not see stays as the plain sum of the experts draws it.
+so the weights are drawn to the plain sum of the experts, which keeps some of what they miss.
 
 No teacher is followed, so the gates are free to find what no sum of the experts draws; they learn
 on the pictures that they make themselves. Nothing but the frozen model is needed: no photograph, no
