@@ -48,7 +48,7 @@ TABLES: Tables = {
             "gate": {"input": "regions", "reduce": "tokens", "normalise": "layer"},
         },
         "gates in the last third alone": {"depth": 0.65},
-        "need not be known everywhere": {"familiar": 0.0},
+        "has to be known everywhere": {"familiar": 0.5},
         "not held near the plain sum": {"near": 0.0},
         "balance loss 0.5": {"balance": 0.5},
         "the paper's objective (CLIP)": {"objective": "clip", "start": "even"},

@@ -16,7 +16,7 @@ def _paper(granularity: str, seen: str, balance: float = 0.5) -> Changes:
     """The paper's gate, taught as all others are here: judged by the LoRAs, not by CLIP."""
     gate = {**GATE, "input": seen}
     own: Changes = {"start": "solved", "near": 0.0}  # weights that sum to 1 can be no plain sum
-    return {"granularity": granularity, "gate": gate, "balance": balance, **own}
+    return {"granularity": granularity, "gate": gate, "balance": balance, "familiar": 0.5, **own}
 
 
 TABLES: Tables = {

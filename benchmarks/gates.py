@@ -257,8 +257,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "tuned ways have, for each set of LoRAs, the weights of a grid "
         f"({', '.join(f'{w:g}' for w in GRID)} for each LoRA) that were best on prompts and seeds "
         "of their own. The reaches of trigger regions are the same for all sets, chosen on other "
-        "prompts; learned gates have the default settings and were trained on drafted prompts; no "
-        "training and no tuning saw the prompts or seeds below, and no training the oracle. "
+        "prompts; learned gates have the default settings, in bfloat16, and learnt from drafted "
+        "prompts; no training and no tuning saw the prompts or seeds below, and no training the "
+        "oracle. "
         "Gains are paired, picture by picture. The first pictures: in each kind a row of the sum "
         "at weights 1, the tuned sum, the regions (the tuned regions, the gates):",
         told.save_sheet(NAME, contact_sheet([j.cell() for j in shown], columns=SHOWN)),

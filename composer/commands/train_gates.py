@@ -76,7 +76,7 @@ def train_gates(
     rest: Annotated[float, typer.Option(help="Weight of: the base on other prompts.")] = 0.0,
     familiar: Annotated[
         float, typer.Option(help="Weight of: every place is known to some judge.")
-    ] = 0.5,
+    ] = 0.0,
     near: Annotated[
         float, typer.Option(help="Weight of: near the plain sum; 0 for softmax.")
     ] = 0.3,

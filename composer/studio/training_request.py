@@ -60,7 +60,7 @@ class TrainingRequest:
     clip: str = ""
     keep: float = 0.0
     rest: float = 0.0
-    familiar: float = 0.5
+    familiar: float = 0.0
     near: float = 0.3
     balance: float = 0.0
     router_balance: float = 0.0
@@ -91,8 +91,10 @@ class TrainingRequest:
                     f"There is no prompt for {name!r} alone: write at least one, or give its "
                     "trigger words and let prompts be drafted again."
                 )
-        if not self.neutral:
-            raise ComposerError("There is no prompt without any LoRA: write at least one.")
+        if self.rest > 0 and not self.neutral:
+            raise ComposerError(
+                "There is no prompt without any LoRA: write at least one, or set rest to 0."
+            )
         for setting in fields(self):
             value = getattr(self, setting.name)
             if value is None or (isinstance(value, float) and not math.isfinite(value)):

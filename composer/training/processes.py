@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, cast
 
 
 def join_processes(device: str = "") -> Any:
@@ -19,3 +19,23 @@ def join_processes(device: str = "") -> Any:
     told = os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes"}
     wants_cpu = device == "cpu" or told
     return PartialState(cpu=wants_cpu or not torch.accelerator.is_available())
+
+
+def told_to_any(processes: Any, told: bool) -> bool:
+    """Whether any of the processes was told to: then all are, and none waits for one that left."""
+    if processes.num_processes == 1:
+        return told
+    import torch
+    from accelerate import utils
+
+    count: Any = torch.tensor(float(told), device=processes.device)
+    return float(cast(Any, utils).reduce(count, reduction="sum")) > 0
+
+
+def gathered(processes: Any, own: Any) -> list[Any]:
+    """What each process has of its own, by rank, on every process."""
+    if processes.num_processes == 1:
+        return [own]
+    from accelerate import utils
+
+    return list(cast(Any, utils).gather_object([own]))

@@ -54,10 +54,11 @@ def test_gates_and_sums_are_tuned_alike(
     (tuned_sum,) = (r for r in read_results(tmp_path / "results/gates.json").rows if "weights" in r)
     monkeypatch.setattr(learned_gates, "trained", quickly)
     learned_gates.main(few)
-    summed, plain, louder = read_results(tmp_path / "results" / "learned_gates.json").rows
+    whole, summed, plain, louder = read_results(tmp_path / "results" / "learned_gates.json").rows
     names = [name for name in tuned_sum if name not in ("fusion", "weights")]
     assert [summed[name] for name in names] == [tuned_sum[name] for name in names]
     assert set(str(summed["weights"]).split(" + ")) == set(str(tuned_sum["weights"]).split(" + "))
+    assert whole["fusion"] == "sum, weights 1" and plain["training (s)"] is not None
     assert "weights" not in plain and str(louder["weights"]).count(" + ") == 1
     strengths = {float(part.split()[-1]) for part in str(louder["weights"]).split(" + ")}
     assert strengths <= set(learned_gates.GRID)
@@ -100,7 +101,9 @@ def test_ablations_train_each_variant_and_draw_how_they_went(
     results = read_results(tmp_path / "results" / "gate_ablations.json")
     assert [row["variant"] for row in results.rows[2:]] == list(few)
     assert results.rows[2]["loss"] is not None and results.rows[3]["loss"] is None
-    (curve,) = (c for c in (tmp_path / "cache" / "gates").glob("*.json") if c.read_text() != "[]")
+    (curve,) = (
+        c for c in (tmp_path / "cache" / "gates").glob("*.curve.json") if c.read_text() != "[]"
+    )
     assert [step for step, _ in json.loads(curve.read_text())] == [1, 2]
     assert (tmp_path / "images" / "gate_ablations.webp").stat().st_size > 1000
 

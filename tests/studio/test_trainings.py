@@ -234,7 +234,7 @@ def test_a_lora_for_another_model_is_told_before_any_work_and_blocks_no_name(
         ({"activation": "loud"}, "activation is 'loud'"),
         ({"prompts": ()}, "names all LoRAs together"),
         ({"alone": {"zibo": ("zibo",)}}, "no prompt for 'neon' alone"),
-        ({"neutral": ()}, "without any LoRA"),
+        ({"neutral": (), "rest": 0.5}, "without any LoRA"),
         ({"loras": ()}, "No LoRA is chosen"),
         ({"loras": ("zibo", "zibo")}, "chosen twice"),
         ({"name": ""}, "has no name"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,9 +12,10 @@ from tiny_loras import write_lora
 
 from composer.diffusion.model import Model
 from composer.experts import Expert, ModuleNames, read_expert
+from composer.fusions.gate_file import read_gates
 from composer.mixture import GateSettings, Mixture
 from composer.training.gates import GateProgress, GateTraining, train_gates
-from composer.training.gates.build import new_gates
+from composer.training.gates.build import new_gates, of_words
 
 BETTER = GateSettings(activation="free", normalise="layer", time=True, bias=True)
 STEPS = 6
@@ -79,16 +81,41 @@ def finished(making: Generator[Any, None, Made]) -> Made:
 
 
 def put_gates_in(model: Model, mixture: Mixture, config: GateTraining) -> list[torch.Tensor]:
-    """New gates for every unit; their parameters."""
+    """New gates for every unit of the U-Net, and of the text encoder if its gates are to learn;
+    their parameters."""
 
     def once() -> None:
         latents = torch.zeros(1, model.latent_channels, 8, 8)
         model.unet(latents, 5, torch.zeros(1, model.token_limit, model.cross_attention_dim))
+        model.text_encoder(torch.zeros(1, model.token_limit, dtype=torch.long))
 
     mixture.set_weights(dict.fromkeys(mixture.names, 1.0))
-    gates = new_gates(mixture, {"unet": config.gate}, once, seed=0)
+    settings = {"unet": config.gate}
+    if config.text_encoder:
+        settings["text_encoder"] = of_words(config.gate)
+    gates = new_gates(mixture, settings, once, seed=0)
     mixture.set_gates(gates)
     return [p for gate in gates.values() for p in gate.parameters()]
+
+
+def assert_every_gate_learns(
+    model: Model, experts: list[Expert], config: GateTraining
+) -> dict[str, set[str]]:
+    """Train, and compare the file with the one of no steps: in each gate, all that belongs to each
+    expert has moved. Returns the names of that, by unit. The temperature may be at its bound."""
+    run(model, experts, config)
+    trained = read_gates(config.output).tensors
+    beginning = config.output.with_name("beginning.safetensors")
+    run(model, experts, dataclasses.replace(config, output=beginning, steps=0))
+    began = read_gates(beginning).tensors
+    assert trained.keys() == began.keys() and trained
+    learnt: dict[str, set[str]] = {}
+    for unit, tensors in trained.items():
+        learnt[unit] = tensors.keys() & {"e", "b", "clock"}
+        for name in learnt[unit]:
+            moved = (tensors[name] - began[unit][name]).reshape(len(experts), -1)
+            assert bool((moved.abs().amax(1) > 1e-6).all()), f"{unit}.{name}: {moved}"
+    return learnt
 
 
 def along_the_gradient(

@@ -117,14 +117,31 @@ def test_nothing_but_gates_is_changed(model: Model, clip_folder: Path, tmp_path:
     assert all(p.grad is None for p in after)
 
 
-def test_it_resumes_in_the_middle_of_a_sampling(
-    model: Model, clip_folder: Path, tmp_path: Path
+@pytest.mark.parametrize("granularity", ["block", "network"])
+def test_less_memory_is_the_same_training(
+    model: Model, clip_folder: Path, tmp_path: Path, granularity: str
+) -> None:
+    """Layers that run again for the backward pass must find what the gates said of the prompt."""
+    experts = experts_for(model, tmp_path)
+    values = {"objective": "clip", "clip": str(clip_folder), "granularity": granularity}
+    values = {**values, "balance": 0.5, "steps": 4}
+    plain = run(model, experts, training(tmp_path / "plain", **values))
+    thrifty = run(
+        model, experts, training(tmp_path / "thrifty", gradient_checkpointing=True, **values)
+    )
+    for step, report in plain.items():
+        assert thrifty[step].loss == pytest.approx(report.loss, rel=1e-3)
+
+
+@pytest.mark.parametrize("stop_after", [2, 3])
+def test_it_resumes_in_the_middle_of_a_sampling_and_at_its_end(
+    model: Model, clip_folder: Path, tmp_path: Path, stop_after: int
 ) -> None:
     experts = experts_for(model, tmp_path)
     settings = training(tmp_path / "whole", objective="clip", clip=str(clip_folder), steps=5)
     whole = run(model, experts, settings)
     stopped = dataclasses.replace(settings, output=tmp_path / "stopped" / "gates.safetensors")
-    first = run(model, experts, stopped, stop_after=2)
+    first = run(model, experts, stopped, stop_after=stop_after)
     rest = run(model, experts, dataclasses.replace(stopped, resume=True))
     assert {s: r.loss for s, r in (first | rest).items()} == {s: r.loss for s, r in whole.items()}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from gate_training import BETTER, experts_for, run, training
+from gate_training import BETTER, assert_every_gate_learns, experts_for, run, training
 from safetensors.torch import load_file
 
 from composer.diffusion.load import load_model
@@ -106,10 +106,10 @@ def test_every_granularity_and_input_trains(
         with pytest.raises(ComposerError, match="before any expert has spoken"):
             run(model, experts_for(model, tmp_path), config)
         return
-    made = run(model, experts_for(model, tmp_path), config)
-    assert made[2].loss is not None
-    file = read_gates(config.output)
-    parts = {unit.partition(".")[0] for unit in file.tensors}
+    learnt = assert_every_gate_learns(model, experts_for(model, tmp_path), config)
+    for unit, names in learnt.items():
+        assert names == ({"e", "b", "clock"} if unit.startswith("unet") else {"e", "b"})
+    parts = {unit.partition(".")[0] for unit in learnt}
     assert parts == ({"unet"} if granularity == "network" else {"unet", "text_encoder"})
 
 
@@ -189,6 +189,13 @@ def test_a_nan_stops_it_with_the_last_good_gates_kept(
         ({"prompts": ()}, "no prompt that names all"),
         ({"neutral": ()}, "no prompt that names no expert"),
         ({"prompts": ("ada " * 20,)}, "longer than the 30 tokens"),
+        ({"objective": "judged", "compose": 0.0, "prompts": ()}, "no prompt that names all"),
+        ({"objective": "judged", "compose": 0.0, "prompts": ("ada " * 20,)}, "longer than"),
+        ({"objective": "clip", "keep": 0.0, "alone": {"ada": ("ada",)}}, "no prompt for 'ink'"),
+        (
+            {"objective": "clip", "keep": 0.0, "alone": {"ada": ("ada " * 20,), "ink": ("ink",)}},
+            "longer than",
+        ),
     ],
 )
 def test_bad_input_is_told_before_any_work(

@@ -19,23 +19,31 @@ from composer.experts import Expert
 from composer.files import write_atomically
 from composer.training.gates.config import GateTraining
 from composer.training.gates.trainer import GateTrainer
+from composer.training.processes import gathered
 
-VERSION = 1
+VERSION = 2
 KEY = "composer_gate_training_state"
 # What may differ between a training and its resumption without changing a single number.
 FREE = frozenset({"output", "preview_every", "preview_prompt", "checkpoint_every", "resume"})
 
 
 def save_checkpoint(path: Path, trainer: GateTrainer, experts: Sequence[Expert]) -> None:
-    """Replaces the file only when the new one is whole on the disk; else raises ComposerError."""
+    """Replaces the file only when the new one is whole on the disk; else raises ComposerError.
+
+    To be called by all processes: each has pictures of its own under way. The main one writes.
+    """
     from safetensors.torch import save
 
+    under_way = gathered(trainer.processes, trainer.objective.state())
+    if not trainer.processes.is_main_process:
+        return
     tensors = {f"gate.{name}": p.detach() for name, p in trainer.parameters.items()}
     tensors |= {f"last_good.{name}": tensor for name, tensor in trainer.last_good.items()}
-    tensors |= {f"objective.{name}": value for name, value in trainer.objective.state().items()}
+    for rank, state in enumerate(under_way):
+        tensors |= {f"objective.{rank}.{name}": value for name, value in state.items()}
     for index, values in trainer.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in values.items()}
-    state = {
+    facts = {
         "version": VERSION,
         "step": trainer.step,
         "skipped": trainer.skipped,
@@ -47,7 +55,7 @@ def save_checkpoint(path: Path, trainer: GateTrainer, experts: Sequence[Expert])
         "processes": trainer.processes.num_processes,
     }
     plain = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_atomically(path, save(plain, {KEY: json.dumps(state)}))
+    write_atomically(path, save(plain, {KEY: json.dumps(facts)}))
 
 
 def check_checkpoint(
@@ -68,7 +76,7 @@ def load_checkpoint(path: Path, trainer: GateTrainer, experts: Sequence[Expert])
         for name, parameter in trainer.parameters.items():
             parameter.copy_(tensors[f"gate.{name}"])
             trainer.last_good[name].copy_(tensors[f"last_good.{name}"])
-    mark = "objective."
+    mark = f"objective.{trainer.processes.process_index}."
     trainer.objective.load_state(
         {name.removeprefix(mark): t for name, t in tensors.items() if name.startswith(mark)}
     )

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -49,12 +48,22 @@ def clip_loss(image: Tensor, text: Tensor, images_alone: Tensor, texts_alone: Te
 
 
 @dataclass
+class _Drawing:
+    """A sampling that goes on, whose prompts it draws, and where their words act."""
+
+    sampling: Sampling
+    prompts: list[str]
+    hearing: Hearing | None
+
+
+@dataclass
 class ClipGuidance:
     """Samples with the gated model, and asks CLIP at every step what the picture is going to be.
 
     As released: each step is a batch of its own, the latents are cut from the graph between steps,
     and the gradient goes through one pass of the U-Net, the clean picture that it predicts, and its
-    decoding. The pictures of the experts alone are drawn before.
+    decoding. The pictures of the experts alone are drawn before. Each lane has a sampling of its
+    own.
     """
 
     model: Model
@@ -63,12 +72,12 @@ class ClipGuidance:
     config: GateTraining
     images_alone: Tensor
     texts_alone: Tensor
+    lanes: int = 1
     regions: Regions | None = None
-    _hearing: Hearing | None = None
-    _sampling: Sampling | None = None
-    _prompts: list[str] = field(default_factory=list[str])
+    _drawing: dict[int, _Drawing] = field(default_factory=dict[int, "_Drawing"])
+    """By lane, of those that this process follows."""
+    _resumed: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
     _text: Texts = field(init=False)
-    _latents: Tensor | None = None
 
     def __post_init__(self) -> None:
         self._text = Texts(self.model, self.config.text_encoder)
@@ -109,49 +118,63 @@ class ClipGuidance:
         )
 
     def batch(self, number: int) -> Said:
-        """The `number`-th step of the samplings one after the other."""
-        index = number % self.config.teacher_steps
-        if index == 0 or self._sampling is None:
-            self._begin(number // self.config.teacher_steps)
-        sampling = cast(Sampling, self._sampling)
-        if self._latents is not None:  # resumed in the middle
-            sampling.latents, self._latents = self._latents, None
+        """The next step of a lane's sampling; its samplings follow one after the other."""
+        turn, lane = divmod(number, self.lanes)
+        sampled, index = divmod(turn, self.config.teacher_steps)
+        if index == 0 or lane not in self._drawing:
+            self._drawing[lane] = self._begin(sampled * self.lanes + lane)
+        drawing, resumed = self._drawing[lane], self._resumed.pop(lane, None)
+        sampling, prompts = drawing.sampling, drawing.prompts
+        if resumed is not None and index > 0:  # in the middle of a sampling
+            sampling.latents = resumed
         timestep = sampling.scheduler.timesteps[index]
         latents = sampling.latents.to(self.model.device)
-        if self._hearing is not None:
-            self.mixture.hear(self._hearing.maps(latents, timestep))
+        if drawing.hearing is not None:
+            self.mixture.hear(drawing.hearing.maps(latents, timestep))
+        # First, for a layer that is run again for its backward pass finds what its gate said last.
+        with torch.no_grad():
+            without = self._predict(latents, timestep, self._text([""] * len(prompts)))
         routed: list[Routed] = []
         with self.mixture.listen(routed) as said:
-            text = self._text(self._prompts)
+            text = self._text(prompts)
             with_prompt = self._predict(latents, timestep, text)
         clean = to_clean(sampling.scheduler, with_prompt, timestep, latents)
         image = self.clip.image(_picture(self.model, clean))
-        words = self.clip.text(self._prompts)
+        words = self.clip.text(prompts)
         loss = clip_loss(image, words, self.images_alone, self.texts_alone).mean()
         with torch.no_grad():
-            without = self._predict(latents, timestep, self._text([""] * len(self._prompts)))
             sampling.advance(timestep, without, with_prompt.detach())
+            if not bool(sampling.latents.isfinite().all()):  # a step that is skipped moves nothing
+                sampling.latents = latents
         return Said(loss=loss, figures={"CLIP": float(loss.detach())}, weights=said, routed=routed)
 
     def state(self) -> dict[str, Tensor]:
-        """The latents of the sampling that goes on."""
-        if self._sampling is None:
-            return {}
-        return {"latents": self._sampling.latents.detach().cpu()}
+        """The latents of the samplings that go on."""
+        return {
+            f"latents.{lane}": drawing.sampling.latents.detach().cpu()
+            for lane, drawing in self._drawing.items()
+        }
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Put back what `state` gave; the next batch takes it up."""
-        self._latents = state.get("latents")
+        """Put back what `state` gave; the next batch of each lane takes it up."""
+        self._resumed = {
+            int(name.removeprefix("latents.")): latents.to(self.model.device)
+            for name, latents in state.items()
+        }
 
-    def _begin(self, number: int) -> None:
+    def _begin(self, number: int) -> _Drawing:
+        """The `number`-th sampling, counted over all lanes."""
         size = self.config.batch_size
         known = self.config.prompts
-        self._prompts = [known[(number * size + place) % len(known)] for place in range(size)]
-        self._hearing = self.regions and self.regions.hearing(self._prompts)
+        prompts = [known[(number * size + place) % len(known)] for place in range(size)]
         generator = generator_for(self.config.seed, "gates clip", number)
         noise = torch.randn((size, *latent_shape(self.model)), generator=generator)
         steps, cfg_scale = self.config.teacher_steps, self.config.cfg_scale
-        self._sampling = Sampling(self.model, steps, noise.to(self.model.device), cfg_scale)
+        return _Drawing(
+            sampling=Sampling(self.model, steps, noise.to(self.model.device), cfg_scale),
+            prompts=prompts,
+            hearing=self.regions and self.regions.hearing(prompts),
+        )
 
     def _predict(self, latents: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
         output: Tensor = self.model.unet(

@@ -77,7 +77,8 @@ class GateTraining:
         prompts stay with it alone, on composed prompts follow the composed teacher, on neutral
         prompts stay with the base.
     familiar: for the objective judged, how much it counts that at each place of the picture some
-        expert, or the bare model, knows what it sees.
+        expert, or the bare model, knows what it sees. Weights that are held near the sum need it
+        less.
     near: for the objective judged, how much it counts that weights stay near 1, the plain sum,
         which keeps some of what judges do not see. 0 for a softmax, whose weights cannot be 1.
     balance: alpha of the gating balance loss (equation 16).
@@ -106,7 +107,7 @@ class GateTraining:
     keep: float = 0.0
     compose: float = 1.0
     rest: float = 0.0
-    familiar: float = 0.5
+    familiar: float = 0.0
     near: float = 0.3
     balance: float = 0.0
     router_balance: float = 0.0

@@ -1,4 +1,4 @@
-"""The default objective: the frozen experts teach the gates; no photograph, CLIP or decoding.
+"""The objective distill: the frozen experts teach the gates; no photograph, CLIP or decoding.
 
 keep:    || v_g(x, t, c_i)   - v_i(x, t, c_i) ||^2    on expert i's prompts stay with it alone
 compose: || v_g(x, t, c_all) - v* ||^2                on composed prompts follow all of them

@@ -1,16 +1,16 @@
 """The default objective: each expert must recognise itself in what the gated model draws.
 
-    loss = sum_i max(0, 1 - D_i(z) / D_i*)^2 + familiar * max(0, S(z) - S*)^2
-         + near * mean (g - 1)^2
+    loss = sum_i max(0, 1 - D_i(z) / D_i*)^2 + near * mean (g - 1)^2
+         + familiar * max(0, S(z) - S*)^2                          (where that is asked for)
 
-z is the clean picture that the gated model's guided prediction points to, D_i how well expert i
-recognises its hand in it, and S how strange it is to them all (`composer.training.gates.judges`).
-D_i* and S* are what they say of the experts' own pictures at the same step of the sampling: an
-expert that recognises itself as well as there asks for no more, and the least recognised one counts
-most. S keeps gates from overdoing it: a hat that swallows its wearer is known to nobody. The
-gradient goes through the frozen judges into the picture, and through it into the gates. g are the
-gates' weights: judges do not see everything (that one unicorn became two, or that a style faded),
-so the weights are drawn to the plain sum of the experts, which keeps some of what they miss.
+z is the clean picture that the gated model's guided prediction points to, and D_i how well expert i
+recognises its hand in it (`composer.training.gates.judges`). D_i* is what it says of its own
+pictures at the same step of the sampling: an expert that recognises itself as well as there asks
+for no more, and the least recognised one counts most. The gradient goes through the frozen judges
+into the picture, and through it into the gates. g are the gates' weights: judges do not see
+everything (that one unicorn became two, or that a style faded), so the weights are drawn to the
+plain sum of the experts, which keeps some of what they miss. S is how strange the picture is to
+them all, and S* what is usual in their own: a hat that swallows its wearer is known to nobody.
 
 No teacher is followed, so the gates are free to find what no sum of the experts draws; they learn
 on the pictures that they make themselves. Nothing but the frozen model is needed: no photograph, no
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ class Judged:
 
     Every batch moves each of its pictures on by one step; one that is finished makes room for the
     next. So a batch holds all noise levels, and no pass of the model is made that is not learnt
-    from.
+    from. With several lanes, each has pictures of its own, which together are as a larger batch's.
     """
 
     model: Model
@@ -61,10 +61,11 @@ class Judged:
     """D_i*, (experts, steps)."""
     usual: Tensor
     """S*, (steps,)."""
+    lanes: int = 1
     regions: Regions | None = None
-    _turn: int = 0
-    _latents: Tensor | None = None
-    _prompts: list[str] = field(default_factory=list[str])
+    _latents: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+    """By lane, of those that this process follows."""
+    _prompts: dict[int, list[str]] = field(default_factory=dict[int, list[str]])
     _text: Texts = field(init=False)
     _scheduler: Any = field(init=False)
 
@@ -116,10 +117,11 @@ class Judged:
 
     def batch(self, number: int) -> Said:
         """The next step of each picture; what is drawn at random follows from seed and number."""
-        if self._latents is None:
-            self._latents = self._begin(number)
-        latents, prompts = self._latents, self._prompts
-        steps = self._steps(self._turn)
+        turn, lane = divmod(number, self.lanes)
+        if lane not in self._latents:
+            self._latents[lane] = self._begin(turn, lane)
+        latents, prompts = self._latents[lane], self._prompts[lane]
+        steps = self._steps(turn, lane)
         timesteps = self._scheduler.timesteps[steps].to(self.model.device)
         if self.regions is not None:
             self.mixture.hear(self.regions.hearing(prompts).maps(latents, timesteps))
@@ -142,7 +144,7 @@ class Judged:
             clean = to_clean(self._scheduler, guided, timesteps, latents)
         surrogate = (clean * slope).sum()
         kept = self.config.near * distance_from_sum(said) if said else torch.zeros(())
-        self._advance(number, steps, guided.detach())
+        self._advance(turn, lane, guided.detach())
         return Said(
             loss=surrogate + (loss - surrogate).detach() + kept.to(loss.device),
             figures={
@@ -154,41 +156,40 @@ class Judged:
         )
 
     def state(self) -> dict[str, Tensor]:
-        """The pictures on their way, whose they are, and how many batches they have seen."""
-        if self._latents is None:
-            return {}
-        known = [self.config.prompts.index(prompt) for prompt in self._prompts]
-        return {
-            "latents": self._latents.cpu(),
-            "prompts": torch.tensor(known),
-            "turn": torch.tensor(self._turn),
-        }
+        """The pictures on their way, and whose they are, of each lane."""
+        kept: dict[str, Tensor] = {}
+        for lane, latents in self._latents.items():
+            known = [self.config.prompts.index(prompt) for prompt in self._prompts[lane]]
+            kept |= {f"latents.{lane}": latents.cpu(), f"prompts.{lane}": torch.tensor(known)}
+        return kept
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Put back what `state` gave."""
-        if not state:
-            return
-        self._latents = state["latents"].to(self.model.device)
-        self._prompts = [self.config.prompts[int(index)] for index in state["prompts"]]
-        self._turn = int(state["turn"])
+        for name, value in state.items():
+            kind, _, lane = name.partition(".")
+            if kind == "latents":
+                self._latents[int(lane)] = value.to(self.model.device)
+            else:
+                self._prompts[int(lane)] = [self.config.prompts[int(index)] for index in value]
 
-    def _steps(self, turn: int) -> list[int]:
-        """At which step each picture is: they are spread over the sampling."""
+    def _steps(self, turn: int, lane: int) -> list[int]:
+        """At which step each picture is: those of all lanes are spread over the sampling."""
         size, steps = self.config.batch_size, self.config.teacher_steps
-        return [(row * steps // size + turn) % steps for row in range(size)]
+        places = range(lane * size, (lane + 1) * size)
+        return [(place * steps // (size * self.lanes) + turn) % steps for place in places]
 
     @torch.no_grad()
-    def _begin(self, number: int) -> Tensor:
+    def _begin(self, turn: int, lane: int) -> Tensor:
         """Pictures on their way, each as far as its step."""
-        size = self.config.batch_size
-        self._prompts = [self._drawn(number, row)[1] for row in range(size)]
-        latents = torch.stack([self._drawn(number, row)[0] for row in range(size)])
-        goal = self._steps(self._turn)
+        drawn = [self._drawn(turn, lane, row) for row in range(self.config.batch_size)]
+        latents = torch.stack([noise for noise, _ in drawn])
+        told = self._prompts[lane] = [prompt for _, prompt in drawn]
+        goal = self._steps(turn, lane)
         for step, timestep in enumerate(self._scheduler.timesteps):
             rows = [row for row, its in enumerate(goal) if its > step]
             if not rows:
                 break
-            prompts = [self._prompts[row] for row in rows]
+            prompts = [told[row] for row in rows]
             times = timestep.repeat(len(rows))
             if self.regions is not None:
                 self.mixture.hear(self.regions.hearing(prompts).maps(latents[rows], times))
@@ -198,27 +199,31 @@ class Judged:
             )[0]
         return latents
 
-    def _drawn(self, number: int, row: int) -> tuple[Tensor, str]:
-        """The noise and the prompt of a picture that begins in this row at this batch."""
-        generator = generator_for(self.config.seed, f"gates judged row {row}", number)
+    def _drawn(self, turn: int, lane: int, row: int) -> tuple[Tensor, str]:
+        """The noise and the prompt of a picture that begins in this row at this turn."""
+        place = lane * self.config.batch_size + row
+        generator = generator_for(self.config.seed, f"gates judged row {place}", turn)
         chosen = int(torch.randint(len(self.config.prompts), (1,), generator=generator))
         noise = torch.randn(latent_shape(self.model), generator=generator).to(self.model.device)
         return noise * self._scheduler.init_noise_sigma, self.config.prompts[chosen]
 
-    def _advance(self, number: int, steps: Sequence[int], guided: Tensor) -> None:
-        """Move each picture on by one step of DDIM; put a new one where it was the last."""
-        latents = cast(Tensor, self._latents).clone()
-        for row, step in enumerate(steps):
+    def _advance(self, turn: int, lane: int, guided: Tensor) -> None:
+        """Move each picture on by one step of DDIM; put a new one where it was the last.
+
+        A prediction that is not finite is not followed: its picture stays as noisy as it was. The
+        training skips that step, and must be able to go on.
+        """
+        latents, prompts = self._latents[lane].clone(), self._prompts[lane]
+        for row, step in enumerate(self._steps(turn, lane)):
             if step == len(self._scheduler.timesteps) - 1:
-                latents[row], self._prompts[row] = self._drawn(number + 1, row)
+                latents[row], prompts[row] = self._drawn(turn + 1, lane, row)
                 continue
             one = slice(row, row + 1)
             timestep = self._scheduler.timesteps[step]
-            latents[one] = self._scheduler.step(
-                guided[one], timestep, latents[one], return_dict=False
-            )[0]
-        self._latents = latents
-        self._turn += 1
+            moved = self._scheduler.step(guided[one], timestep, latents[one], return_dict=False)[0]
+            if bool(moved.isfinite().all()):
+                latents[one] = moved
+        self._latents[lane] = latents
 
     def _gated(
         self, latents: Tensor, timesteps: Tensor, prompts: Sequence[str]

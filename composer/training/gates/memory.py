@@ -91,23 +91,29 @@ def check_prompts(model: Model, mixture: Mixture, config: GateTraining) -> None:
             f"There are prompts for {unknown[0]!r}, which is none of the experts: "
             f"{', '.join(mixture.names)}."
         )
-    if config.keep > 0:
+    draws_itself = config.objective == "clip"
+    if config.keep > 0 or draws_itself:
         for name in mixture.names:
             if not config.alone.get(name):
                 raise ComposerError(f"There is no prompt for {name!r} alone: give at least one.")
-    if config.compose > 0 and not config.prompts:
+    follows_own = config.objective != "distill"
+    if (config.compose > 0 or follows_own) and not config.prompts:
         raise ComposerError("There is no prompt that names all experts: give at least one.")
     if config.rest > 0 and not config.neutral:
         raise ComposerError(
             "There is no prompt that names no expert: give at least one, or set rest to 0."
         )
-    for lesson in lessons(mixture, config):
-        for prompt in lesson.prompts:
-            if len(split_into_chunks(model, prompt)) > 1:
-                raise ComposerError(
-                    f"The prompt {prompt!r} is longer than the {model.token_limit - 2} tokens that "
-                    "the text encoder reads at once: shorten it."
-                )
+    used = [prompt for lesson in lessons(mixture, config) for prompt in lesson.prompts]
+    if follows_own:
+        used += config.prompts
+    if draws_itself:
+        used += [prompt for prompts in config.alone.values() for prompt in prompts]
+    for prompt in used:
+        if len(split_into_chunks(model, prompt)) > 1:
+            raise ComposerError(
+                f"The prompt {prompt!r} is longer than the {model.token_limit - 2} tokens that "
+                "the text encoder reads at once: shorten it."
+            )
 
 
 def remember(

@@ -8,9 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from PIL import Image
-from torch import Tensor
 
-from composer.diffusion.conditioning import encode_prompts
 from composer.diffusion.model import Model
 from composer.diffusion.regions import Regions, Voice, regions_of
 from composer.diffusion.request import Request
@@ -18,27 +16,23 @@ from composer.diffusion.sample import Picture, generate
 from composer.errors import ComposerError
 from composer.experts import Expert
 from composer.fusions.gate_file import GateFile, gate_sizes, gate_tensors, gated
-from composer.mixture import GateSettings, LearnedGate, Mixture, RegionGate, attach
+from composer.mixture import GateSettings, LearnedGate, Mixture, attach
 from composer.training.gates.build import decided, new_gates, of_words
 from composer.training.gates.checkpoint import check_checkpoint, load_checkpoint, save_checkpoint
 from composer.training.gates.clip import ClipGuidance
-from composer.training.gates.closed_form import Products, solve
 from composer.training.gates.config import GateTraining
 from composer.training.gates.distill import Distillation
 from composer.training.gates.judged import Judged
-from composer.training.gates.memory import AT_ONCE, COMPOSED, Memory, check_prompts, remember
+from composer.training.gates.memory import AT_ONCE, Memory, check_prompts, remember
 from composer.training.gates.progress import GateProgress
-from composer.training.gates.reading import Readings
-from composer.training.gates.teachers import Teachers, one_hot, speak
+from composer.training.gates.start import pass_once, put_at_start
 from composer.training.gates.trainer import GateTrainer
 from composer.training.output import check_writable
-from composer.training.processes import join_processes
+from composer.training.processes import join_processes, told_to_any
 from composer.training.progress import Clock
 from composer.training.trainer import Diverged
 
 PREVIEW_STEPS = 12
-START_ROWS = 24
-READ_ROWS = 192
 
 
 def train_gates(
@@ -71,30 +65,29 @@ def train_gates(
     config = dataclasses.replace(config, gate=gate)
     processes = join_processes()
     check_checkpoint(model, experts, config, processes)
-    mixture = attach(
-        model.models, {e.name: e.sites for e in experts}, granularity=config.granularity
-    )
-    try:
-        check_prompts(model, mixture, config)
+    with _attached(model, experts, config) as mixture:
+        check_prompts(model, mixture, _lessons_of(config))
         if not any(_governed(mixture, config, unit) for unit in mixture.units):
             raise ComposerError(
                 "These LoRAs change nothing in the U-Net, where the gates are to stand: train "
                 "gates for the text encoder too, or choose other LoRAs."
             )
-    except BaseException:
-        mixture.detach()
-        raise
-    return _train(model, experts, mixture, config, processes, cancelled)
+    return _train(model, experts, config, processes, cancelled)
+
+
+def _attached(model: Model, experts: Sequence[Expert], config: GateTraining) -> Mixture:
+    sites = {expert.name: expert.sites for expert in experts}
+    return attach(model.models, sites, granularity=config.granularity)
 
 
 def _train(
     model: Model,
     experts: Sequence[Expert],
-    mixture: Mixture,
     config: GateTraining,
     processes: Any,
     cancelled: Callable[[], bool],
 ) -> Iterator[GateProgress]:
+    mixture = _attached(model, experts, config)
     parts = (*model.models.values(), model.vae)
     frozen = {p: p.requires_grad for part in parts for p in part.parameters()}
     checkpointed = bool(model.unet.is_gradient_checkpointing)
@@ -121,20 +114,16 @@ def _train(
         if memory is None:
             return
         gates = _gates(model, mixture, config, memory)
-        if config.start == "sum" or (config.start == "solved" and config.gate.hears):
-            for gate in gates.values():
-                if not isinstance(gate, RegionGate):  # that starts as what it hears
-                    gate.start_at([1.0] * gate.experts)
-        elif config.start == "solved":
-            if config.gate.reduce == "tokens" and memory.regions is not None:
-                yield from _read(model, mixture, memory, gates)
-            else:
-                yield from _start(model, mixture, config, memory, gates)
+        for report in put_at_start(model, mixture, config, memory, gates):
+            yield report
+            if cancelled():
+                return
         # constant where there is no gate: every expert speaks with weight 1
         mixture.set_weights(dict.fromkeys(mixture.names, 1.0))
         mixture.set_gates(gates)
-        if guidance is not None and mixture.hears_regions:
-            guidance.regions = regions
+        if guidance is not None:
+            guidance.lanes = config.accumulation * processes.num_processes
+            guidance.regions = regions if mixture.hears_regions else None
         objective = guidance or Distillation(model, mixture, memory, config)
         trainer = GateTrainer(
             model=model, mixture=mixture, objective=objective, config=config, processes=processes
@@ -168,7 +157,8 @@ def _lessons_of(config: GateTraining) -> GateTraining:
     if config.objective == "distill":
         return config
     if config.gate.hears or config.start != "solved":
-        return dataclasses.replace(config, teacher="changes", trajectories=1, teacher_steps=1)
+        one = dataclasses.replace(config, teacher="changes", trajectories=1, teacher_steps=1)
+        return dataclasses.replace(one, keep=0.0, compose=1.0, rest=0.0)
     if config.objective == "judged":
         few = min(config.trajectories, AT_ONCE)
         return dataclasses.replace(config, teacher="changes", trajectories=few)
@@ -183,17 +173,16 @@ def _taught(
 ) -> Generator[GateProgress, None, Lesson | None]:
     """What samplings of the teachers come to, or None when cancelled."""
     clock: Clock | None = None
-    while True:
+    while not cancelled():
         try:
             done, total = next(sampling)
         except StopIteration as end:
             return end.value
-        if cancelled():
-            return None
         clock = clock or Clock(done - 1, total)
         yield GateProgress(
             stage="teach", step=done, total=total, seconds_left=clock.seconds_left(done)
         )
+    return None
 
 
 def _gates(
@@ -204,7 +193,7 @@ def _gates(
         settings = {**settings, "text_encoder": of_words(config.gate)}
 
     def run() -> None:
-        _pass(model, mixture, memory, [0], None)
+        pass_once(model, mixture, memory, [0], None)
 
     made = new_gates(mixture, settings, run, seed=config.seed)
     return {n: g for n, g in made.items() if _governed(mixture, config, n)}
@@ -219,85 +208,15 @@ def _governed(mixture: Mixture, config: GateTraining, unit: str) -> bool:
     return unit == names[-1] or mixture.depth_of(unit) >= config.depth
 
 
-def _start(
-    model: Model,
-    mixture: Mixture,
-    config: GateTraining,
-    memory: Memory,
-    gates: Mapping[str, LearnedGate],
-) -> Iterator[GateProgress]:
-    """The closed-form solution into the biases."""
-    seen: dict[str, Products] = {}
-    for index, name in enumerate(mixture.names):
-        rows = memory.rows_of(name) or list(range(len(memory.groups)))
-        spread = rows[:: max(len(rows) // START_ROWS, 1)][:START_ROWS]
-        products = Products(mixture)
-
-        def run(rows: list[int] = spread, expert: int = index) -> None:
-            _pass(model, mixture, memory, rows, expert)
-
-        products.watch(run)
-        seen[name] = products
-        yield GateProgress(stage="start", step=index + 1, total=len(mixture.names))
-    for unit, weights in solve(mixture, seen).items():
-        if unit in gates:
-            gates[unit].start_at(weights)
-
-
-def _read(
-    model: Model, mixture: Mixture, memory: Memory, gates: Mapping[str, LearnedGate]
-) -> Iterator[GateProgress]:
-    """What the gates see, fitted to the maps that the teacher heard."""
-    assert memory.regions is not None
-    rows = memory.rows_of(COMPOSED)
-    rows = rows[:: max(len(rows) // READ_ROWS, 1)][:READ_ROWS]
-    teachers = Teachers(model, mixture)
-    readings = Readings(mixture, {n: g for n, g in gates.items() if n.startswith("unet")})
-    batches = [rows[first : first + AT_ONCE] for first in range(0, len(rows), AT_ONCE)]
-    for done, some in enumerate(batches, start=1):
-        maps = memory.regions[some].to(model.device)
-        latents, timesteps = (
-            each[some].to(model.device) for each in (memory.latents, memory.timesteps)
-        )
-        prompts = [[""] * len(some), [memory.prompts[row] for row in some]]
-
-        def run(
-            latents: Tensor = latents,
-            timesteps: Tensor = timesteps,
-            prompts: list[list[str]] = prompts,
-            maps: Tensor = maps,
-        ) -> None:
-            teachers.ask_in_places(latents, timesteps.repeat(2), prompts, maps)
-
-        readings.watch(run, maps)
-        yield GateProgress(stage="start", step=done, total=len(batches))
-    readings.fit()
-
-
-@torch.no_grad()
-def _pass(
-    model: Model, mixture: Mixture, memory: Memory, rows: Sequence[int], expert: int | None
-) -> None:
-    """The model once over some rows of the memory, one expert alone or none."""
-    speak(mixture, one_hot(mixture, [expert]))
-    text = [encode_prompts(model, memory.prompts[row], None).positive for row in rows]
-    chosen = list(rows)
-    model.unet(
-        memory.latents[chosen].to(model.device, model.dtype),
-        memory.timesteps[chosen].to(model.device),
-        encoder_hidden_states=torch.cat(text),
-    )
-
-
 def _steps(
     trainer: GateTrainer, experts: Sequence[Expert], cancelled: Callable[[], bool]
 ) -> Iterator[GateProgress]:
     config, main = trainer.config, trainer.processes.is_main_process
     clock = Clock(trainer.step, config.steps)
-    while trainer.step < config.steps and not cancelled():
+    while trainer.step < config.steps and not told_to_any(trainer.processes, cancelled()):
         loss = trainer.advance()
         every = config.checkpoint_every
-        if main and every and trainer.step % every == 0 and trainer.step < config.steps:
+        if every and trainer.step % every == 0 and trainer.step < config.steps:
             save_checkpoint(config.checkpoint, trainer, experts)
         preview = None
         if main and config.preview_every and trainer.step % config.preview_every == 0:
@@ -306,7 +225,7 @@ def _steps(
         yield _report(
             trainer, loss=loss, preview=preview, seconds_left=clock.seconds_left(trainer.step)
         )
-    if main and config.checkpoint_every and trainer.step < config.steps:
+    if config.checkpoint_every and trainer.step < config.steps:
         save_checkpoint(config.checkpoint, trainer, experts)
 
 

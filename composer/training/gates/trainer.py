@@ -36,11 +36,15 @@ class Objective(Protocol):
     """What gates are trained for."""
 
     def batch(self, number: int) -> Said:
-        """The loss of the `number`-th batch of the training, counted over all processes."""
+        """The loss of the `number`-th batch of the training, counted over all processes.
+
+        A step of the training has as many batches as there are processes times what each
+        accumulates; those at the same place of each step are one lane, which one process follows.
+        """
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """What must be kept, besides gates and step, to go on as if never stopped."""
+        """What this process must keep, besides gates and step, to go on as if never stopped."""
         ...
 
     def load_state(self, state: dict[str, Tensor]) -> None:
