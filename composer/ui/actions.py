@@ -38,6 +38,8 @@ RECENT = 24
 TELL_EVERY = 0.12  # seconds between two reports of progress, at least
 
 Update = dict[Any, Any]
+# Changes nothing. An empty dict would not do: Gradio takes it for one value where it wants several.
+NOTHING: Update = gr.skip()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 log = logging.getLogger("composer")
 
 
@@ -119,7 +121,7 @@ class Actions:
         def fill() -> Update:
             cards = self._cards()
             examples = choose_examples(cards.values(), len(self._page.examples))
-            return self._filled(examples[number], cards) if number < len(examples) else {}
+            return self._filled(examples[number], cards) if number < len(examples) else NOTHING
 
         return fill
 
@@ -134,7 +136,7 @@ class Actions:
                     filled = self._filled(example, cards)
                     return {**filled, self._page.fusion: self.gates.fusion(chosen, cards)}
             gr.Warning("Press Refresh to see which gates there are.", title="These gates are gone")
-            return {self._page.prompt: gr.update()}
+            return NOTHING
 
         return fill
 
@@ -161,19 +163,21 @@ class Actions:
     def use(self, current: str | None) -> Update:
         """All settings of the picture that is shown."""
         try:
-            return self._restored(self._studio.history.find(current)) if current else {}
+            return self._restored(self._studio.history.find(current)) if current else NOTHING
         except ComposerError as error:
             gr.Warning(views.escaped(error), title="No settings")
-            return {}
+            return NOTHING
 
     def reuse_seed(self, current: str | None) -> Update:
         """The seed of the picture that is shown, and no new one each time."""
         try:
-            found = self._studio.history.find(current).record if current else None
+            if not current:
+                return NOTHING
+            seed = self._studio.history.find(current).record.request.seed
         except ComposerError as error:
             gr.Warning(views.escaped(error), title="No seed")
-            return {}
-        return {self._page.seed: found.request.seed, self._page.new_seed: False} if found else {}
+            return NOTHING
+        return {self._page.seed: seed, self._page.new_seed: False}
 
     def restore(self, file: str | None) -> Update:
         """All settings of a picture that was dropped on the page."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from composer.errors import ComposerError
 from composer.fusions import FUSIONS
-from composer.studio import GateOffer, LoraRow, MixLoraOffer, SavedPicture
+from composer.studio import GateOffer, MixLoraOffer, SavedPicture
 
 if TYPE_CHECKING:
     from composer.fusions.gate_record import GateRecord, Row
@@ -84,12 +84,6 @@ def offers_view(offers: Iterable[GateOffer], cards: Mapping[str, Card], chosen: 
         for offer in offers
     ]
     return {"offers": shown, "chosen": chosen if gates_of(chosen) else None}
-
-
-def rows_for(offer: GateOffer, rows: Iterable[LoraRow]) -> tuple[LoraRow, ...]:
-    """The mixer's rows for gates: their LoRAs, as they are in the mixer or switched on."""
-    there = {row.name: row for row in rows}
-    return tuple(there.get(name, LoraRow(name=name)) for name in offer.loras)
 
 
 def map_view(picture: SavedPicture, cards: Mapping[str, Card]) -> Json:
