@@ -102,11 +102,25 @@ def parse_header(head: bytes, *, size: int, path: Path) -> Header:
         raise _damaged(path, f"its header claims {length} bytes; {MAX_HEADER_BYTES} is the most")
     entries = _parse_json(head[8 : 8 + length], path)
     metadata = _check_metadata(entries.pop("__metadata__", {}), path)
+    if not is_unicode("\n".join((*entries, *metadata, *metadata.values()))):
+        raise _damaged(path, "its header holds half a letter (a lone surrogate), which is no text")
     if len(entries) > MAX_TENSORS:
         raise _damaged(path, f"it declares {len(entries)} tensors; {MAX_TENSORS} is the most")
     tensors = {name: _check_entry(name, entry, path) for name, entry in entries.items()}
     _check_layout(tensors, size - 8 - length, path)
     return Header(path=path, tensors=tensors, metadata=metadata, data_start=8 + length)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8.
+
+    JSON can spell half a letter ("\\ud800"): Python reads it, and no page can show it.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _damaged(path: Path, reason: str) -> ComposerError:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from composer.errors import ComposerError
 from composer.experts.expert import Expert
-from composer.experts.header import read_header
+from composer.experts.header import MAX_SIZE, Header, read_header
 from composer.experts.supported import GATES as FORMAT
-from composer.fusions.own_file import OwnKind
+from composer.fusions.own_file import OwnKind, read_whole
 from composer.mixture import (
     GRANULARITIES,
     GateSettings,
@@ -202,7 +202,7 @@ def read_facts(path: Path) -> GateFacts:
     Raises:
         ComposerError: it is missing, damaged, no gate file, or of a later version.
     """
-    return GateFacts(**_facts(path, read_header(path).metadata))
+    return GateFacts(**_facts(read_header(path)))
 
 
 def read_gates(path: Path) -> GateFile:
@@ -211,13 +211,10 @@ def read_gates(path: Path) -> GateFile:
     Raises:
         ComposerError: it is missing, damaged, no gate file, or of a later version.
     """
-    from safetensors.torch import load
-
-    facts = _facts(path, read_header(path).metadata)
-    # A hostile header has been refused above; this reads the tensors alone.
-    tensors = load(path.read_bytes())
+    header, data = read_whole(path)
+    facts = _facts(header)
     by_unit: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
+    for key, tensor in KIND.load(path, data).items():
         unit, _, name = key.removeprefix(_PREFIX).rpartition(".")
         if not key.startswith(_PREFIX) or not unit or not bool(tensor.isfinite().all()):
             raise KIND.damaged(path, f"its tensor {key!r} is no part of a gate")
@@ -225,9 +222,10 @@ def read_gates(path: Path) -> GateFile:
     return GateFile(**facts, tensors=by_unit)
 
 
-def _facts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+def _facts(header: Header) -> dict[str, Any]:
     """The fields of `GateFacts`."""
-    told = KIND.told(path, metadata)
+    path = header.path
+    told = KIND.told(path, header.metadata)
     try:
         facts: dict[str, Any] = {
             "model": str(told["model"]),
@@ -240,17 +238,21 @@ def _facts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         }
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         if isinstance(error, ComposerError):  # which says itself what is wrong
-            raise
+            raise ComposerError(f"{path}: {error}") from None
         raise KIND.damaged(path, f"what it says of itself lacks {error}") from None
     names = [expert.name for expert in facts["experts"]]
     if facts["granularity"] not in GRANULARITIES or not names or len(set(names)) < len(names):
         raise KIND.damaged(path, "it names no experts, or one twice, or a granularity that is none")
+    for name, entry in header.tensors.items():
+        if entry.dtype != "F32":  # which alone is written
+            raise KIND.damaged(path, f"{name!r} is stored as {entry.dtype} and not as F32")
     return facts
 
 
-def _size(width: object, tokens: object) -> tuple[int, int | None]:
-    if not isinstance(width, int) or not isinstance(tokens, int | None):
-        raise TypeError(f"numbers where it has {[width, tokens]}")
+def _size(width: Any, tokens: Any) -> tuple[int, int | None]:
+    for count in (width,) if tokens is None else (width, tokens):
+        if type(count) is not int or not 1 <= count <= MAX_SIZE:
+            raise TypeError(f"sizes from 1 to {MAX_SIZE} where it has {[width, tokens]}")
     return width, tokens
 
 
@@ -262,7 +264,10 @@ def _build(
     order: list[int],
 ) -> LearnedGate:
     width, tokens = size
+    if settings.input == "regions":  # it sees the maps, one for each expert
+        width = len(order)
     try:
+        _check_shapes(settings, named, width, tokens, len(order))
         present = named["present"].bool()[order]
         here = [bool(value) for value in present]
         clock = named["clock"].shape[1] if "clock" in named else None
@@ -286,6 +291,25 @@ def _build(
             f"({str(error).splitlines()[-1].strip()}): train again."
         ) from None
     return gate
+
+
+def _check_shapes(
+    settings: GateSettings,
+    named: Mapping[str, Tensor],
+    width: int,
+    tokens: int | None,
+    experts: int,
+) -> None:
+    """Refuse a file whose words ask for a larger gate than its tensors are.
+
+    A gate is made before its tensors are put in, and a few words could ask for gigabytes.
+    """
+    wanted = {"present": (experts,), "e": (experts, settings.features(width, experts, tokens))}
+    if "clock" in named:  # empty rows of any width take no room in a file
+        wanted["clock"] = (experts, named["clock"].shape[-1])
+    for name, shape in wanted.items():
+        if tuple(named[name].shape) != shape:
+            raise TypeError(f"its {name} is {tuple(named[name].shape)} and not {shape}")
 
 
 def _regrouped(e: Tensor, settings: GateSettings, order: list[int], width: int) -> Tensor:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from composer.errors import ComposerError
-from composer.experts.header import Header, parse_header, read_header
+from composer.experts.header import Header, read_header
 from composer.experts.supported import MIXLORA as FORMAT
-from composer.fusions.own_file import OwnKind
+from composer.fusions.own_file import OwnKind, read_whole
 from composer.mixture.adapter_names import check_against_settings
 from composer.mixture.mixlora import MixLora, attach_mixlora
 from composer.mixture.mixlora_settings import MixLoraSettings
@@ -156,16 +156,8 @@ def read_mixlora(path: Path) -> MixLoraFile:
     Raises:
         ComposerError: it is missing, damaged, no such file, or of a later version.
     """
-    from safetensors.torch import load
-
-    read_header(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ComposerError(f"{path}: cannot be read ({error}). Check its rights.") from error
-    # once more, now on the very bytes that are used
-    facts = _facts(parse_header(data, size=len(data), path=path))
-    return MixLoraFile(**facts, tensors=load(data))
+    header, data = read_whole(path)
+    return MixLoraFile(**_facts(header), tensors=KIND.load(path, data))
 
 
 def _facts(header: Header) -> dict[str, Any]:

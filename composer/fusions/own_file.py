@@ -11,6 +11,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from composer.errors import ComposerError
+from composer.experts.header import Header, is_unicode, parse_header, read_header
 from composer.files import write_atomically
 
 
@@ -44,8 +45,12 @@ class OwnKind:
             )
         try:
             told = cast(object, json.loads(metadata[self.key]))
-        except (json.JSONDecodeError, RecursionError):
+            words = json.dumps(told, ensure_ascii=False)
+        except (ValueError, RecursionError):  # ValueError: also an integer of 5000 digits
             raise self.damaged(path, "what it says of itself is no JSON") from None
+        if not is_unicode(words):  # the header's own check sees them still escaped
+            reason = "what it says of itself holds half a letter (a lone surrogate)"
+            raise self.damaged(path, reason)
         if not isinstance(told, dict):
             raise self.damaged(path, "what it says of itself is no JSON object")
         values = cast(dict[str, Any], told)
@@ -55,6 +60,20 @@ class OwnKind:
                 f"reads version {self.version}. Update Composer, or {self.again}."
             )
         return values
+
+    def load(self, path: Path, data: bytes) -> dict[str, Tensor]:
+        """The tensors in a file's bytes, as `read_whole` gave them.
+
+        Raises:
+            ComposerError: the format's own library refuses them.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        try:
+            return load(data)
+        except SafetensorError as error:
+            raise self.damaged(path, f"the safetensors library refuses it ({error})") from None
 
     def write(self, path: Path, told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Write a file, whole or not at all.
@@ -75,3 +94,18 @@ class OwnKind:
         """The error to raise for one that cannot be used."""
         again = self.again[0].upper() + self.again[1:]
         return ComposerError(f"{path}: is damaged: {reason}. {again}.")
+
+
+def read_whole(path: Path) -> tuple[Header, bytes]:
+    """A file's bytes, and the header that was checked in these very bytes.
+
+    Raises:
+        ComposerError: it is missing, cannot be read, or has no sound header.
+    """
+    read_header(path)  # first: what is no such file is not read whole
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ComposerError(f"{path}: cannot be read ({error}). Check its rights.") from error
+    # once more, for the file may have been replaced meanwhile
+    return parse_header(data, size=len(data), path=path), data

@@ -86,6 +86,11 @@ class GateSettings:
                 f"The gate hears regions and reduces them by {self.reduce!r}: choose tokens, for "
                 "regions are places."
             )
+        for name in ("cells", "top_k"):
+            if type(getattr(self, name)) is not int:  # `true` is an int to Python
+                raise ComposerError(
+                    f"The gate's {name} is {getattr(self, name)!r}: give a whole number."
+                )
         if not 1 <= self.cells <= 64:
             raise ComposerError(f"The gate's cells are {self.cells}: give 1 to 64.")
         if not 0 <= self.top_k <= MOST_EXPERTS:
@@ -98,6 +103,24 @@ class GateSettings:
     def hears(self) -> bool:
         """Whether it must be told where the words of each expert act."""
         return self.input in ("regions", "placed")
+
+    def features(self, width: int, experts: int, tokens: int | None) -> int:
+        """How many numbers v of equation 9 has, for a unit of this width and of so many tokens.
+
+        Raises:
+            ComposerError: they depend on the tokens, and nobody knows how many there are.
+        """
+        features = width * (experts if self.input == "experts" else 1)
+        if self.reduce == "grid":
+            return features * self.cells**2
+        if self.reduce == "flatten":
+            if tokens is None:
+                raise ComposerError(
+                    "A gate that flattens its input must be told how many tokens there are: train "
+                    "it at one size of picture, or choose the mean."
+                )
+            return features * tokens
+        return features
 
     def to_json(self) -> dict[str, Any]:
         """As plain values, for a file's metadata."""
@@ -156,18 +179,8 @@ class LearnedGate(nn.Module):
         self.settings, self.width, self.tokens = settings, width, tokens
         self._ear = Ear()
         self.experts = len(present)
-        features = width * (self.experts if settings.input == "experts" else 1)
-        if settings.reduce == "grid":
-            features *= settings.cells**2
-        elif settings.reduce == "flatten":
-            if tokens is None:
-                raise ComposerError(
-                    "A gate that flattens its input must be told how many tokens there are: train "
-                    "it at one size of picture, or choose the mean."
-                )
-            features *= tokens
         self.register_buffer("present", torch.tensor(list(present), dtype=torch.bool))
-        rows = torch.randn(self.experts, features)
+        rows = torch.randn(self.experts, settings.features(width, self.experts, tokens))
         self.e = nn.Parameter(_ROW_NORM * functional.normalize(rows, dim=1))
         self.tau = nn.Parameter(torch.ones(()))
         self.b = nn.Parameter(torch.zeros(self.experts)) if settings.bias else None

@@ -136,12 +136,20 @@ def entry(dtype: object = "F32", shape: object = (2,), offsets: object = (0, 8))
         ({}, "0 bytes of tensors and holds 8"),
         ({"__metadata__": 3, "a": entry()}, "metadata"),
         ({"__metadata__": {"a": 3}, "a": entry()}, "metadata"),
+        ({"__metadata__": {"modelspec.title": "hat \ud800"}, "a": entry()}, "lone surrogate"),
+        ({"__metadata__": {"hat \udfff": ""}, "a": entry()}, "lone surrogate"),
+        ({"a\ud800": entry()}, "lone surrogate"),
     ],
 )
 def test_hostile_headers(tmp_path: Path, header: object, message: str) -> None:
     path = raw_file(tmp_path / "lora.safetensors", header, bytes(8))
     with pytest.raises(ComposerError, match=message):
         read_header(path)
+
+
+def test_letters_of_two_halves_are_text(tmp_path: Path) -> None:
+    header = b'{"__metadata__": {"title": "\\ud83d\\ude00"}}'
+    assert read_header(raw_file(tmp_path / "a.safetensors", header)).metadata == {"title": "😀"}
 
 
 def test_a_list_is_no_header(tmp_path: Path) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save, save_file
 
 from composer.errors import ComposerError
 from composer.fusions.gate_file import FORMAT, GatedExpert, GateFile, read_facts, read_gates
+from composer.fusions.gate_library import GateLibrary
 from composer.mixture import REGIONS, GateSettings, LearnedGate, PlacedGate, RegionGate, Seen
 
 UNIT = "unet.mid_block.attentions.0"
@@ -97,8 +100,6 @@ def test_other_experts_or_another_model_are_refused(tmp_path: Path) -> None:
 
 def damage(path: Path, **changes: Any) -> None:
     """Write the file again with other metadata."""
-    from safetensors import safe_open
-
     with safe_open(path, framework="pt") as opened:
         told = json.loads(opened.metadata()[FORMAT])
     for key, value in changes.items():
@@ -120,6 +121,9 @@ def damage(path: Path, **changes: Any) -> None:
         ({"sizes": 3}, "is damaged"),
         ({"sizes": {UNIT: ["6", None]}}, "is damaged"),
         ({"sizes": {UNIT: [6]}}, "is damaged"),
+        ({"sizes": {UNIT: [True, None]}}, "is damaged"),
+        ({"sizes": {UNIT: [10**12, None]}}, "is damaged"),
+        ({"sizes": {UNIT: [6, 0]}}, "is damaged"),
         ({"experts": []}, "names no experts"),
         ({"experts": [{"name": "a", "tensor_hash": ""}] * 2}, "or one twice"),
         ({"experts": [{"name": 3, "tensor_hash": ""}]}, "is damaged"),
@@ -127,7 +131,12 @@ def damage(path: Path, **changes: Any) -> None:
         ({"granularity": ["block"]}, "a granularity that is none"),
         ({"training": 3}, "is damaged"),
         ({"settings": ["unet"]}, "is damaged"),
-        ({"settings": {"unet": {"cells": "4"}}}, "is damaged"),
+        ({"settings": {"unet": {"cells": "4"}}}, r"gates\.safetensors.*cells is '4'"),
+        ({"settings": {"unet": {"cells": 1.5}}}, r"cells is 1\.5: give a whole number"),
+        ({"settings": {"unet": {"top_k": True}}}, "top_k is True: give a whole number"),
+        ({"model": "m\ud800"}, "lone surrogate"),
+        ({"version": "\ud800"}, "lone surrogate"),
+        ({"training": {"\udfff": [1]}}, "lone surrogate"),
     ],
 )
 def test_wrong_words_are_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -139,11 +148,15 @@ def test_wrong_words_are_named(tmp_path: Path, changes: dict[str, Any], message:
             read(path)
 
 
-def test_words_that_nest_without_end(tmp_path: Path) -> None:
-    path = tmp_path / "gates.safetensors"
-    save_file({"mole.unet.e": torch.zeros(2)}, path, {FORMAT: "[" * 100_000})
+@pytest.mark.parametrize("words", ["[" * 100_000, "9" * 5000, '{"version": -' + "9" * 5000 + "}"])
+def test_words_without_end(tmp_path: Path, words: str) -> None:
+    path = tmp_path / "gates" / "endless.safetensors"
+    path.parent.mkdir()
+    save_file({"mole.unet.e": torch.zeros(2)}, path, {FORMAT: words})
     with pytest.raises(ComposerError, match="is no JSON"):
         read_facts(path)
+    (card,) = GateLibrary([tmp_path]).cards()
+    assert "is no JSON" in (card.error or "")
 
 
 def test_a_gate_that_does_not_fit_its_settings(tmp_path: Path) -> None:
@@ -152,6 +165,100 @@ def test_a_gate_that_does_not_fit_its_settings(tmp_path: Path) -> None:
     damage(path, sizes={UNIT: [7, None]})
     with pytest.raises(ComposerError, match=f"{UNIT} in this file does not fit"):
         read_gates(path).gates(NAMES, {UNIT: None})
+
+
+BOMBS = [
+    (GateSettings(), (2**31, None)),
+    (GateSettings(input="experts", reduce="grid", cells=64), (2**31, None)),
+    (GateSettings(reduce="flatten"), (2**31, 2**31)),
+    (GateSettings(input="placed"), (2**31, None)),
+]
+
+
+@pytest.mark.parametrize(("settings", "size"), BOMBS)
+def test_no_room_is_made_for_what_a_file_only_claims(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: GateSettings,
+    size: tuple[int, int | None],
+) -> None:
+    path = tmp_path / "gates.safetensors"
+    file_of(gate(GateSettings())).write(path)
+    damage(path, settings={"unet": settings.to_json()}, sizes={UNIT: size})
+    read = read_gates(path)
+    monkeypatch.setattr(torch, "randn", lambda *_: pytest.fail("room was made"))
+    with pytest.raises(ComposerError, match=rf"{UNIT} in this file.*e is \(3, 6\) and not"):
+        read.gates(NAMES, {UNIT: None})
+
+
+@pytest.mark.parametrize("settings", [REGIONS, GateSettings(input="placed", time=True)])
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("clock", torch.zeros(0, 2**31)),
+        ("clock", torch.zeros(3)),
+        ("present", torch.ones(4)),
+        ("present", torch.ones(3, 1)),
+        ("e", torch.zeros(0, 2**31)),
+    ],
+)
+def test_tensors_of_other_shapes(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: GateSettings,
+    name: str,
+    tensor: torch.Tensor,
+) -> None:
+    made = RegionGate if settings is REGIONS else PlacedGate
+    width = () if settings is REGIONS else (6,)
+    sound = file_of(made(settings, *width, [True] * 3, time_width=5))
+    path = tmp_path / "gates.safetensors"
+    replace(sound, tensors={UNIT: {**sound.tensors[UNIT], name: tensor}}).write(path)
+    read = read_gates(path)
+    for maker in ("randn", "zeros"):
+        monkeypatch.setattr(torch, maker, lambda *_: pytest.fail("room was made"))
+    with pytest.raises(ComposerError, match=rf"{UNIT} in this file does not fit.*its {name} is"):
+        read.gates(NAMES, {UNIT: None})
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.float64, torch.int64]
+)
+def test_numbers_of_other_kinds(tmp_path: Path, dtype: torch.dtype) -> None:
+    path = tmp_path / "gates.safetensors"
+    file_of(gate(GateSettings())).write(path)
+    tensors = load_file(path)
+    with safe_open(path, framework="pt") as opened:
+        told = opened.metadata()
+    name = f"mole.{UNIT}.e"
+    save_file({**tensors, name: tensors[name].to(dtype)}, path, told)
+    for read in (read_gates, read_facts):
+        with pytest.raises(ComposerError, match=f"{name}' is stored as .*and not as F32"):
+            read(path)
+
+
+def test_the_header_is_that_of_the_bytes_that_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is replaced between its check and its reading."""
+    path = tmp_path / "gates.safetensors"
+    file_of(gate(GateSettings())).write(path)
+    later = save({"mole.unet.e": torch.zeros(2)}, {FORMAT: '{"version": 9}'})
+    monkeypatch.setattr(Path, "read_bytes", lambda _: later)
+    with pytest.raises(ComposerError, match="version 9"):
+        read_gates(path)
+
+
+def test_what_the_format_s_own_library_refuses(tmp_path: Path) -> None:
+    path = tmp_path / "gates.safetensors"
+    file_of(gate(GateSettings())).write(path)
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    # a number that is none in Rust, where nobody looks
+    head = data[8 : 8 + length].rstrip().replace(b'"dtype"', b'"more":1e999,"dtype"', 1)
+    path.write_bytes(len(head).to_bytes(8, "little") + head + data[8 + length :])
+    with pytest.raises(ComposerError, match="library refuses it"):
+        read_gates(path)
 
 
 def test_nan_cut_and_foreign_files(tmp_path: Path) -> None:

@@ -110,6 +110,10 @@ def unknown(told: dict[str, Any], tensors: dict[str, Any]) -> None:
     told["settings"]["wings"] = 2
 
 
+def halved(told: dict[str, Any], tensors: dict[str, Any]) -> None:
+    told["sets"][0]["title"] = "Zibo \ud800"
+
+
 def many(told: dict[str, Any], tensors: dict[str, Any]) -> None:
     told["settings"]["router"]["experts"] = 10**9
 
@@ -127,6 +131,7 @@ def many(told: dict[str, Any], tensors: dict[str, Any]) -> None:
         (later, "version 9"),
         (unknown, "wings"),
         (many, "1000000000 experts"),
+        (halved, "lone surrogate"),
     ],
 )
 def test_wrong_files_are_refused_by_their_headers(path: Path, change: Any, message: str) -> None:
@@ -145,6 +150,15 @@ def test_cut_short_or_something_else(path: Path, tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
     with pytest.raises(ComposerError, match="holds no MixLoRA"):
         read_mixlora(tmp_path / "a.safetensors")
+
+
+def test_an_integer_without_end_is_a_problem_in_the_library(path: Path) -> None:
+    save_file(load_file(path), path, {KIND.key: '{"version": ' + "9" * 5000 + "}"})
+    for read in (read_mixlora_facts, read_mixlora):
+        with pytest.raises(ComposerError, match="is no JSON"):
+            read(path)
+    (card,) = MixLoraLibrary([path.parent.parent]).cards()
+    assert "is no JSON" in (card.error or "")
 
 
 def test_tensors_that_do_not_fit_leave_the_model(path: Path, tiny_sd: Path) -> None:

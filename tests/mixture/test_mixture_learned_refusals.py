@@ -35,6 +35,10 @@ def test_unknown_granularity() -> None:
         ({"activation": "relu"}, "activation is 'relu': choose one of softmax"),
         ({"cells": 0}, "cells are 0: give 1 to 64"),
         ({"cells": 65}, "cells are 65: give 1 to 64"),
+        ({"cells": 1.5}, r"cells is 1\.5: give a whole number"),
+        ({"cells": True}, "cells is True: give a whole number"),
+        ({"top_k": 1.5}, r"top_k is 1\.5: give a whole number"),
+        ({"top_k": True}, "top_k is True: give a whole number"),
     ],
 )
 def test_bad_settings(settings: dict[str, Any], words: str) -> None:
