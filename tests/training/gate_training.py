@@ -131,3 +131,20 @@ def along_the_gradient(
                 parameter -= size * gradient
                 expected -= size * float(gradient.square().sum())
     return float((loss() - before).detach()), expected
+
+
+def state_of(model: Model) -> dict[str, Any]:
+    """Modules, weights and what wants a gradient, of all parts."""
+    return {
+        f"{part}.{name}": (id(p), p.requires_grad, p.detach().clone())
+        for part, module in model.models.items()
+        for name, p in module.named_parameters()
+    }
+
+
+def assert_untouched(model: Model, before: dict[str, Any]) -> None:
+    after = state_of(model)
+    assert after.keys() == before.keys()
+    for name, (identity, wanted, value) in after.items():
+        assert (identity, wanted) == before[name][:2]
+        assert torch.equal(value, before[name][2])

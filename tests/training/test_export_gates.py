@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from gate_training import experts_for, run, training
+from gate_training import assert_untouched, experts_for, run, state_of, training
 from tiny_gates import write_gates
 from tiny_loras import write_lora
 
@@ -101,22 +101,6 @@ def read_back(model: Model, written: ExportedLora) -> Expert:
     expert = read_expert(written.path, modules, name="out")
     assert expert.unmatched == ()
     return expert
-
-
-def state_of(model: Model) -> dict[str, Any]:
-    """Modules, weights and what wants a gradient, of all parts."""
-    return {
-        f"{part}.{name}": (id(p), p.requires_grad, p.detach().clone())
-        for part, module in model.models.items()
-        for name, p in module.named_parameters()
-    }
-
-
-def assert_untouched(model: Model, before: dict[str, Any]) -> None:
-    after = state_of(model)
-    assert after.keys() == before.keys()
-    for name, (identity, wanted, value) in after.items():
-        assert (identity, wanted) == before[name][:2] and torch.equal(value, before[name][2])
 
 
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-4), (torch.float16, 5e-3)])

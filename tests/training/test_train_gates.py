@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from gate_training import BETTER, assert_every_gate_learns, experts_for, run, training
+from gate_training import (
+    BETTER,
+    assert_every_gate_learns,
+    assert_untouched,
+    experts_for,
+    run,
+    state_of,
+    training,
+)
 from safetensors.torch import load_file
 
 from composer.diffusion.load import load_model
@@ -26,23 +34,6 @@ READING = dataclasses.replace(BETTER, reduce="tokens")
 @pytest.fixture(scope="module")
 def model(tiny_sd: Path) -> Model:
     return load_model(tiny_sd)
-
-
-def state_of(model: Model) -> dict[str, Any]:
-    """Modules, weights and what wants a gradient, of all parts."""
-    return {
-        f"{part}.{name}": (id(p), p.requires_grad, p.detach().clone())
-        for part, module in model.models.items()
-        for name, p in module.named_parameters()
-    }
-
-
-def assert_untouched(model: Model, before: dict[str, Any]) -> None:
-    after = state_of(model)
-    assert after.keys() == before.keys()
-    for name, (identity, wanted, value) in after.items():
-        assert (identity, wanted) == before[name][:2]
-        assert torch.equal(value, before[name][2])
 
 
 def test_the_loss_falls_and_nothing_but_gates_is_changed(model: Model, tmp_path: Path) -> None:

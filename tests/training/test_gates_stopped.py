@@ -1,0 +1,56 @@
+"""A gate training that is stopped, or never begun, leaves the model as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gate_training import assert_untouched, experts_for, state_of, training
+
+from composer.diffusion.load import load_model
+from composer.diffusion.model import Model
+from composer.mixture import GateSettings
+from composer.training.gates import GateProgress, train_gates
+
+READS = GateSettings(activation="free", reduce="tokens", normalise="layer", time=True, bias=True)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_sd: Path) -> Model:
+    return load_model(tiny_sd)
+
+
+def test_one_that_is_never_begun_leaves_nothing(model: Model, tmp_path: Path) -> None:
+    before = state_of(model)
+    reports: Any = train_gates(model, experts_for(model, tmp_path), training(tmp_path))
+    assert_untouched(model, before)
+    reports.close()
+    assert_untouched(model, before)
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings"),
+    [
+        ("teach", {}),
+        ("teach", {"objective": "judged"}),
+        ("start", {}),
+        ("start", {"gate": READS, "teacher": "regions", "trajectories": 8, "batch_size": 2}),
+    ],
+    ids=["distill", "judged", "closed form", "readings"],
+)
+def test_after_stop_no_further_work_is_begun(
+    model: Model, tmp_path: Path, stage: str, settings: dict[str, Any]
+) -> None:
+    """Not in the stages before the first step either; and what was not begun is not kept."""
+    before, seen = state_of(model), list[GateProgress]()
+
+    def stopped() -> bool:
+        return bool(seen) and seen[-1].stage == stage
+
+    config = training(tmp_path, **settings)
+    for report in train_gates(model, experts_for(model, tmp_path), config, cancelled=stopped):
+        seen.append(report)
+    assert [report.stage for report in seen].count(stage) == 1
+    assert not config.output.exists() and not config.checkpoint.exists()
+    assert_untouched(model, before)
