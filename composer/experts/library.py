@@ -16,7 +16,7 @@ from pathlib import Path
 from ..errors import ComposerError
 from .card import Card
 from .hashes import tensor_hash_of
-from .header import read_header
+from .header import is_unicode, read_header
 from .info import LoraInfo
 from .magic import REFUSED_SUFFIXES
 from .metadata import read_info
@@ -158,7 +158,8 @@ class Library:
             links = [name for name in folders if self._leads_out(Path(place, name))]
             loras = [name for name in files if Path(name).suffix.lower() in _SUFFIXES]
             for name in sorted(links + loras):
-                if not name.startswith("."):
+                # a name that is no text can neither be shown nor typed
+                if not name.startswith(".") and is_unicode(name):
                     yield _Found(folder=folder, path=Path(place, name))
 
     def _leads_out(self, path: Path) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from .base_model import guess_base
 from .formats import parse_key
-from .header import Header
+from .header import Header, is_unicode
 from .info import ROLES, LoraInfo
 
 MAX_TAGS = 24
@@ -67,10 +67,13 @@ def parse_weight(value: object, *, otherwise: float = 1.0) -> float:
 
 
 def parse_table(text: str | bytes) -> dict[str, Any]:
-    """A JSON object that somebody else wrote; empty if it is not one."""
+    """A JSON object that somebody else wrote; empty if it is not one, or no page could show it."""
     try:
         table = json.loads(text)
+        readable = is_unicode(json.dumps(table, ensure_ascii=False))
     except (ValueError, RecursionError):
+        return {}
+    if not readable:
         return {}
     return cast("dict[str, Any]", table) if isinstance(table, dict) else {}
 

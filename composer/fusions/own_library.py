@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from composer.errors import ComposerError
 from composer.experts.hashes import file_hash
+from composer.experts.header import is_unicode
 
 Stamp = tuple[int, int]  # time of change and size
 Facts = TypeVar("Facts")
@@ -135,7 +136,8 @@ class OwnLibrary(Generic[Card]):
             except OSError:
                 continue  # nothing there
             for path in paths:
-                if path.suffix.lower() == ".safetensors" and not path.name.startswith("."):
+                hidden = path.name.startswith(".") or not is_unicode(path.name)
+                if path.suffix.lower() == ".safetensors" and not hidden:
                     yield path
 
     def _card(self, name: str, path: Path) -> Card:

@@ -119,6 +119,7 @@ def read_tuned_weights(path: Path) -> TunedWeights:
         raise _refused(path, f"it is larger than {MOST_BYTES // 1024} KiB")
     try:
         told = cast(object, json.loads(data))
+        json.dumps(told, ensure_ascii=False).encode()  # JSON can spell half a letter
     except (ValueError, RecursionError):
         raise _refused(path, "it is no JSON") from None
     if not isinstance(told, dict) or cast(dict[str, Any], told).pop("format", None) != FORMAT:

@@ -54,7 +54,9 @@ def test_there_are_not_too_many_tags(path: Path) -> None:
     assert "ss_tag_frequency" not in told.extra
 
 
-@pytest.mark.parametrize("text", ["", "[]", "3", "{", '{"a": [1]}', '{"a":' * 9999])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "3", "{", '{"a": [1]}', '{"a":' * 9999, '{"1_hat": {"h\\ud800": 3}}']
+)
 def test_broken_tags(path: Path, text: str) -> None:
     assert info(path, ss_tag_frequency=text).tags == ()
 

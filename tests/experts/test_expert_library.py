@@ -12,6 +12,7 @@ from lora_files import KOHYA, kohya_pair, save
 
 from composer.errors import ComposerError
 from composer.experts import Library, header
+from composer.fusions.gate_library import GateLibrary
 
 
 def lora(path: Path, **metadata: str) -> Path:
@@ -64,6 +65,19 @@ def test_unknown_names_get_suggestions(folder: Path) -> None:
         library.find("pixel_v2")
     with pytest.raises(ComposerError, match=r"'zebra'.*Put its \.safetensors file into"):
         library.find("zebra")
+
+
+def test_a_name_that_is_no_text_is_passed_over(folder: Path) -> None:
+    """No page can show it, and a page that tries shows nothing at all."""
+    before = names(Library([folder]))
+    for place in (folder, folder / "gates"):
+        place.mkdir(exist_ok=True)
+        try:
+            Path(os.fsdecode(bytes(place) + b"/b\xff.safetensors")).write_bytes(b"")
+        except OSError:
+            pytest.skip("This file system has no such names.")
+    assert names(Library([folder])) == before
+    assert GateLibrary([folder]).cards() == ()
 
 
 def test_find_sees_files_that_came_later(folder: Path) -> None:

@@ -111,6 +111,15 @@ def test_what_is_no_json_or_too_large_or_later_is_refused(tmp_path: Path) -> Non
         read_tuned_weights(tmp_path / "missing.json")
 
 
+@pytest.mark.parametrize("key", ["version", "h\\ud800"])
+def test_half_a_letter_is_refused(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "weights.json"
+    path.write_text(f'{{"format": "composer.tuned_weights", "{key}": "\\ud800"}}')
+    with pytest.raises(ComposerError, match="it is no JSON") as error:
+        read_tuned_weights(path)
+    assert str(error.value).encode()
+
+
 def test_the_library_reads_what_is_sound_and_tells_the_rest(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     library = WeightLibrary([first, second, first])
