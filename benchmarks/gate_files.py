@@ -6,9 +6,8 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from benchmarks.gate_curves import curve_path
@@ -55,17 +54,6 @@ def trained(studio: Studio, folder: Path, elements: Sequence[Element], **changes
         if time.monotonic() - told > 15:
             told = time.monotonic()
             print(f"gates of {name}: {progress}", flush=True)
-    seconds = round(time.monotonic() - begun)
-    print(f"gates of {name}: trained in {seconds} s", flush=True)
+    print(f"gates of {name}: trained in {time.monotonic() - begun:.0f} s", flush=True)
     curve_path(config.output).write_text(json.dumps(curve))
-    _seconds_path(config.output).write_text(json.dumps(seconds))
     return config.output
-
-
-def seconds_of(files: Iterable[Path]) -> float:
-    """How long the trainings of these gate files took, in the mean, teachers and all."""
-    return mean(json.loads(_seconds_path(file).read_text()) for file in files)
-
-
-def _seconds_path(file: Path) -> Path:
-    return file.with_suffix(".seconds.json")

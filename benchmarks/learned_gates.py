@@ -6,9 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
-
-from benchmarks.gate_files import seconds_of, trained
+from benchmarks.gate_files import trained
 from benchmarks.gates import (
     KINDS,
     SHOWN,
@@ -65,11 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         whole = judged(lambda some, case: weighed(case, some, [1.0] * len(some)))
         plain = judged(lambda some, case: dataclasses.replace(case, gates=gates[some]))  # noqa: B023
         loud = judged(lambda some, case: strong(case, some, louder[some].weights))  # noqa: B023
-        seconds = round(seconds_of(gates.values()))
         rows += [
             row(kinds, "sum, weights 1", whole, best),
             row(kinds, "sum, weights tuned by grid", best, weights=_words(sums)),
-            row(kinds, "learned gates", plain, best) | {"training (s)": seconds},
+            row(kinds, "learned gates", plain, best),
             row(
                 kinds,
                 "learned gates, strengths tuned by grid",
@@ -82,15 +79,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             shown += first_of(way)
     notes = [
         "A picture counts when the oracle sees every named element where the prompt puts it. Gates "
-        "have the default settings, in bfloat16, and learn from drafted prompts; a training takes "
-        f"so long, all of it, with threads: {torch.get_num_threads()}. Both tuned ways have, for "
-        f"each set of LoRAs, the point of one grid ({', '.join(f'{w:g}' for w in GRID)} for each "
-        "LoRA: its weight in the sum, or how many times what the gates say of it counts) that was "
-        f"best in {given.tuning} pictures of prompts and seeds of their own; the sum's are those "
-        "that ship in `loras/weights`, found by the benchmark above. No training and no tuning "
-        "saw the prompts or seeds below, and no training the oracle. Gains are paired, picture by "
-        "picture. The first pictures: in each kind a row of the tuned sum, the gates, and the "
-        "gates with tuned strengths:",
+        "have the default settings, in bfloat16, and learn from drafted prompts. Both tuned ways "
+        f"have, for each set of LoRAs, the point of one grid ({', '.join(f'{w:g}' for w in GRID)} "
+        "for each LoRA: its weight in the sum, or how many times what the gates say of it counts) "
+        f"that was best in {given.tuning} pictures of prompts and seeds of their own; the sum's "
+        "are those that ship in `loras/weights`, found by the benchmark above. No training and no "
+        "tuning saw the prompts or seeds below, and no training the oracle. Gains are paired, "
+        "picture by picture. The first pictures: in each kind a row of the tuned sum, the gates, "
+        "and the gates with tuned strengths:",
         told.save_sheet(NAME, contact_sheet([j.cell() for j in shown], columns=SHOWN)),
     ]
     told.publish("Learned gates against the tuned sum", rows, notes, sets=given.sets)
