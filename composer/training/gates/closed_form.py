@@ -90,8 +90,10 @@ def solve(
         for expert, products in by_expert.items():
             index = mixture.names.index(expert)
             total = torch.stack([products.sums[site] for site in unit.plan.sites]).sum(0)
+            scale = total[index, index]
+            if scale <= 0:  # it is not in this unit, and asks nothing of it
+                continue
             # each expert's own prompts count alike, however strong it is
-            scale = total[index, index].clamp_min(1e-12)
             left += total / scale
             right += total[:, index] / scale
         strength = ridge * left.diagonal().clamp_min(1e-6)
