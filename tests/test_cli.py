@@ -8,6 +8,9 @@ import sys
 
 import pytest
 import typer
+from accelerate.commands.launch import launch_command_parser
+from torch.distributed.run import get_args_parser
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import composer
@@ -63,6 +66,30 @@ def test_a_fault_of_ours_keeps_its_traceback() -> None:
     def two() -> None: ...
 
     assert isinstance(CliRunner().invoke(group, ["one"]).exception, RuntimeError)
+
+
+LAUNCHERS = {"torchrun": get_args_parser, "accelerate launch": launch_command_parser}
+
+
+def options_of(command: typer.core.TyperCommand) -> list[str]:
+    spelt = [spelling for one in command.params for spelling in (*one.opts, *one.secondary_opts)]
+    return [spelling for spelling in spelt if spelling.startswith("-")]
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_what_launches_several_processes_leaves_us_our_options(launcher: str) -> None:
+    """They read shortened names of their own options even behind the name of our command, and end
+    where one could be short for several."""
+    parser = LAUNCHERS[launcher]()
+    theirs = {spelling for action in parser._actions for spelling in action.option_strings}
+    trainings = {n: c for n, c in get_command(app).commands.items() if n.startswith("train-")}
+    assert len(trainings) >= 5
+    for name, command in trainings.items():
+        ours = options_of(command)
+        short = {o for o in ours for t in theirs if t != o and t.startswith(o)}
+        assert not short, f"{name}: {sorted(short)} could be short for options of {launcher}"
+        read = parser.parse_args(["-m", "composer", name, *ours])
+        assert read.training_script_args == [name, *ours]
 
 
 def test_help_loads_no_model_library() -> None:

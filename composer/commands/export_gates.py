@@ -69,6 +69,7 @@ def export_gates(
         lbw=lbw,
     )
     from composer.diffusion.load import load_model
+    from composer.diffusion.samplers import check_steps
     from composer.experts import Library, ModuleNames, read_expert
     from composer.fusions.gate_file import read_gates
     from composer.fusions.gate_library import GateLibrary
@@ -87,6 +88,7 @@ def export_gates(
         if path.resolve() in taken:
             raise ComposerError(f"{path} is what the export is made from: give another output.")
     loaded = load_model(model, device=device)
+    check_steps(config.steps, loaded.scheduler_config)
     modules = ModuleNames.of(loaded.models, model=loaded.name)
     experts = [read_expert(path, modules, name=name) for name, path in loras.items()]
     words = {"sample": "listening", "measure": "measuring", "saved": "saved"}

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from composer.commands import _options as options
+from composer.commands._loras import find_once
 from composer.commands._watching import finish, show, stopped_by_user
+from composer.errors import ComposerError
 
 if TYPE_CHECKING:
-    from composer.training.gates import GateProgress, GateTraining
+    from composer.training.gates import Called, GateProgress, GateTraining
 
 ROOT = Path(__file__).parents[2]
 TRAINING = (
@@ -57,6 +61,14 @@ def train_gates(
     loras: options.LoraNames,
     output: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
     prompt: options.ComposedPrompts = None,
+    alone: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=PROMPT, that names this LoRA alone; drafted likewise; repeatable."),
+    ] = None,
+    neutral: Annotated[
+        list[str] | None,
+        typer.Option(help="A prompt that names none of them; drafted likewise; repeatable."),
+    ] = None,
     granularity: options.Granularity = "block",
     depth: Annotated[
         float, typer.Option(help="Gates from this depth of the U-Net on: 0 is all of it.")
@@ -85,7 +97,9 @@ def train_gates(
         float, typer.Option(help="Weight of: even loads, with --top-k (MixLoRA's loss).")
     ] = 0.0,
     start: Annotated[
-        str, typer.Option(help="Where gates begin: sum, solved (closed form), or even.")
+        # torchrun takes the letters --start for the beginning of options of its own
+        str,
+        typer.Option("--begin", help="Where gates begin: sum, solved (closed form), or even."),
     ] = "sum",
     trajectories: Annotated[int, typer.Option(help="Samplings of each teacher.")] = 40,
     teacher_steps: Annotated[int, typer.Option(help="Steps of these samplings.")] = 12,
@@ -121,31 +135,32 @@ def train_gates(
     from composer.diffusion.clip import check_clip
     from composer.diffusion.load import load_model
     from composer.experts import Library, ModuleNames, read_expert
-    from composer.training.gates import Called, GateTraining, draft_prompts
+    from composer.training.gates import Called, GateTraining
     from composer.training.processes import join_processes
 
     library = Library(lora_dir or [ROOT / "loras"])
-    paths = {name: library.find(name).path for name in loras}
-    if objective == "clip" and clip:
-        check_clip(clip)
-    processes = join_processes(device)
-    loaded = load_model(model, device=device or processes.device, dtype=torch.float32)
-    modules = ModuleNames.of(loaded.models, model=loaded.name)
-    experts = [read_expert(path, modules, name=name) for name, path in paths.items()]
-    drafted = draft_prompts(
-        [Called(name=e.name, trigger=e.info.trigger, role=e.info.role) for e in experts], seed=seed
-    )
+    cards = dict(zip(loras, find_once(library, loras), strict=True))
     given = context.params
     config = GateTraining.from_json(
         {name: given[name] for name in TRAINING}
         | {
             "output": output,
             "gate": {name: given[name] for name in GATE},
-            "prompts": prompt or drafted.composed,
-            "alone": drafted.alone,
-            "neutral": drafted.neutral,
+            "prompts": prompt or (),
+            "alone": _read_alone(alone or (), loras),
+            "neutral": neutral or (),
         }
     )
+    if objective == "clip" and clip:
+        check_clip(clip)
+    config = _with_drafts(
+        config,
+        [Called(name=n, trigger=c.info.trigger, role=c.info.role) for n, c in cards.items()],
+    )
+    processes = join_processes(device)
+    loaded = load_model(model, device=device or processes.device, dtype=torch.float32)
+    modules = ModuleNames.of(loaded.models, model=loaded.name)
+    experts = [read_expert(card.path, modules, name=name) for name, card in cards.items()]
     from composer.training.gates import train_gates
 
     main, last = processes.is_main_process, None
@@ -155,6 +170,61 @@ def train_gates(
                 _show(last, config)
     written = None if last is None else last.path
     finish([written], stopped=stopped.is_set(), checkpoints=[config.checkpoint], main=main)
+
+
+def _read_alone(words: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]:
+    """Of each name, the prompts that were given for it."""
+    found: dict[str, list[str]] = {}
+    for text in words:
+        # the longest, for a name may hold an = itself
+        name = max((n for n in names if text.startswith(f"{n}=")), key=len, default="")
+        prompt = text[len(name) + 1 :].strip()
+        if not (name and prompt):
+            raise ComposerError(
+                f"--alone {text!r} is not understood: write --alone NAME=PROMPT, where NAME is one "
+                f"of {', '.join(names)}."
+            )
+        found.setdefault(name, []).append(prompt)
+    return found
+
+
+def _with_drafts(config: GateTraining, called: Sequence[Called]) -> GateTraining:
+    """With drafted prompts in place of those that were not given.
+
+    A LoRA without trigger words can have none drafted.
+
+    Raises:
+        ComposerError: the training needs just those.
+    """
+    from composer.training.gates import draft_prompts
+
+    silent = [one.name for one in called if not one.trigger.strip()]
+    drafted = draft_prompts([one for one in called if one.name not in silent], seed=config.seed)
+    alone = {**drafted.alone, **config.alone}
+    shows_one = config.preview_every > 0 and not config.preview_prompt
+    if silent and not config.prompts and (_composes(config) or shows_one):
+        raise _undrafted(silent[0], "--prompt PROMPT")
+    lacking = [name for name in silent if name not in alone]
+    if lacking and (config.keep > 0 or config.objective == "clip"):
+        raise _undrafted(lacking[0], f"--alone {lacking[0]}=PROMPT")
+    return dataclasses.replace(
+        config,
+        prompts=config.prompts or (() if silent else drafted.composed),
+        alone={one.name: alone[one.name] for one in called if one.name in alone},
+        neutral=config.neutral or drafted.neutral,
+    )
+
+
+def _composes(config: GateTraining) -> bool:
+    """Whether prompts that name all LoRAs are learnt from."""
+    return config.objective != "distill" or config.compose > 0
+
+
+def _undrafted(name: str, remedy: str) -> ComposerError:
+    return ComposerError(
+        f"The LoRA {name!r} names no trigger word, so no prompt can be drafted for it: write "
+        f"your own, {remedy}."
+    )
 
 
 def _show(progress: GateProgress, config: GateTraining) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from composer.commands import _options as options
+from composer.commands._loras import find_once
 from composer.commands._watching import show, stopped_by_user
 from composer.errors import ComposerError
 
@@ -50,6 +51,7 @@ def tune_weights(
 
     from composer.diffusion.clip import Clip, check_clip
     from composer.diffusion.load import load_model
+    from composer.diffusion.samplers import check_steps
     from composer.evaluation import tuning as search
     from composer.evaluation.sampling import Sampling
     from composer.experts import Library, ModuleNames, read_expert
@@ -59,7 +61,7 @@ def tune_weights(
 
     folders = lora_dir or [ROOT / "loras"]
     library = Library(folders)
-    paths = {card.name: card.path for card in map(library.find, loras)}
+    paths = {card.name: card.path for card in find_once(library, loras)}
     path = output or Path(folders[0]) / WEIGHTS_FOLDER / file_name_for(paths)
     if path.suffix != ".json":
         raise ComposerError(f"{path}: tuned weights are kept in a file that ends in .json.")
@@ -68,6 +70,7 @@ def tune_weights(
     if clip:
         check_clip(clip)
     loaded = load_model(model, device=device)
+    check_steps(steps, loaded.scheduler_config)
     judge = Clip.load(clip, loaded)
     modules = ModuleNames.of(loaded.models, model=loaded.name)
     experts = [read_expert(file, modules, name=name) for name, file in paths.items()]

@@ -98,12 +98,32 @@ def build_scheduler(sampler: str, model_config: Mapping[str, Any]) -> Any:
     return scheduler_class.from_config(dict(model_config), **settings)
 
 
+def check_steps(steps: int, model_config: Mapping[str, Any]) -> None:
+    """Refuse more steps than the model's noise schedule has.
+
+    Raises:
+        ComposerError: with the most there may be.
+    """
+    most = int(model_config["num_train_timesteps"])
+    if model_config.get("timestep_spacing") == "leading":
+        # the first of them all would lie that far beyond the schedule
+        most -= int(model_config.get("steps_offset", 0))
+    if steps > most:
+        raise ComposerError(
+            f"{steps} steps are more than the {most} of the model's noise schedule: give fewer."
+        )
+
+
 def set_steps(scheduler: Any, steps: int, device: Any) -> None:
     """Lay out ``steps`` from the first timestep on.
 
     Left to itself, a scheduler looks the first timestep up and takes the second place when rounding
     made two of them equal, as Karras' spacing does: it would skip one and run off the end.
+
+    Raises:
+        ComposerError: the model's noise schedule has fewer.
     """
+    check_steps(steps, scheduler.config)
     scheduler.set_timesteps(steps, device=device)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)

@@ -15,7 +15,13 @@ from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.diffusion.request import MAX_STEPS, Request
 from composer.diffusion.sample import Step, generate
-from composer.diffusion.samplers import SAMPLERS, build_scheduler, find_sampler
+from composer.diffusion.samplers import (
+    SAMPLERS,
+    build_scheduler,
+    check_steps,
+    find_sampler,
+    set_steps,
+)
 from composer.errors import ComposerError
 
 SPREAD = 0.2
@@ -78,6 +84,22 @@ def test_few_steps_stay_finite_and_bounded(perfect: Model, sampler: str, steps: 
 @pytest.mark.parametrize("sampler", ["DDIM", "DPM++ 2M Karras", "PNDM"])
 def test_the_most_steps_there_may_be(perfect: Model, sampler: str) -> None:
     assert final_latents(perfect, sampler, MAX_STEPS).abs().max() < 8
+
+
+@pytest.mark.parametrize(
+    ("spacing", "most"), [("trailing", 1000), ("linspace", 1000), ("leading", 999)]
+)
+def test_no_more_steps_than_the_schedule_has(spacing: str, most: int) -> None:
+    """The most there may be all lie within the schedule; one more is refused."""
+    config = {"num_train_timesteps": 1000, "timestep_spacing": spacing, "steps_offset": 1}
+    scheduler = build_scheduler("DDIM", config)
+    set_steps(scheduler, most, "cpu")
+    assert 0 <= int(scheduler.timesteps.min()) < int(scheduler.timesteps.max()) < 1000
+    refused = rf"{most + 1} steps are more than the {most} of the model's noise schedule"
+    with pytest.raises(ComposerError, match=refused):
+        set_steps(scheduler, most + 1, "cpu")
+    with pytest.raises(ComposerError, match=refused):
+        check_steps(most + 1, config)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -186,7 +186,7 @@ def test_what_cannot_be_tuned_is_refused(model: Model, folder: Path) -> None:
 
 def tune(tiny_sd: Path, folder: Path, *arguments: str) -> Result:
     fixed = ["--model", str(tiny_sd), "--lora-dir", str(folder), "--steps", "1", "--pictures", "2"]
-    return CliRunner().invoke(app, ["tune-weights", *arguments, *fixed])
+    return CliRunner().invoke(app, ["tune-weights", *fixed, *arguments])
 
 
 def test_the_command_writes_what_compare_reads(
@@ -218,7 +218,9 @@ def test_the_command_writes_what_compare_reads(
         (("zibo", "neon", "--output", "weights.txt"), "ends in .json"),
         (("zibo", "moon", "--clip", "CLIP", "--grid", "1,x"), "no list of numbers"),
         (("zibo", "moon", "--clip", "CLIP", "--grid", "1"), "two weights or more"),
-        (("zibo", "zibo", "--clip", "CLIP"), "choose 2 to 16"),
+        (("zibo", "--clip", "CLIP"), "choose 2 to 16"),
+        (("zibo", "Zibo"), "'Zibo' is named twice"),
+        (("zibo", "neon", "--steps", "5000"), "5000 steps are more than the 999"),
         (("zibo", "moon", "--clip", "CLIP", "--prompt", "a cat"), "trigger words of none"),
     ],
 )

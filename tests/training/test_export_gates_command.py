@@ -27,7 +27,7 @@ def folder(tiny_sd: Path, tmp_path: Path) -> Path:
 def export(tiny_sd: Path, folder: Path, output: Path, *arguments: str) -> Result:
     places = ["--model", tiny_sd, "--lora-dir", folder, "-o", output]
     fixed = [*map(str, places), "--device", "cpu", "--pictures", "1", "--steps", "3"]
-    return CliRunner().invoke(app, ["export-gates", *arguments, *fixed])
+    return CliRunner().invoke(app, ["export-gates", *fixed, *arguments])
 
 
 def test_one_file_its_loss_and_the_block_weights(
@@ -61,6 +61,7 @@ def test_by_path_in_bins_for_diffusers(tiny_sd: Path, folder: Path, tmp_path: Pa
         (("pair",), "give prompts that name all"),
         (("pair", "--prompt", "a", "--bins", "4"), "4 bins of 3 steps"),
         (("pair", "--naming", "onnx"), "naming 'onnx' is unknown"),
+        (("pair", "--prompt", "a", "--steps", "5000"), "5000 steps are more than the 999"),
     ],
 )
 def test_says_what_is_wrong(

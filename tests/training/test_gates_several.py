@@ -93,10 +93,11 @@ def test_two_processes_train_what_one_does_with_twice_the_batch(
     for seed, name in enumerate(("ada", "ink")):
         write_lora(tmp_path / f"{name}.safetensors", seed=seed)
     given = {"folder": tmp_path, "model": tiny_sd}
-    twice = ["--accumulation", "2"]
+    begin = ["--begin", "solved"]
+    twice = [*begin, "--accumulation", "2"]
     one = trained(output=tmp_path / "one.safetensors", more=twice, **given)
-    two = trained(*TOGETHER, output=tmp_path / "two.safetensors", more=[], **given)
-    alone = trained(output=tmp_path / "alone.safetensors", more=[], **given)
+    two = trained(*TOGETHER, output=tmp_path / "two.safetensors", more=begin, **given)
+    alone = trained(output=tmp_path / "alone.safetensors", more=begin, **given)
     assert one.keys() == two.keys()
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, atol=1e-5, rtol=1e-4)

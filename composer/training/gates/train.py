@@ -13,6 +13,7 @@ from composer.diffusion.model import Model
 from composer.diffusion.regions import Regions, Voice, regions_of
 from composer.diffusion.request import Request
 from composer.diffusion.sample import Picture, generate
+from composer.diffusion.samplers import check_steps
 from composer.errors import ComposerError
 from composer.experts import Expert
 from composer.fusions.gate_file import GateFile, gate_sizes, gate_tensors, gated
@@ -61,6 +62,7 @@ def train_gates(
     if len(set(names)) < len(names):
         raise ComposerError("Two LoRAs have the same name: rename one of the files.")
     check_writable(config.output)
+    check_steps(config.teacher_steps, model.scheduler_config)
     gate = decided(config.gate, [expert.info.role for expert in experts])
     config = dataclasses.replace(config, gate=gate)
     processes = join_processes()
