@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 TOYBOX = str(ROOT / "assets" / "toybox")
+_LIMITS = {"@": "steps", "^": "depth"}  # the marks before them in --lora
 _SIZE = re.compile(r"(\d+)\s*[x×]\s*(\d+)")
 
 
@@ -33,8 +34,9 @@ def generate(
     lora: list[str] = typer.Option(
         [],
         help="NAME=WEIGHT, or NAME=UNET,TEXT for the text encoder's own; with gates "
-        "NAME=1.2 makes it louder than they say, NAME=0 switches it off, and NAME=1@0:0.5 "
-        "lets it speak in the first half of the steps.",
+        "NAME=1.2 makes it louder than they say, NAME=0 switches it off, NAME=1@0:0.5 "
+        "lets it speak in the first half of the steps, NAME=1^0:0.2 in the first fifth of "
+        "the U-Net's depth, and NAME=1@0:0.5^0:0.2 where both hold.",
     ),
     negative: str = typer.Option("", help="What to keep out."),
     seed: int = typer.Option(-1, help="-1 draws one; further pictures count up from it."),
@@ -188,20 +190,34 @@ def _read_row(text: str) -> LoraRow:
     name, equals, weights = text.rpartition("=")
     if not equals:
         name, weights = text, "1"
-    weights, limited, span = weights.partition("@")
+    weights, *limits = re.split("([@^])", weights)
     try:
-        start, end = (float(part) for part in span.split(":")) if limited else (0.0, 1.0)
+        spans = _read_limits(limits)
         unet, *words = (float(weight) for weight in weights.split(","))
         (text_encoder,) = words or (None,)
     except ValueError as error:
         raise ComposerError(
             f"--lora {text!r} is not understood. Write --lora NAME=0.8, or --lora NAME=0.8,0.5 "
             "with the text encoder's weight after the comma; with gates --lora NAME=1@0:0.5 for "
-            "the first half of the steps."
+            "the first half of the steps, or NAME=1^0:0.2 for the first fifth of the depth."
         ) from error
-    return LoraRow(
-        name=name, unet=unet, text_encoder=text_encoder, steps=(start, end), strength=unet
-    )
+    row = LoraRow(name=name, unet=unet, text_encoder=text_encoder, strength=unet)
+    return replace(row, **spans)
+
+
+def _read_limits(limits: list[str]) -> dict[str, tuple[float, float]]:
+    """Of marks and spans in turn, "@", "0:0.5": what is limited, and from where to where.
+
+    Raises:
+        ValueError: a span is none, or a mark stands there twice.
+    """
+    spans: dict[str, tuple[float, float]] = {}
+    for mark, span in zip(limits[::2], limits[1::2], strict=True):
+        if _LIMITS[mark] in spans:
+            raise ValueError(f"{mark} stands there twice")
+        start, end = map(float, span.split(":"))
+        spans[_LIMITS[mark]] = (start, end)
+    return spans
 
 
 def _read_size(text: str) -> tuple[int | None, int | None]:

@@ -14,7 +14,7 @@ from composer.studio.events import Event, Finished, PictureSaved, Progress, Star
 from composer.studio.gating import GateOffer, Plan
 from composer.studio.known_weights import WeightOffer
 from composer.studio.placing import MixLoraOffer
-from composer.studio.requests import ALWAYS, ComposeRequest, LoraRow, find_fusion, speaking
+from composer.studio.requests import ComposeRequest, LoraRow, find_fusion, speaking
 
 if TYPE_CHECKING:
     from composer.studio.engine import Engine
@@ -54,7 +54,7 @@ class Comparison:
     @property
     def asked(self) -> ComposeRequest:
         """The picture with the user's weights."""
-        rows = tuple(replace(row, steps=ALWAYS) for row in self.rows)
+        rows = tuple(row.unlimited() for row in self.rows)
         return ComposeRequest(request=self.request, rows=rows)
 
 

@@ -21,6 +21,7 @@ from composer.mixture import Granularity, Mixture, attach
 from composer.mixture.mixlora import MixLora
 from composer.studio.gating import Gating
 from composer.studio.placing import Placing
+from composer.studio.requests import ALWAYS
 
 KEPT_EXPERTS = 16
 
@@ -85,7 +86,7 @@ class Engine:
             self._mixture.set_weights(weighed)
             if fusion.by_region:
                 self._mixture.set_gates(region_gates(self._mixture, weighed))
-            self._switch({}, {}, {})
+            self._switch(None)
 
     def mix_gated(self, gating: Gating) -> tuple[Expert, ...]:
         """Let the experts of a gate file speak as its gates say. Returns those that are on.
@@ -110,7 +111,7 @@ class Engine:
             self._mixture.set_weights(dict.fromkeys(experts, 1.0))
             file.fit(self._mixture)
             self._fitted = file
-        self._switch(gating.switches, gating.steps, gating.strengths)
+        self._switch(gating)
         return tuple(experts[name] for name, on in gating.switches.items() if on)
 
     def at_step(self, index: int, total: int) -> None:
@@ -168,29 +169,36 @@ class Engine:
             file.check_model(self.model.name, self.model.hash)
             self._placed = (stamp, file.attach(self.model.unet, str(stamp[0])))
 
-    def _switch(
-        self,
-        switches: Mapping[str, bool],
-        steps: Mapping[str, tuple[float, float]],
-        strengths: Mapping[str, float],
-    ) -> None:
-        """Who may speak, in a sampling that has not begun, and how strongly; who is not named may,
-        with strength 1."""
-        assert self._mixture is not None
-        self._mixture.at_rest()
-        self._mixture.strengthen(strengths)
-        for name in self._mixture.names:
-            self._mixture.toggle(name, switches.get(name, True))
-            start, end = steps.get(name, (0.0, 1.0))
-            for silent in ((0.0, start), (end, 1.0)):
-                if silent[0] < silent[1]:
-                    self._mixture.toggle(name, False, steps=silent)
+    def _switch(self, gating: Gating | None) -> None:
+        """Who may speak, in a sampling that has not begun, where, when and how strongly; without
+        gates all may, everywhere, always, with strength 1.
+
+        Limits only ever switch off: one who is limited in both speaks inside both alone.
+        """
+        mixture = self._mixture
+        assert mixture is not None
+        mixture.at_rest()
+        mixture.strengthen({} if gating is None else gating.strengths)
+        # the words are read in full, as they are under a limit to steps
+        unet = frozenset(name for name, unit in mixture.units.items() if unit.plan.part == "unet")
+        for name in mixture.names:
+            mixture.toggle(name, gating is None or gating.switches[name])
+            if gating is not None:
+                for silent in _outside(gating.steps.get(name, ALWAYS)):
+                    mixture.toggle(name, False, steps=silent)
+                for silent in _outside(gating.depth.get(name, ALWAYS)):
+                    mixture.toggle(name, False, units=unet, depth=silent)
 
     def _read_gates(self, name: str, path: Path) -> GateFile:
         stamp = _stamp(f"gates {name!r} are", path)
         if self._gates is None or self._gates[0] != stamp:
             self._gates = (stamp, read_gates(path))
         return self._gates[1]
+
+
+def _outside(span: tuple[float, float]) -> list[tuple[float, float]]:
+    """What lies before and after this part of all, 0 to 1."""
+    return [(a, b) for a, b in ((0.0, span[0]), (span[1], 1.0)) if a < b]
 
 
 def _stamp(what: str, path: Path) -> Stamp:

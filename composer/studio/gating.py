@@ -1,4 +1,4 @@
-"""Gates in a request: which LoRAs they are for, and who is switched off when."""
+"""Gates in a request: which LoRAs they are for, and who is switched off when and where."""
 
 from __future__ import annotations
 
@@ -46,6 +46,11 @@ class Gating:
         """Of the experts that are limited: from which part of the sampling to which they speak."""
         return {name: row.steps for name, row in self.rows.items() if row.steps != ALWAYS}
 
+    @property
+    def depth(self) -> dict[str, tuple[float, float]]:
+        """Likewise from which part of the U-Net's units to which."""
+        return {name: row.depth for name, row in self.rows.items() if row.depth != ALWAYS}
+
     def told(self) -> dict[str, Any]:
         """For the picture's record."""
         told: dict[str, Any] = {
@@ -54,8 +59,9 @@ class Gating:
             "hash": self.hash,
             "switches": self.switches,
         }
-        if steps := self.steps:
-            told["steps"] = {name: list(span) for name, span in steps.items()}
+        for part, spans in (("steps", self.steps), ("depth", self.depth)):
+            if spans:
+                told[part] = {name: list(span) for name, span in spans.items()}
         if strengths := self.strengths:
             told["strengths"] = strengths
         return told
@@ -175,15 +181,19 @@ def recalled_rows(
         names = {name: lora.name for name, lora in find_loras(card, library).items()}
     except ComposerError:  # the note on the missing LoRA is the recaller's
         names = {}
-    switches, steps = _mapping(fusion.get("switches")), _mapping(fusion.get("steps"))
-    strengths = _mapping(fusion.get("strengths"))
+    switches, strengths = _mapping(fusion.get("switches")), _mapping(fusion.get("strengths"))
+    steps, depth = _mapping(fusion.get("steps")), _mapping(fusion.get("depth"))
     rows: list[LoraRow] = []
     for expert in card.experts:
         name = names.get(expert.name, expert.name)
-        on = bool(switches.get(expert.name, name in speaking))
-        strength = _strength(strengths.get(expert.name, 1.0))
         rows.append(
-            LoraRow(name=name, on=on, steps=_span(steps.get(expert.name)), strength=strength)
+            LoraRow(
+                name=name,
+                on=bool(switches.get(expert.name, name in speaking)),
+                steps=_span(steps.get(expert.name)),
+                depth=_span(depth.get(expert.name)),
+                strength=_strength(strengths.get(expert.name, 1.0)),
+            )
         )
     return tuple(rows)
 
@@ -195,7 +205,7 @@ def _mapping(value: object) -> Mapping[str, Any]:
 def _strength(value: object) -> float:
     try:
         return LoraRow(name="", strength=float(cast(Any, value))).strength
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return 1.0
 
 
@@ -204,5 +214,5 @@ def _span(value: object) -> tuple[float, float]:
     try:
         start, end = (float(number) for number in cast(Any, value))
         return LoraRow(name="", steps=(start, end)).steps
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return ALWAYS

@@ -23,6 +23,8 @@ class LoraRow:
     """One LoRA that was chosen: its weight in the U-Net, and in the text encoder if it differs.
 
     steps: from which part of the sampling to which it speaks, 0 to 1; for learned gates alone.
+    depth: from which part of the U-Net's units to which, in the order it runs them, it speaks,
+        0 to 1; for learned gates alone.
     strength: how many times what learned gates say of it counts; they alone heed it.
     """
 
@@ -31,14 +33,16 @@ class LoraRow:
     unet: float = 1.0
     text_encoder: float | None = None
     steps: tuple[float, float] = ALWAYS
+    depth: tuple[float, float] = ALWAYS
     strength: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.steps[0] < self.steps[1] <= 1.0:
-            raise ComposerError(
-                f"The LoRA {self.name!r} is to speak from {self.steps[0]:g} to {self.steps[1]:g} "
-                "of the steps: give a start and a later end, from 0 to 1."
-            )
+        for part, (start, end) in (("steps", self.steps), ("depth", self.depth)):
+            if not 0.0 <= start < end <= 1.0:
+                raise ComposerError(
+                    f"The LoRA {self.name!r} is to speak from {start:g} to {end:g} of the {part}: "
+                    "give a start and a later end, from 0 to 1."
+                )
         for part, weight in (
             ("", self.unet),
             (" for the text encoder", self.text_encoder),
@@ -60,6 +64,15 @@ class LoraRow:
     def speaks(self) -> bool:
         """Switched on, with some weight somewhere."""
         return self.on and any(self.weights.values())
+
+    @property
+    def limited(self) -> str:
+        """Of what it speaks in a part alone: "steps", "depth", or nothing."""
+        return "steps" if self.steps != ALWAYS else "depth" if self.depth != ALWAYS else ""
+
+    def unlimited(self) -> LoraRow:
+        """The same row, speaking in all steps and the whole depth."""
+        return replace(self, steps=ALWAYS, depth=ALWAYS)
 
     @classmethod
     def of(cls, lora: LoraTag | LoraRecord) -> LoraRow:
@@ -96,11 +109,11 @@ class ComposeRequest:
                 "A MixLoRA decides by its own routers, and LoRAs are added to it by their weights: "
                 "leave out the gates or the other fusion, or the MixLoRA."
             )
-        limited = [row.name for row in self.rows if row.steps != ALWAYS]
+        limited = [row for row in self.rows if row.limited]
         if limited and not self.gates:
             raise ComposerError(
-                f"The LoRA {limited[0]!r} is to speak for a part of the steps, which learned gates "
-                "alone can do. Choose gates, or let it speak always."
+                f"The LoRA {limited[0].name!r} is to speak in a part of the {limited[0].limited}, "
+                "which learned gates alone can do. Choose gates, or take the limit away."
             )
         names = [row.name for row in self.rows]
         if twice := next((name for name in names if names.count(name) > 1), None):
@@ -129,8 +142,8 @@ class ComposeRequest:
         return replace(self, request=untagged, rows=tuple(named)).with_rows(tagged)
 
     def without_gates(self) -> ComposeRequest:
-        """The same LoRAs fused by the request's fusion alone, each all the time."""
-        rows = tuple(replace(row, steps=ALWAYS) for row in self.rows)
+        """The same LoRAs fused by the request's fusion alone, each always and everywhere."""
+        rows = tuple(row.unlimited() for row in self.rows)
         return replace(self, rows=rows, gates="", mixlora="", gate_map=False)
 
 

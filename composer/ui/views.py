@@ -124,6 +124,7 @@ def row_view(row: LoraRow, card: Card | None) -> Json:
         "unet": row.unet,
         "text_encoder": row.text_encoder,
         "steps": list(row.steps),
+        "depth": list(row.depth),
         "strength": row.strength,
     }
 
@@ -131,7 +132,8 @@ def row_view(row: LoraRow, card: Card | None) -> Json:
 def read_rows(value: object, *, gated: bool = False) -> tuple[LoraRow, ...]:
     """The mixer's lines as rows. They come from a browser: their names are only ever looked up.
 
-    gated: only what gates heed, switches, steps and strengths; otherwise what a sum heeds, weights.
+    gated: only what gates heed, switches, steps, depth and strengths; otherwise what a sum heeds,
+        weights.
     """
     lines = cast("list[Any]", value or [])
     try:
@@ -141,6 +143,7 @@ def read_rows(value: object, *, gated: bool = False) -> tuple[LoraRow, ...]:
                     name=str(line["name"]),
                     on=bool(line["on"]),
                     steps=(float(line["steps"][0]), float(line["steps"][1])),
+                    depth=(float(line["depth"][0]), float(line["depth"][1])),
                     strength=float(line["strength"]),
                 )
                 for line in lines

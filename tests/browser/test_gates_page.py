@@ -120,8 +120,13 @@ def test_gates_are_offered_used_and_left(page: Page, app: App, tmp_path: Path) -
     page.click(".card[data-name=neon]")
     expect(page.locator(".row[data-name=neon] .switch")).to_have_attribute("aria-checked", "false")
     page.click(".row[data-name=zibo] .more")
-    page.fill(".row[data-name=zibo] .span .number >> nth=1", "50")
-    assert paint(page, app).fusion["steps"] == {"zibo": [0.0, 0.5]}
+    page.get_by_label("Last part of the steps of Zibo").fill("50")
+    page.get_by_label("First part of the depth of Zibo").fill("20")
+    limited = paint(page, app).fusion
+    assert (limited["steps"], limited["depth"]) == ({"zibo": [0.0, 0.5]}, {"zibo": [0.2, 1.0]})
+    keep(page, "gates limited", tmp_path)
+    page.click("#use")
+    expect(page.get_by_label("First part of the depth of Zibo")).to_have_value("20")
     page.click(".card[data-name=moon]")
     expect(page.locator(".gates")).to_be_hidden()
     expect(page.locator(".toast-body").first).to_contain_text("know Zibo + Neon alone")

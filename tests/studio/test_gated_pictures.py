@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +14,15 @@ from studio_pictures import finished, paint, pixels
 from tiny_gates import write_gates
 from tiny_loras import write_lora
 
+from composer.diffusion.load import load_model
 from composer.diffusion.parameters import to_parameters
 from composer.diffusion.png import read_png
 from composer.diffusion.request import Request
+from composer.diffusion.sample import Picture, generate
 from composer.errors import ComposerError
+from composer.experts import ModuleNames, read_expert
+from composer.fusions.gate_file import read_gates
+from composer.mixture import attach
 from composer.studio import (
     ComposeRequest,
     LoraRow,
@@ -23,6 +30,7 @@ from composer.studio import (
     Started,
     Studio,
 )
+from composer.studio.history import History
 
 REQUEST = Request(prompt="a fox", seed=7, steps=4, cfg_scale=3.0, width=16, height=16)
 WEIGHTED = ComposeRequest(
@@ -33,7 +41,8 @@ GATED = ComposeRequest(request=REQUEST, gates="pair")
 
 @pytest.fixture(scope="module")
 def folder(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three LoRAs, gates for two of them, for all three, for a whole network; and unusable ones."""
+    """Three LoRAs, gates for two of them, for all three, for a whole network, for each matrix; and
+    unusable ones."""
     folder = tmp_path_factory.mktemp("gated") / "loras"
     names = ("zibo", "neon", "moon")
     loras = {
@@ -44,6 +53,7 @@ def folder(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_gates(gates / "pair.safetensors", tiny_sd, pair)
     write_gates(gates / "whole.safetensors", tiny_sd, pair, granularity="network", seed=1)
     write_gates(gates / "three.safetensors", tiny_sd, loras, seed=2)
+    write_gates(gates / "fine.safetensors", tiny_sd, pair, granularity="matrix", seed=3)
     write_gates(gates / "alien.safetensors", tiny_sd, pair, model_hash="0" * 64)
     other = write_lora(folder.parent / "neon.safetensors", seed=9)
     write_gates(gates / "stale.safetensors", tiny_sd, pair | {"neon": other})
@@ -99,6 +109,74 @@ def test_a_switch_may_hold_for_a_part_of_the_steps(studio: Studio) -> None:
         replace(early, gates="")
     with pytest.raises(ComposerError, match="from 0 to 1"):
         LoraRow(name="neon", steps=(0.5, 0.5))
+
+
+def by_hand(tiny_sd: Path, folder: Path, **limits: tuple[float, float]) -> bytes:
+    """A picture by the fine gates, with the library alone; neon is off but within these limits."""
+    model = load_model(tiny_sd)
+    modules = ModuleNames.of(model.models, model=model.name)
+    paths = {name: folder / f"{name}.safetensors" for name in ("neon", "zibo")}
+    sites = {name: read_expert(path, modules, name=name).sites for name, path in paths.items()}
+    with attach(model.models, sites, granularity="matrix") as mixture:
+        read_gates(folder / "gates" / "fine.safetensors").fit(mixture)
+        unet = [name for name in mixture.units if name.startswith("unet.")]
+        mixture.toggle("neon", False, units=unet)
+        mixture.toggle("neon", True, units=unet, **limits)
+        *_, picture = generate(model, REQUEST, before_step=mixture.at_step)
+        assert isinstance(picture, Picture)
+        return picture.image.tobytes()
+
+
+def test_a_lora_may_speak_in_a_part_of_the_depth(
+    studio: Studio, tiny_sd: Path, folder: Path
+) -> None:
+    fine = replace(GATED, gates="fine")  # three matrices, at 1/6, 1/2 and 5/6 of the depth
+    first = replace(fine, rows=(LoraRow(name="neon", depth=(0.0, 0.4)),))
+    rest = replace(fine, rows=(LoraRow(name="neon", depth=(0.4, 1.0)),))
+    inside = replace(fine, rows=(LoraRow(name="neon", steps=(0.5, 1.0), depth=(0.4, 0.6)),))
+    late = replace(fine, rows=(LoraRow(name="neon", steps=(0.5, 1.0)),))
+    pictures = [pixels(studio, asked) for asked in (fine, first, rest, inside, late)]
+    assert len({*pictures, pixels(studio, replace(fine, rows=off("neon")))}) == 6
+    assert pictures[1:] == [
+        by_hand(tiny_sd, folder, depth=(0.0, 0.4)),
+        by_hand(tiny_sd, folder, depth=(0.4, 1.0)),
+        by_hand(tiny_sd, folder, depth=(0.4, 0.6), steps=(0.5, 1.0)),
+        by_hand(tiny_sd, folder, steps=(0.5, 1.0)),
+    ]
+    assert pixels(studio, fine) == pictures[0], "it holds for one picture"
+    with pytest.raises(ComposerError, match="part of the depth, which learned gates alone"):
+        replace(first, gates="")
+    with pytest.raises(ComposerError, match=r"from 1 to 0 of the depth: .* from 0 to 1"):
+        LoraRow(name="neon", depth=(1.0, 0.0))
+
+
+def test_a_picture_limited_in_depth_is_made_again_and_its_map_kept(studio: Studio) -> None:
+    rows = (LoraRow(name="zibo", on=False), LoraRow(name="neon", steps=(0.5, 1.0), depth=(0.4, 1)))
+    first = paint(studio, replace(GATED, gates="fine", rows=rows, gate_map=True))
+    assert first.record.fusion["steps"] == {"neon": [0.5, 1.0]}
+    assert first.record.fusion["depth"] == {"neon": [0.4, 1.0]}
+    recalled = studio.recall(first)
+    assert recalled.notes == () and set(recalled.asked.rows) == set(rows)
+    assert pixels(studio, recalled.asked) == first.image().tobytes()
+    record = first.gate_record()
+    assert record is not None
+    assert record.with_prompt.shape == (2, 2, 2)  # steps and units in which somebody spoke
+    assert pixels(studio, recalled.asked.without_gates())
+
+
+def test_what_a_picture_says_of_its_limits_is_no_limit_if_it_is_none(
+    studio: Studio, tmp_path: Path
+) -> None:
+    made = paint(studio, GATED)
+    spans: list[Any] = [
+        3, None, "deep", [0.5], [0, 1, 2], [1, 0], [-1, 1], [0, 10**400], {"a": 1}, [[], 1],
+    ]  # fmt: skip
+    for part, rubbish in product(("steps", "depth"), spans):
+        for told in (rubbish, {"neon": rubbish, "zibo": [0.5, 1]}):
+            record = replace(made.record, fusion={**made.record.fusion, part: told})
+            saved = History(tmp_path).save(made.image(), record)
+            limits = {row.name: row.limited for row in studio.recall(saved).asked.rows}
+            assert limits == {"neon": "", "zibo": "" if told is rubbish else part}, told
 
 
 def test_weights_of_a_sum_do_not_matter(studio: Studio) -> None:
@@ -213,6 +291,7 @@ def test_only_gates_that_fit_are_offered_and_the_rest_are_problems(studio: Studi
         "pair": ("zibo", "neon"),
         "whole": ("zibo", "neon"),
         "three": ("zibo", "neon", "moon"),
+        "fine": ("zibo", "neon"),
     }
     told = " ".join(problems)
     assert len(problems) == 5

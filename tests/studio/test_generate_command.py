@@ -89,11 +89,12 @@ def test_gates_by_name_and_again(
             (lora_folder / f"{name}.safetensors").read_bytes()
         )
     gate_file.rename(loras / "gates" / "pair.safetensors")
-    limited = ("a fox", "--gates", "Pair", "--lora", "neon=1@0:0.5")
+    limited = ("a fox", "--gates", "Pair", "--lora", "neon=1@0:0.5^0:0.2", "--lora", "zibo=1^0:0.6")
     done = generate(tiny_sd, loras, tmp_path, *limited)
     assert done.exit_code == 0, done.output
     picture = Path(done.stdout.strip())
     assert read_png(picture).fusion["steps"] == {"neon": [0.0, 0.5]}
+    assert read_png(picture).fusion["depth"] == {"neon": [0.0, 0.2], "zibo": [0.0, 0.6]}
     folders = ["--model", tiny_sd, "--lora-dir", loras, "--output", tmp_path]
     again = ["generate", "--again", str(picture), "--device", "cpu", *map(str, folders)]
     same = CliRunner().invoke(app, again)
@@ -113,6 +114,10 @@ def test_mistakes_are_told_in_one_line(tiny_sd: Path, lora_folder: Path, tmp_pat
         ("a fox", "--gates", "x", "--fusion", "nla"): "not both",
         ("a fox", "--lora", "zibo=1@0:0.5"): "learned gates alone",
         ("a fox", "--lora", "zibo=1@half"): "NAME=1@0:0.5",
+        ("a fox", "--lora", "zibo=1^0:0.2"): "learned gates alone",
+        ("a fox", "--lora", "zibo=1^deep"): "NAME=1^0:0.2",
+        ("a fox", "--lora", "zibo=1^0:0.2^0.5:1"): "NAME=1^0:0.2",
+        ("a fox", "--lora", "zibo=1^0.2:0"): "of the depth",
         ("a fox", "--gates", str(lora_folder / "zibo.safetensors")): "holds no gates",
     }.items():
         done = generate(tiny_sd, lora_folder, tmp_path, *arguments)

@@ -89,7 +89,7 @@ def test_an_untouched_page_takes_over_what_compose_shows(
 
 
 def test_gates_rows_are_taken_over_as_weights(actions: CompareActions, page: ComparePage) -> None:
-    limited = replace(ROWS[0], steps=(0.0, 0.5), on=False)
+    limited = replace(ROWS[0], steps=(0.0, 0.5), depth=(0.2, 1.0), on=False)
     update = actions.take(*composed(actions, limited))
     assert views.read_rows(update[page.mixer]) == (replace(ROWS[0], on=False),)
 

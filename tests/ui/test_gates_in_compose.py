@@ -199,25 +199,27 @@ def test_the_map_is_made_when_somebody_looks(
     assert actions.gates.look(event) is None and "is gone" in told[1]
 
 
-def test_rows_with_gates_heed_switches_steps_and_strengths_alone() -> None:
+def test_rows_with_gates_heed_switches_limits_and_strengths_alone() -> None:
     lines = mixer(
-        LoraRow(name="zibo", unet=0.0, steps=(0.0, 0.5), strength=1.2),
+        LoraRow(name="zibo", unet=0.0, steps=(0.0, 0.5), depth=(0.2, 1.0), strength=1.2),
         LoraRow(name="neon", on=False),
     )
     gated = views.read_rows(lines, gated=True)
-    assert [(row.on, row.unet, row.steps, row.strength) for row in gated] == [
-        (True, 1.0, (0.0, 0.5), 1.2), (False, 1.0, (0.0, 1.0), 1.0),
+    assert [(row.on, row.unet, row.steps, row.depth, row.strength) for row in gated] == [
+        (True, 1.0, (0.0, 0.5), (0.2, 1.0), 1.2), (False, 1.0, (0.0, 1.0), (0.0, 1.0), 1.0),
     ]  # fmt: skip
     summed = views.read_rows(lines)[0]
-    assert (summed.unet, summed.steps, summed.strength) == (0.0, (0.0, 1.0), 1.0)
-    lines[0]["steps"] = [0.5, 0.5]
-    assert views.read_rows(lines)  # a sum does not heed them
-    with pytest.raises(ComposerError, match="from 0 to 1"):
-        views.read_rows(lines, gated=True)
-    for rubbish in (None, [], [1], ["a", "b"]):
-        lines[0]["steps"] = rubbish
-        with pytest.raises(ComposerError, match="Reload the page"):
+    assert (summed.unet, summed.limited, summed.strength) == (0.0, "", 1.0)
+    for part in ("steps", "depth"):
+        before, lines[0][part] = lines[0][part], [0.5, 0.5]
+        assert views.read_rows(lines)  # a sum does not heed them
+        with pytest.raises(ComposerError, match=f"of the {part}: .* from 0 to 1"):
             views.read_rows(lines, gated=True)
+        for rubbish in (None, [], [1], ["a", "b"]):
+            lines[0][part] = rubbish
+            with pytest.raises(ComposerError, match="Reload the page"):
+                views.read_rows(lines, gated=True)
+        lines[0][part] = before
 
 
 def test_gates_that_do_not_fit_stay_in_the_list_while_they_are_chosen() -> None:

@@ -1,6 +1,6 @@
-// The chosen LoRAs. value: [{name, title, role, trigger, on, unet, text_encoder|null, steps, strength}],
-// steps: from which part of the sampling to which gates let it speak, [0, 1] for all of it; strength: how many
-// times what gates say of it counts.
+// The chosen LoRAs. value: [{name, title, role, trigger, on, unet, text_encoder|null, steps, depth, strength}],
+// steps: from which part of the sampling to which gates let it speak, [0, 1] for all of it; depth: likewise of
+// the U-Net; strength: how many times what gates say of it counts.
 const list = element.querySelector('.rows');
 const bar = element.querySelector('.bar');
 const sum = element.querySelector('.sum');
@@ -139,7 +139,7 @@ function line(row) {
     commit();
   });
   weight.addEventListener('moved', follow);
-  fold.append(...(gates ? [spanOf(row)] : [apart, words]));
+  fold.append(...(gates ? [spanOf(row, 'steps'), spanOf(row, 'depth')] : [apart, words]));
   const unfold = (open) => {
     fold.hidden = !open;
     more.setAttribute('aria-expanded', open);
@@ -156,27 +156,28 @@ function line(row) {
 }
 
 function limited(row) {
-  return row.steps[0] > 0 || row.steps[1] < 1;
+  return [row.steps, row.depth].some(([start, end]) => start > 0 || end < 1);
 }
 
-function spanOf(row) {
+function spanOf(row, part) {
   const label = make('div', 'span');
+  if (part === 'depth') label.title = 'Parts of the U-Net in the order they run; the words are read in full';
   const fields = [0, 1].map((end) => {
     const field = make('input', 'number');
     field.type = 'number';
     field.min = 0; field.max = 100; field.step = 5;
-    field.value = Math.round(100 * row.steps[end]);
-    field.setAttribute('aria-label', (end ? 'Last' : 'First') + ' part of the steps of ' + row.title + ', in percent');
+    field.value = Math.round(100 * row[part][end]);
+    field.setAttribute('aria-label', (end ? 'Last' : 'First') + ' part of the ' + part + ' of ' + row.title + ', in percent');
     field.addEventListener('input', () => {
       const value = Number(field.value) / 100;
       if (field.value === '' || !Number.isFinite(value)) return;
-      row.steps = row.steps.map((old, i) => (i === end ? Math.min(1, Math.max(0, value)) : old));
+      row[part] = row[part].map((old, i) => (i === end ? Math.min(1, Math.max(0, value)) : old));
       commit();
     });
     return field;
   });
   label.append(make('span', '', 'Speaks from'), fields[0], make('span', '', 'to'), fields[1],
-    make('span', '', '% of the steps'));
+    make('span', '', '% of the ' + part));
   return label;
 }
 
@@ -205,7 +206,7 @@ function toggle(entry) {
   } else {
     rows.push({
       name: entry.name, title: entry.title, role: entry.role, trigger: entry.trigger,
-      on: true, unet: entry.weight, text_encoder: null, steps: [0, 1], strength: 1,
+      on: true, unet: entry.weight, text_encoder: null, steps: [0, 1], depth: [0, 1], strength: 1,
     });
   }
   commit();
