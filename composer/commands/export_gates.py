@@ -118,6 +118,8 @@ def _tell(exported: Exported, *, lbw: bool) -> None:
             )
         for text in file.lbw if lbw else ():
             typer.echo(f"  {text}")
+    if len(exported.files) > 1:
+        typer.echo(f"in Composer: composer generate PROMPT {_played(exported)}")
     typer.echo(f"loss {exported.loss:.4f} (0: as the gates; 1: as far as the bare model)")
     if exported.lbw_loss is not None:
         typer.echo(f"loss {exported.lbw_loss:.4f} with the LoRAs by these strings instead")
@@ -129,3 +131,14 @@ def _tell(exported: Exported, *, lbw: bool) -> None:
             fg=typer.colors.YELLOW,
             err=True,
         )
+
+
+def _played(exported: Exported) -> str:
+    """The options of `composer generate` that let each of several files speak in its own steps; the
+    text encoder, which reads once, hears the first."""
+    folder = exported.files[0].path.parent
+    rows = [
+        f"--lora {file.path.stem}=1,{int(number == 0)}@{file.shares[0]:g}:{file.shares[1]:g}"
+        for number, file in enumerate(exported.files)
+    ]
+    return " ".join([f"--lora-dir {folder}", *rows])

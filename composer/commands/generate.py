@@ -34,9 +34,15 @@ def generate(
     lora: list[str] = typer.Option(
         [],
         help="NAME=WEIGHT, or NAME=UNET,TEXT for the text encoder's own; with gates "
-        "NAME=1.2 makes it louder than they say, NAME=0 switches it off, NAME=1@0:0.5 "
+        "NAME=1.2 makes it louder than they say, and NAME=0 switches it off. NAME=1@0:0.5 "
         "lets it speak in the first half of the steps, NAME=1^0:0.2 in the first fifth of "
         "the U-Net's depth, and NAME=1@0:0.5^0:0.2 where both hold.",
+    ),
+    pin: list[str] = typer.Option(
+        [],
+        help="Weights of a unit by hand, whatever the gates say there: UNIT:NAME=1,NAME=0.5, or "
+        "several units by a pattern, 'mid_block.*:NAME=0'; repeatable. Without gates the units "
+        "are the U-Net's blocks.",
     ),
     negative: str = typer.Option("", help="What to keep out."),
     seed: int = typer.Option(-1, help="-1 draws one; further pictures count up from it."),
@@ -81,7 +87,7 @@ def generate(
 ) -> None:
     """Paint pictures with several LoRAs at once; print the files' paths."""
     from composer.diffusion.request import Request
-    from composer.studio import ComposeRequest, Studio
+    from composer.studio import ComposeRequest, Pin, Studio
 
     width, height = _read_size(size)
     settings = {
@@ -95,7 +101,7 @@ def generate(
         "count": count,
         "clip_skip": clip_skip,
     }
-    rows = tuple(map(_read_row, lora))
+    rows, pins = tuple(map(_read_row, lora)), tuple(map(Pin.read, pin))
     if gates and _is_given(context, "fusion"):
         raise ComposerError("Gates are a fusion of their own: give --gates or --fusion, not both.")
     studio = Studio(
@@ -118,6 +124,7 @@ def generate(
             fusion=fusion,
             gates=gates,
             mixlora=mixlora,
+            pins=pins,
         )
     else:
         studio.wait()
@@ -130,7 +137,7 @@ def generate(
             asked = replace(asked.without_gates(), fusion=fusion)
         if gates or mixlora:
             asked = replace(asked, gates=gates, mixlora=mixlora)
-        asked = asked.with_rows(rows)
+        asked = replace(asked.with_rows(rows), pins=pins or asked.pins)
     if expand:
         said, number = asked.request.prompt, max(asked.request.seed, 0)
         whole = studio.mixlora_triggers(asked.mixlora) if asked.mixlora else ()
@@ -198,8 +205,8 @@ def _read_row(text: str) -> LoraRow:
     except ValueError as error:
         raise ComposerError(
             f"--lora {text!r} is not understood. Write --lora NAME=0.8, or --lora NAME=0.8,0.5 "
-            "with the text encoder's weight after the comma; with gates --lora NAME=1@0:0.5 for "
-            "the first half of the steps, or NAME=1^0:0.2 for the first fifth of the depth."
+            "with the text encoder's weight after the comma; --lora NAME=1@0:0.5 for the first "
+            "half of the steps, or NAME=1^0:0.2 for the first fifth of the depth."
         ) from error
     row = LoraRow(name=name, unet=unet, text_encoder=text_encoder, strength=unet)
     return replace(row, **spans)

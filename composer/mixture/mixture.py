@@ -140,7 +140,7 @@ class Mixture:
             self._check_names(weights)
             numbers = [_finite(name, weights.get(name, 0.0), unit) for name in self.names]
             found.pinned = ConstantGate(numbers)
-        self._tell()
+        self._tell((unit,))
 
     def toggle(
         self,
@@ -274,11 +274,12 @@ class Mixture:
     ) -> None:
         self.detach()
 
-    def _tell(self) -> None:
+    def _tell(self, units: Collection[str] | None = None) -> None:
+        """Tell these units, or all, who may speak there and how strongly."""
         everywhere = torch.tensor([self._on[name] for name in self.names], dtype=torch.bool)
         strength = torch.tensor([self._strengths[name] for name in self.names])
-        for name, unit in self.units.items():
-            mask = everywhere
+        for name in self.units if units is None else units:
+            unit, mask = self.units[name], everywhere
             for switch in self._limited:
                 if switch.meant(name, self.depth_of(name), self._time):
                     mask = mask.clone()

@@ -13,6 +13,7 @@ from composer.studio.gating import GateOffer
 from composer.studio.history import History, SavedPicture
 from composer.studio.jobs import Waiting
 from composer.studio.known_weights import WeightOffer
+from composer.studio.limits import Limits, Pin, read_pins
 from composer.studio.placing import MixLoraOffer
 from composer.studio.recall import Recalled
 from composer.studio.requests import ComposeRequest, LoraRow
@@ -33,9 +34,11 @@ __all__ = [
     "Finished",
     "GateOffer",
     "History",
+    "Limits",
     "LoraRow",
     "MixLoraOffer",
     "PictureSaved",
+    "Pin",
     "Point",
     "Preview",
     "Progress",
@@ -52,4 +55,5 @@ __all__ = [
     "Way",
     "WeightOffer",
     "Wording",
+    "read_pins",
 ]

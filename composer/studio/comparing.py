@@ -13,6 +13,7 @@ from composer.errors import ComposerError
 from composer.studio.events import Event, Finished, PictureSaved, Progress, Started
 from composer.studio.gating import GateOffer, Plan
 from composer.studio.known_weights import WeightOffer
+from composer.studio.limits import ALWAYS
 from composer.studio.placing import MixLoraOffer
 from composer.studio.requests import ComposeRequest, LoraRow, find_fusion, speaking
 
@@ -54,8 +55,7 @@ class Comparison:
     @property
     def asked(self) -> ComposeRequest:
         """The picture with the user's weights."""
-        rows = tuple(row.unlimited() for row in self.rows)
-        return ComposeRequest(request=self.request, rows=rows)
+        return ComposeRequest(request=self.request, rows=self.rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,8 +169,11 @@ def _placed(
 
 
 def _weight(row: LoraRow) -> str:
-    apart = "" if row.text_encoder is None else f" (text {row.text_encoder:g})"
-    return f"{row.unet:g}{apart}"
+    said = [] if row.text_encoder is None else [f"text {row.text_encoder:g}"]
+    for part, (start, end) in (("steps", row.steps), ("depth", row.depth)):
+        if (start, end) != ALWAYS:
+            said.append(f"{part} {100 * start:.0f} to {100 * end:.0f} %")
+    return f"{row.unet:g}" + (f" ({', '.join(said)})" if said else "")
 
 
 def _what_speaks(asked: ComposeRequest) -> object:
@@ -179,9 +182,12 @@ def _what_speaks(asked: ComposeRequest) -> object:
         return asked.gates
     fusion = find_fusion(asked.fusion)
     weights = fusion.weigh(dict(speaking(asked.rows)))
+    limits = asked.limits
     return (
         asked.mixlora,
         fusion.by_region and len(weights) > 1,
+        tuple(limits.steps.items()),
+        tuple(limits.depth.items()),
         tuple(
             (name, tuple(sorted(weight.items())) if isinstance(weight, Mapping) else weight)
             for name, weight in weights.items()

@@ -20,8 +20,8 @@ from composer.fusions.mixlora_file import read_mixlora
 from composer.mixture import Granularity, Mixture, attach
 from composer.mixture.mixlora import MixLora
 from composer.studio.gating import Gating
+from composer.studio.limits import Limits
 from composer.studio.placing import Placing
-from composer.studio.requests import ALWAYS
 
 KEPT_EXPERTS = 16
 
@@ -67,6 +67,7 @@ class Engine:
         weights: Mapping[str, Mapping[str, float]],
         fusion: Fusion,
         placing: Placing | None = None,
+        limits: Limits | None = None,
     ) -> None:
         """Let these experts speak, and no others, over a MixLoRA if there is one. Without either
         the model is bare again.
@@ -75,10 +76,11 @@ class Engine:
         buffer. What was attached before does not matter to what the model then computes.
 
         Raises:
-            ComposerError: the MixLoRA is for another model, or damaged.
+            ComposerError: the MixLoRA is for another model, or damaged; a pin is for no unit.
         """
         self._place(placing)
-        granularity: Granularity = "block" if fusion.by_region else "network"
+        limits = limits or Limits()
+        granularity: Granularity = "block" if fusion.by_region or limits.by_unit else "network"
         self._attach(granularity, {expert.name: expert for expert in experts})
         if self._mixture is not None:
             self._fitted = None
@@ -86,7 +88,7 @@ class Engine:
             self._mixture.set_weights(weighed)
             if fusion.by_region:
                 self._mixture.set_gates(region_gates(self._mixture, weighed))
-            self._switch(None)
+            self._switch(dict.fromkeys(weights, True), limits)
 
     def mix_gated(self, gating: Gating) -> tuple[Expert, ...]:
         """Let the experts of a gate file speak as its gates say. Returns those that are on.
@@ -94,7 +96,8 @@ class Engine:
         A switch is a mask in a buffer: nothing is read or attached anew for it.
 
         Raises:
-            ComposerError: the gates are for another model, or other LoRAs than these.
+            ComposerError: the gates are for another model, or other LoRAs than these; a pin is for
+                no unit.
         """
         facts = gating.card.facts
         assert facts is not None  # a card with an error is never found
@@ -111,7 +114,7 @@ class Engine:
             self._mixture.set_weights(dict.fromkeys(experts, 1.0))
             file.fit(self._mixture)
             self._fitted = file
-        self._switch(gating)
+        self._switch(gating.switches, gating.limits, gating.strengths)
         return tuple(experts[name] for name, on in gating.switches.items() if on)
 
     def at_step(self, index: int, total: int) -> None:
@@ -169,36 +172,29 @@ class Engine:
             file.check_model(self.model.name, self.model.hash)
             self._placed = (stamp, file.attach(self.model.unet, str(stamp[0])))
 
-    def _switch(self, gating: Gating | None) -> None:
-        """Who may speak, in a sampling that has not begun, where, when and how strongly; without
-        gates all may, everywhere, always, with strength 1.
-
-        Limits only ever switch off: one who is limited in both speaks inside both alone.
-        """
+    def _switch(
+        self,
+        switches: Mapping[str, bool],
+        limits: Limits,
+        strengths: Mapping[str, float] | None = None,
+    ) -> None:
+        """Who may speak, in a sampling that has not begun, where, when and how strongly."""
         mixture = self._mixture
         assert mixture is not None
         mixture.at_rest()
-        mixture.strengthen({} if gating is None else gating.strengths)
-        # the words are read in full, as they are under a limit to steps
-        unet = frozenset(name for name, unit in mixture.units.items() if unit.plan.part == "unet")
+        mixture.strengthen(strengths or {})
+        for name, unit in mixture.units.items():
+            if unit.pinned is not None:
+                mixture.pin(name, None)
         for name in mixture.names:
-            mixture.toggle(name, gating is None or gating.switches[name])
-            if gating is not None:
-                for silent in _outside(gating.steps.get(name, ALWAYS)):
-                    mixture.toggle(name, False, steps=silent)
-                for silent in _outside(gating.depth.get(name, ALWAYS)):
-                    mixture.toggle(name, False, units=unet, depth=silent)
+            mixture.toggle(name, switches[name])
+        limits.tell(mixture)
 
     def _read_gates(self, name: str, path: Path) -> GateFile:
         stamp = _stamp(f"gates {name!r} are", path)
         if self._gates is None or self._gates[0] != stamp:
             self._gates = (stamp, read_gates(path))
         return self._gates[1]
-
-
-def _outside(span: tuple[float, float]) -> list[tuple[float, float]]:
-    """What lies before and after this part of all, 0 to 1."""
-    return [(a, b) for a, b in ((0.0, span[0]), (span[1], 1.0)) if a < b]
 
 
 def _stamp(what: str, path: Path) -> Stamp:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from composer.errors import ComposerError
-from composer.studio.requests import ALWAYS, GATES, ComposeRequest, LoraRow
+from composer.studio.limits import ALWAYS, Limits, Pin
+from composer.studio.requests import GATES, ComposeRequest, LoraRow
 
 if TYPE_CHECKING:
     from composer.experts.card import Card
@@ -23,6 +24,7 @@ class Gating:
     loras: the LoRA of each expert, by its name in the gate file, which may be another than the
         library's.
     rows: what was said of each expert, by the same names.
+    limits: where and when each speaks, by the same names.
     hash: of the gate file.
     """
 
@@ -30,6 +32,7 @@ class Gating:
     loras: Mapping[str, Card]
     rows: Mapping[str, LoraRow]
     hash: str
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def switches(self) -> dict[str, bool]:
@@ -41,16 +44,6 @@ class Gating:
         """Of the experts that are to be louder or softer than their gates say: how many times."""
         return {name: r.strength for name, r in self.rows.items() if r.strength != 1 and r.strength}
 
-    @property
-    def steps(self) -> dict[str, tuple[float, float]]:
-        """Of the experts that are limited: from which part of the sampling to which they speak."""
-        return {name: row.steps for name, row in self.rows.items() if row.steps != ALWAYS}
-
-    @property
-    def depth(self) -> dict[str, tuple[float, float]]:
-        """Likewise from which part of the U-Net's units to which."""
-        return {name: row.depth for name, row in self.rows.items() if row.depth != ALWAYS}
-
     def told(self) -> dict[str, Any]:
         """For the picture's record."""
         told: dict[str, Any] = {
@@ -58,10 +51,8 @@ class Gating:
             "gates": self.card.name,
             "hash": self.hash,
             "switches": self.switches,
+            **self.limits.told(),
         }
-        for part, spans in (("steps", self.steps), ("depth", self.depth)):
-            if spans:
-                told[part] = {name: list(span) for name, span in spans.items()}
         if strengths := self.strengths:
             told["strengths"] = strengths
         return told
@@ -107,16 +98,21 @@ def offers(
 
 
 def plan_gating(
-    card: GateCard, file_hash: str, rows: Iterable[LoraRow], library: Library
+    card: GateCard,
+    file_hash: str,
+    rows: Iterable[LoraRow],
+    library: Library,
+    pins: Iterable[Pin] = (),
 ) -> Gating:
     """Find the LoRAs of a gate file, by their hashes if their files were renamed.
 
     Raises:
-        ComposerError: one is missing or is another file, or a row is none of them.
+        ComposerError: one is missing or is another file, or a row or a pin is for none of them.
     """
     loras = find_loras(card, library)
     names = {lora.name: name for name, lora in loras.items()}
     found: dict[str, LoraRow] = {}
+    rows = tuple(rows)
     for row in rows:
         if row.name in names:
             found[names[row.name]] = row
@@ -126,11 +122,13 @@ def plan_gating(
                 f"The gates {card.name!r} do not know the LoRA {row.name!r}; they are for {known}. "
                 "Take it out, train gates that know it, or choose the weighted sum."
             )
+    limits = Limits.of((row for row in rows if row.name in names), pins).among(names)
     return Gating(
         card=card,
         loras=loras,
         rows={name: found.get(name) or LoraRow(name=lora.name) for name, lora in loras.items()},
         hash=file_hash,
+        limits=limits.renamed(names),
     )
 
 
@@ -170,10 +168,10 @@ def match_loras(
     return loras, hashes
 
 
-def recalled_rows(
+def recalled_choice(
     card: GateCard, fusion: Mapping[str, Any], speaking: Sequence[str], library: Library
-) -> tuple[LoraRow, ...]:
-    """The rows of a picture that was made with these gates, by the LoRAs' names of now.
+) -> tuple[tuple[LoraRow, ...], tuple[Pin, ...]]:
+    """The rows and pins of a picture that was made with these gates, by the LoRAs' names of now.
 
     fusion: of the picture's record; without switches there, those that spoke are on.
     """
@@ -182,7 +180,7 @@ def recalled_rows(
     except ComposerError:  # the note on the missing LoRA is the recaller's
         names = {}
     switches, strengths = _mapping(fusion.get("switches")), _mapping(fusion.get("strengths"))
-    steps, depth = _mapping(fusion.get("steps")), _mapping(fusion.get("depth"))
+    limits = Limits.recorded(fusion).renamed(names)
     rows: list[LoraRow] = []
     for expert in card.experts:
         name = names.get(expert.name, expert.name)
@@ -190,12 +188,12 @@ def recalled_rows(
             LoraRow(
                 name=name,
                 on=bool(switches.get(expert.name, name in speaking)),
-                steps=_span(steps.get(expert.name)),
-                depth=_span(depth.get(expert.name)),
+                steps=limits.steps.get(name, ALWAYS),
+                depth=limits.depth.get(name, ALWAYS),
                 strength=_strength(strengths.get(expert.name, 1.0)),
             )
         )
-    return tuple(rows)
+    return tuple(rows), limits.pins
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
@@ -203,16 +201,8 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _strength(value: object) -> float:
+    """Records come out of pictures, which anybody may have written."""
     try:
         return LoraRow(name="", strength=float(cast(Any, value))).strength
     except (OverflowError, TypeError, ValueError):
         return 1.0
-
-
-def _span(value: object) -> tuple[float, float]:
-    """Records come out of pictures, which anybody may have written."""
-    try:
-        start, end = (float(number) for number in cast(Any, value))
-        return LoraRow(name="", steps=(start, end)).steps
-    except (OverflowError, TypeError, ValueError):
-        return ALWAYS

@@ -89,7 +89,8 @@ def _mix(engine: Engine, plan: Plan) -> _Mixed:
         return _Mixed(loras=loras, fusion=gating.told(), notes=tuple(_notes(experts)))
     fusion, weights = find_fusion(plan.asked.fusion), speaking(plan.asked.rows)
     experts = tuple(engine.read(name, plan.cards[name].path) for name in weights)
-    engine.mix(experts, weights, fusion, plan.placing)
+    limits = plan.asked.limits.among(weights)
+    engine.mix(experts, weights, fusion, plan.placing, limits)
     by_name = {expert.name: expert for expert in experts}
     loras = tuple(
         _record(row.name, by_name[row.name], **row.weights)
@@ -98,9 +99,10 @@ def _mix(engine: Engine, plan: Plan) -> _Mixed:
     )
     notes = (*_notes(experts), *(_silent(plan, experts) if fusion.by_region else ()))
     if plan.placing is None:
-        return _Mixed(loras=loras, fusion={"name": fusion.name}, notes=notes)
+        return _Mixed(loras=loras, fusion={"name": fusion.name} | limits.told(), notes=notes)
     more = plan.placing.notes(plan.asked.request.prompt)
-    return _Mixed(loras=loras, fusion=plan.placing.told(), notes=(*more, *notes))
+    told = plan.placing.told() | limits.told()
+    return _Mixed(loras=loras, fusion=told, notes=(*more, *notes))
 
 
 def _record(name: str, expert: Expert, **weights: float) -> LoraRecord:

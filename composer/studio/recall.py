@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from composer.diffusion.record import LoraRecord, PictureRecord
 from composer.errors import ComposerError
 from composer.fusions import FUSIONS
-from composer.studio.gating import recalled_rows
+from composer.studio.gating import recalled_choice
+from composer.studio.limits import ALWAYS, Limits
 from composer.studio.requests import GATES, MIXLORA, ComposeRequest, LoraRow
 
 if TYPE_CHECKING:
@@ -47,23 +48,29 @@ def recall(
     """
     names, notes = _find_loras(record.loras, library, find)
     rows: dict[str, LoraRow] = {}
+    limits = Limits.recorded(record.fusion)
     for lora in record.loras:
         name = names[lora.name]
-        rows.setdefault(name, replace(LoraRow.of(lora), name=name))
+        spans = {
+            "steps": limits.steps.get(lora.name, ALWAYS),
+            "depth": limits.depth.get(lora.name, ALWAYS),
+        }
+        rows.setdefault(name, replace(LoraRow.of(lora), name=name, **spans))
     asked = ComposeRequest(request=record.request, rows=tuple(rows.values()))
     fusion = str(record.fusion.get("name", ""))
     if fusion == GATES:
         words = ("The gates", "are", "have", "The weighted sum is used instead.")
         card = _find_own(record.fusion, GATES, gate_library(), words, notes)
         if card is not None:
-            gated = recalled_rows(card, record.fusion, tuple(rows), library)
-            asked = replace(asked, rows=gated, gates=card.name)
+            gated, pins = recalled_choice(card, record.fusion, tuple(rows), library)
+            asked = replace(asked, rows=gated, gates=card.name, pins=pins)
     elif fusion == MIXLORA:
         words = ("The MixLoRA", "is", "has", "The picture is made without it.")
         placed = _find_own(record.fusion, MIXLORA, mixlora_library(), words, notes)
-        asked = replace(asked, mixlora="" if placed is None else placed.name)
+        pins = limits.renamed(names).pins
+        asked = replace(asked, mixlora="" if placed is None else placed.name, pins=pins)
     elif fusion in FUSIONS:
-        asked = replace(asked, fusion=fusion)
+        asked = replace(asked, fusion=fusion, pins=limits.renamed(names).pins)
     else:
         notes.append(f"The fusion {fusion!r} is not known here; the weighted sum is used instead.")
     return Recalled(asked=asked, notes=(*record.notes, *notes))

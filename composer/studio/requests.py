@@ -11,9 +11,8 @@ from composer.diffusion.record import LoraRecord
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
 from composer.fusions import FUSIONS, Fusion
+from composer.studio.limits import ALWAYS, MAX_WEIGHT, Limits, Pin
 
-MAX_WEIGHT = 10.0
-ALWAYS = (0.0, 1.0)
 GATES = "gates"  # what a picture's record calls the fusion by learned gates
 MIXLORA = "mixlora"  # and a MixLoRA, with LoRAs added to it by their weights
 
@@ -22,9 +21,9 @@ MIXLORA = "mixlora"  # and a MixLoRA, with LoRAs added to it by their weights
 class LoraRow:
     """One LoRA that was chosen: its weight in the U-Net, and in the text encoder if it differs.
 
-    steps: from which part of the sampling to which it speaks, 0 to 1; for learned gates alone.
+    steps: from which part of the sampling to which it speaks, 0 to 1.
     depth: from which part of the U-Net's units to which, in the order it runs them, it speaks,
-        0 to 1; for learned gates alone.
+        0 to 1.
     strength: how many times what learned gates say of it counts; they alone heed it.
     """
 
@@ -65,15 +64,6 @@ class LoraRow:
         """Switched on, with some weight somewhere."""
         return self.on and any(self.weights.values())
 
-    @property
-    def limited(self) -> str:
-        """Of what it speaks in a part alone: "steps", "depth", or nothing."""
-        return "steps" if self.steps != ALWAYS else "depth" if self.depth != ALWAYS else ""
-
-    def unlimited(self) -> LoraRow:
-        """The same row, speaking in all steps and the whole depth."""
-        return replace(self, steps=ALWAYS, depth=ALWAYS)
-
     @classmethod
     def of(cls, lora: LoraTag | LoraRecord) -> LoraRow:
         """The row that a tag in a prompt, or a picture's record, stands for."""
@@ -93,6 +83,8 @@ class ComposeRequest:
     mixlora: the name of a MixLoRA. It stands in the model as if the model knew what it has learned;
         rows are LoRAs that are added to it by their weights, and there need be none.
     gate_map: whether what the gates say is kept beside each picture.
+    pins: weights of units by hand, whatever the gates or the fusion say there; the later one holds
+        where two are for one unit.
     """
 
     request: Request = field(default_factory=Request)
@@ -101,6 +93,7 @@ class ComposeRequest:
     gates: str = ""
     mixlora: str = ""
     gate_map: bool = False
+    pins: tuple[Pin, ...] = ()
 
     def __post_init__(self) -> None:
         find_fusion(self.fusion)
@@ -109,15 +102,14 @@ class ComposeRequest:
                 "A MixLoRA decides by its own routers, and LoRAs are added to it by their weights: "
                 "leave out the gates or the other fusion, or the MixLoRA."
             )
-        limited = [row for row in self.rows if row.limited]
-        if limited and not self.gates:
-            raise ComposerError(
-                f"The LoRA {limited[0].name!r} is to speak in a part of the {limited[0].limited}, "
-                "which learned gates alone can do. Choose gates, or take the limit away."
-            )
         names = [row.name for row in self.rows]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ComposerError(f"The LoRA {twice!r} is chosen twice. Remove one of its rows.")
+
+    @property
+    def limits(self) -> Limits:
+        """Where and when the LoRAs speak."""
+        return Limits.of(self.rows, self.pins)
 
     def with_rows(self, rows: Iterable[LoraRow]) -> ComposeRequest:
         """The same request with these rows instead of those of their names, and besides."""
@@ -139,12 +131,17 @@ class ComposeRequest:
         ]
         tagged = [replace(LoraRow.of(tag), name=full_name(tag.name)) for tag in parsed.loras]
         untagged = replace(self.request, prompt=parsed.text)
-        return replace(self, request=untagged, rows=tuple(named)).with_rows(tagged)
+        pins = tuple(
+            Pin(pin.units, {full_name(name): weight for name, weight in pin.weights.items()})
+            for pin in self.pins
+        )
+        asked = replace(self, request=untagged, rows=tuple(named), pins=pins)
+        return asked.with_rows(tagged)
 
     def without_gates(self) -> ComposeRequest:
-        """The same LoRAs fused by the request's fusion alone, each always and everywhere."""
-        rows = tuple(row.unlimited() for row in self.rows)
-        return replace(self, rows=rows, gates="", mixlora="", gate_map=False)
+        """The same LoRAs fused by the request's fusion alone, and no unit pinned: those of gates
+        may be called otherwise."""
+        return replace(self, gates="", mixlora="", gate_map=False, pins=())
 
 
 def speaking(rows: Iterable[LoraRow]) -> dict[str, dict[str, float]]:

@@ -346,7 +346,7 @@ class Studio:
         gates = self._gate_library()
         with self._library_lock:
             card = gates.find(merged.gates)
-        gating = plan_gating(card, gates.hash(card), merged.rows, self._library)
+        gating = plan_gating(card, gates.hash(card), merged.rows, self._library, merged.pins)
         return Plan(asked=merged, gating=gating)
 
     def _placing(self, name: str) -> Placing | None:

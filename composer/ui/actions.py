@@ -23,6 +23,7 @@ from composer.studio import (
     Progress,
     SavedPicture,
     Studio,
+    read_pins,
 )
 from composer.ui import gate_views, views
 from composer.ui.examples import Example, choose_examples
@@ -209,6 +210,7 @@ class Actions:
         return {
             page.mixer: [views.row_view(row, cards.get(row.name)) for row in asked.rows],
             page.fusion: self.gates.fusion(fusion, cards),
+            page.pins: "\n".join(map(str, asked.pins)),
             page.prompt: request.prompt,
             page.negative: request.negative_prompt,
             page.steps: request.steps,
@@ -295,16 +297,18 @@ class Actions:
         fusion, new_seed = given.pop("fusion"), given.pop("new_seed")
         gates = gate_views.gates_of(fusion)
         rows = views.read_rows(given.pop("mixer"), gated=bool(gates))
+        pins = read_pins(given.pop("pins") or "")
         if new_seed or given["seed"] == -1:
             given["seed"] = secrets.randbelow(SEEDS)
         request = Request(
             prompt=given.pop("prompt") or "", negative_prompt=given.pop("negative") or "", **given
         )
+        asked = ComposeRequest(request=request, rows=rows, pins=pins)
         if gates:
-            return ComposeRequest(request=request, rows=rows, gates=gates, gate_map=True)
+            return replace(asked, gates=gates, gate_map=True)
         if mixlora := gate_views.mixlora_of(fusion):
-            return ComposeRequest(request=request, rows=rows, mixlora=mixlora)
-        return ComposeRequest(request=request, rows=rows, fusion=fusion)
+            return replace(asked, mixlora=mixlora)
+        return replace(asked, fusion=fusion)
 
     def _report(self, event: Event) -> Update:
         if isinstance(event, PictureSaved):

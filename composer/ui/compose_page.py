@@ -94,6 +94,8 @@ def add(
         **NOTING,
     )
     gate_map.look(actions.gates.look, outputs=gate_map, **NOTING)
+    pinned = [page.pins, page.pinning]
+    gate_map.pin(actions.gates.pin, [page.pins, page.mixer], pinned, **QUICK)
     page.stop.click(actions.stop, outputs=page.stop, **QUICK)
     strip.pick(actions.pick, outputs=page.shown, **QUICK)
     page.use.click(actions.use, page.current, form, **NOTING)

@@ -10,7 +10,15 @@ import gradio as gr
 
 from composer.errors import ComposerError
 from composer.fusions import FUSIONS
-from composer.studio import GateOffer, LoraRow, MixLoraOffer, SavedPicture, Studio
+from composer.studio import (
+    GateOffer,
+    LoraRow,
+    MixLoraOffer,
+    Pin,
+    SavedPicture,
+    Studio,
+    read_pins,
+)
 from composer.ui import gate_views, views
 from composer.ui.examples import Example, gate_example
 from composer.ui.layout import Page
@@ -166,6 +174,20 @@ class GateActions:
         except ComposerError as error:
             gr.Warning(views.escaped(error), title="No gate map")
             return None
+
+    def pin(self, pins: str | None, mixer: object, event: gr.EventData) -> Update:
+        """A line more for a unit of the map, at the weights it has without gates, to be changed."""
+        page, unit, said = self._page, str(event.unit), (pins or "").rstrip()
+        open_now: Update = {page.pinning: gr.update(open=True)}
+        try:
+            rows = [row for row in views.read_rows(mixer) if row.on]
+            there = read_pins(said)
+        except ComposerError:  # a line is being written; it is told when a picture is asked for
+            rows, there = [], ()
+        if not rows or any(pin.units == unit for pin in there):
+            return {page.pins: pins, **open_now}
+        line = str(Pin(unit, {row.name: 1.0 for row in rows}))
+        return {page.pins: f"{said}\n{line}".lstrip(), **open_now}
 
     def _cards(self) -> dict[str, Card]:
         try:

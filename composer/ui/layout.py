@@ -25,6 +25,8 @@ class Page:
     mixer: gr.HTML
     gates: gr.HTML
     fusion: gr.Dropdown
+    pinning: gr.Accordion
+    pins: gr.Textbox
     prompt: gr.Textbox
     expander: gr.HTML
     negative: gr.Textbox
@@ -57,8 +59,8 @@ class Page:
     def form(self) -> dict[str, Any]:
         """The fields that make a request, by name, in the order in which values come."""
         names = (
-            "mixer", "fusion", "prompt", "negative", "steps", "cfg_scale", "sampler", "count",
-            "width", "height", "clip_skip", "seed", "new_seed",
+            "mixer", "fusion", "pins", "prompt", "negative", "steps", "cfg_scale", "sampler",
+            "count", "width", "height", "clip_skip", "seed", "new_seed",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
@@ -163,7 +165,18 @@ def _mixture() -> dict[str, Any]:
             info=next(iter(FUSIONS.values())).description,
             elem_id="fusion",
         )
-    return {"mixer": mixer, "gates": gates, "fusion": fusion}
+        with gr.Accordion("Pin units by hand", open=False, elem_id="pinning") as pinning:
+            pins = gr.Textbox(
+                show_label=False,
+                container=False,
+                placeholder="unet.mid_block.attentions.0: zibo=1, neon=0.5",
+                info="Weights that hold in a unit whatever the gates say there, one line each. "
+                "The numbers over the gate map of a picture add a line; `*mid*` means several.",
+                lines=2,
+                max_lines=8,
+                elem_id="pins",
+            )
+    return {"mixer": mixer, "gates": gates, "fusion": fusion, "pinning": pinning, "pins": pins}
 
 
 def _settings() -> dict[str, Any]:

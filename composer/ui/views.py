@@ -11,6 +11,7 @@ import contextlib
 import html
 import io
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,6 +23,7 @@ from composer.fusions import FUSIONS
 from composer.studio import (
     Event,
     Finished,
+    Limits,
     LoraRow,
     Progress,
     Queued,
@@ -132,35 +134,33 @@ def row_view(row: LoraRow, card: Card | None) -> Json:
 def read_rows(value: object, *, gated: bool = False) -> tuple[LoraRow, ...]:
     """The mixer's lines as rows. They come from a browser: their names are only ever looked up.
 
-    gated: only what gates heed, switches, steps, depth and strengths; otherwise what a sum heeds,
+    gated: of how loud they are, only what gates heed, strengths; otherwise what a sum heeds,
         weights.
     """
     lines = cast("list[Any]", value or [])
     try:
-        if gated:
-            return tuple(
-                LoraRow(
-                    name=str(line["name"]),
-                    on=bool(line["on"]),
-                    steps=(float(line["steps"][0]), float(line["steps"][1])),
-                    depth=(float(line["depth"][0]), float(line["depth"][1])),
-                    strength=float(line["strength"]),
-                )
-                for line in lines
-            )
-        return tuple(
-            LoraRow(
-                name=str(line["name"]),
-                on=bool(line["on"]),
-                unet=float(line["unet"]),
-                text_encoder=None if line["text_encoder"] is None else float(line["text_encoder"]),
-            )
-            for line in lines
-        )
+        return tuple(_read_row(line, gated) for line in lines)
     except (TypeError, KeyError, IndexError, ValueError) as error:
         if isinstance(error, ComposerError):
             raise
         raise ComposerError("The page sent rows that are not rows. Reload the page.") from error
+
+
+def _read_row(line: Any, gated: bool) -> LoraRow:
+    row = LoraRow(
+        name=str(line["name"]),
+        on=bool(line["on"]),
+        steps=(float(line["steps"][0]), float(line["steps"][1])),
+        depth=(float(line["depth"][0]), float(line["depth"][1])),
+    )
+    if gated:
+        return replace(row, strength=float(line["strength"]))
+    words = line["text_encoder"]
+    return replace(
+        row,
+        unet=float(line["unet"]),
+        text_encoder=None if words is None else float(words),
+    )
 
 
 def status_view(status: Status) -> Json:
@@ -261,6 +261,8 @@ def recipe(saved: SavedPicture, cards: Mapping[str, Card]) -> str:
         "Fusion": f"Learned gates: {saved.record.fusion.get('gates')}" if saved.gated else title,
         "Model": saved.record.model_name,
     }
+    if pins := Limits.recorded(saved.record.fusion).pins:
+        facts["Pinned"] = " · ".join(map(str, pins))
     if request.negative_prompt:
         facts["Negative prompt"] = request.negative_prompt
     pairs = "".join(
@@ -280,13 +282,19 @@ def _chips(saved: SavedPicture, cards: Mapping[str, Card]) -> Iterator[tuple[str
         title = (card.info.title or card.name) if card else name
         return f"lora role-{card.info.role if card else 'other'}", title
 
+    limits = Limits.recorded(saved.record.fusion)
     for row in saved.rows:
         kind, title = titled(row.name)
-        apart = "" if row.text_encoder is None else f" (text {row.text_encoder:g})"
+        aside = [] if row.text_encoder is None else [f"text {row.text_encoder:g}"]
+        for part, spans in (("steps", limits.steps), ("depth", limits.depth)):
+            if row.name in spans:
+                start, end = spans[row.name]
+                aside.append(f"{part} {100 * start:.0f} to {100 * end:.0f} %")
+        told = f" ({', '.join(aside)})" if aside else ""
         if not saved.gated:
-            yield kind, f"{title} {row.unet:g}{apart}"
+            yield kind, f"{title} {row.unet:g}{told}"
         else:
-            yield kind, title if row.unet == 1 else f"{title} × {row.unet:g}"
+            yield kind, (title if row.unet == 1 else f"{title} × {row.unet:g}") + told
     switches = saved.record.fusion.get("switches")
     if saved.gated and isinstance(switches, Mapping):
         for name, on in cast("Mapping[Any, Any]", switches).items():

@@ -1,4 +1,4 @@
-"""`app.py` as a process of its own, on the tiny model."""
+"""`app.py` as a process of its own, on the tiny model or another."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ HOSTILE = '<img src=x onerror="window.hacked=1">${window.hacked=2}'
 
 @dataclass(frozen=True)
 class App:
-    """A running app: its address and its folders."""
+    """A running app: its address, its folders and its process."""
 
     address: str
     loras: Path
     outputs: Path
+    process: subprocess.Popen[bytes]
 
 
 @contextlib.contextmanager
@@ -50,6 +51,13 @@ def running(model: Path, root: Path, *options: str) -> Iterator[App]:
         write_lora(loras / f"{name}.safetensors", seed=seed, **metadata)
         Image.new("RGB", (32, 32), colour).save(loras / f"{name}.png")
     (loras / "pickle.safetensors").write_bytes(b"\x80\x04\x95" + bytes(64))
+    with serving(model, loras, root, *options) as app:
+        yield app
+
+
+@contextlib.contextmanager
+def serving(model: Path, loras: Path, root: Path, *options: str) -> Iterator[App]:
+    """`python app.py` with this model and these LoRAs; what it writes goes below `root`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -64,7 +72,7 @@ def running(model: Path, root: Path, *options: str) -> Iterator[App]:
     address = f"http://127.0.0.1:{port}/"
     try:
         _wait_for(address, process, log)
-        yield App(address, loras, root / "outputs")
+        yield App(address, loras, root / "outputs", process)
     finally:
         process.terminate()
         process.wait(20)

@@ -98,6 +98,20 @@ def test_gates_are_chosen_switched_and_seen(page: Page, app: App, tmp_path: Path
     expect(page.locator(".row[data-name=neon] .switch")).to_have_attribute("aria-checked", "true")
     assert paint(page, app) == both
 
+    # its first unit pinned by hand, for the pictures to come
+    pin = page.locator(".gatemap .numbers-row button").first
+    unit = (pin.get_attribute("title") or "").removeprefix("Pin ")
+    pin.click()
+    expect(page.locator("#pins textarea")).to_have_value(f"{unit}: zibo=1, neon=1")
+    page.fill("#pins textarea", f"{unit}: zibo=1, neon=-2")
+    pinned = paint(page, app)
+    assert pinned.fusion["pins"] == [f"{unit}: zibo=1, neon=-2"]
+    expect(page.locator(".recipe")).to_contain_text(f"{unit}: zibo=1, neon=-2")
+    keep(page, "gates pinned", tmp_path)
+    page.fill("#pins textarea", "")
+    page.click("#use")
+    expect(page.locator("#pins textarea")).to_have_value(f"{unit}: zibo=1, neon=-2")
+
 
 def test_the_difference_shows_in_two_clicks(page: Page, app: App) -> None:
     expect(page.locator(".gates .offer")).to_contain_text("Learned gates know these LoRAs")

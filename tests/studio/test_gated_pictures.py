@@ -105,8 +105,6 @@ def test_a_switch_may_hold_for_a_part_of_the_steps(studio: Studio) -> None:
     pictures = [pixels(studio, asked) for asked in (early, late)]
     assert len({both, *pictures, pixels(studio, replace(GATED, rows=off("neon")))}) == 4
     assert [pixels(studio, asked) for asked in (early, late, GATED)] == [*pictures, both]
-    with pytest.raises(ComposerError, match="learned gates alone"):
-        replace(early, gates="")
     with pytest.raises(ComposerError, match="from 0 to 1"):
         LoraRow(name="neon", steps=(0.5, 0.5))
 
@@ -144,8 +142,6 @@ def test_a_lora_may_speak_in_a_part_of_the_depth(
         by_hand(tiny_sd, folder, steps=(0.5, 1.0)),
     ]
     assert pixels(studio, fine) == pictures[0], "it holds for one picture"
-    with pytest.raises(ComposerError, match="part of the depth, which learned gates alone"):
-        replace(first, gates="")
     with pytest.raises(ComposerError, match=r"from 1 to 0 of the depth: .* from 0 to 1"):
         LoraRow(name="neon", depth=(1.0, 0.0))
 
@@ -175,8 +171,8 @@ def test_what_a_picture_says_of_its_limits_is_no_limit_if_it_is_none(
         for told in (rubbish, {"neon": rubbish, "zibo": [0.5, 1]}):
             record = replace(made.record, fusion={**made.record.fusion, part: told})
             saved = History(tmp_path).save(made.image(), record)
-            limits = {row.name: row.limited for row in studio.recall(saved).asked.rows}
-            assert limits == {"neon": "", "zibo": "" if told is rubbish else part}, told
+            limits = studio.recall(saved).asked.limits.told()
+            assert limits == ({} if told is rubbish else {part: {"zibo": [0.5, 1.0]}}), told
 
 
 def test_weights_of_a_sum_do_not_matter(studio: Studio) -> None:

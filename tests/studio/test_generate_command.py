@@ -101,7 +101,11 @@ def test_gates_by_name_and_again(
     assert same.exit_code == 0, same.output
     assert Path(same.stdout.strip()).read_bytes() == picture.read_bytes()
     weighted = CliRunner().invoke(app, [*again, "--fusion", "weighted"])
-    assert read_png(Path(weighted.stdout.strip())).fusion == {"name": "weighted"}
+    assert read_png(Path(weighted.stdout.strip())).fusion == {
+        "name": "weighted",
+        "steps": {"neon": [0.0, 0.5]},
+        "depth": {"neon": [0.0, 0.2], "zibo": [0.0, 0.6]},
+    }
 
 
 def test_mistakes_are_told_in_one_line(tiny_sd: Path, lora_folder: Path, tmp_path: Path) -> None:
@@ -112,9 +116,10 @@ def test_mistakes_are_told_in_one_line(tiny_sd: Path, lora_folder: Path, tmp_pat
         ("a fox", "--fusion", "magic"): "weighted",
         ("a fox", "--gates", "pear"): "no such gates",
         ("a fox", "--gates", "x", "--fusion", "nla"): "not both",
-        ("a fox", "--lora", "zibo=1@0:0.5"): "learned gates alone",
+        ("a fox", "--lora", "zibo", "--pin", "mid_block"): "zibo=1, neon=0.5",
+        ("a fox", "--lora", "zibo", "--pin", "mid_block:zibo=1"): "for no unit",
+        ("a fox", "--lora", "zibo", "--pin", "*:neon=1"): "does not speak",
         ("a fox", "--lora", "zibo=1@half"): "NAME=1@0:0.5",
-        ("a fox", "--lora", "zibo=1^0:0.2"): "learned gates alone",
         ("a fox", "--lora", "zibo=1^deep"): "NAME=1^0:0.2",
         ("a fox", "--lora", "zibo=1^0:0.2^0.5:1"): "NAME=1^0:0.2",
         ("a fox", "--lora", "zibo=1^0.2:0"): "of the depth",

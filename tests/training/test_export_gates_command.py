@@ -10,6 +10,7 @@ from tiny_loras import write_lora
 from typer.testing import CliRunner, Result
 
 from composer.cli import app
+from composer.diffusion.png import read_png
 
 
 @pytest.fixture
@@ -51,7 +52,15 @@ def test_by_path_in_bins_for_diffusers(tiny_sd: Path, folder: Path, tmp_path: Pa
     lines = done.stdout.splitlines()
     assert lines[0] == str(tmp_path / "both-1of3.safetensors") and Path(lines[0]).is_file()
     assert "steps 2 to 2 of 3 (33% to 67% of the sampling" in lines[3]
-    assert not output.exists() and len(lines) == 7
+    assert not output.exists() and len(lines) == 8
+    # and played so, by the command that it tells
+    played = lines[6].removeprefix("in Composer: composer ").replace("PROMPT", "zibo").split()
+    assert played[-1] == "both-3of3=1,0@0.666667:1"
+    where = ["--model", str(tiny_sd), "--output", str(tmp_path / "outputs"), "--steps", "3"]
+    made = CliRunner().invoke(app, [*played, *where, "--size", "16x16", "--device", "cpu"])
+    assert made.exit_code == 0, made.output
+    fusion = read_png(Path(made.stdout.strip())).fusion
+    assert fusion["steps"]["both-2of3"] == [0.333333, 0.666667]
 
 
 @pytest.mark.parametrize(

@@ -226,11 +226,6 @@ def test_other_gates_learn_from_judges_too(
     assert config.text_encoder == any(unit.startswith("text_encoder") for unit in learnt)
 
 
-def test_one_expert_works(model: Model, tmp_path: Path) -> None:
-    config = judged(tmp_path, prompts=("ada",), alone={"ada": ("ada",)}, balance=0.1, steps=2)
-    assert set(run(model, experts_for(model, tmp_path, "ada"), config)) == {1, 2}
-
-
 def test_it_stops_while_the_experts_draw_themselves(model: Model, tmp_path: Path) -> None:
     config, experts = judged(tmp_path), experts_for(model, tmp_path)
     reports = train_gates(model, experts, config)

@@ -145,7 +145,7 @@ def test_a_picture_is_made_with_gates_without_and_with_again(
         "mixer": mixer(LoraRow(name="zibo", unet=0.0), LoraRow(name="neon", on=False)),
         "fusion": PAIR, "prompt": "a fox", "negative": "", "steps": 2, "cfg_scale": 2.0,
         "sampler": "Euler", "count": 1, "width": 16, "height": 16, "clip_skip": 1, "seed": 5,
-        "new_seed": False,
+        "new_seed": False, "pins": "",
     }  # fmt: skip
 
     def paint(**changes: Any) -> tuple[dict[Any, Any], SavedPicture]:
@@ -209,10 +209,10 @@ def test_rows_with_gates_heed_switches_limits_and_strengths_alone() -> None:
         (True, 1.0, (0.0, 0.5), (0.2, 1.0), 1.2), (False, 1.0, (0.0, 1.0), (0.0, 1.0), 1.0),
     ]  # fmt: skip
     summed = views.read_rows(lines)[0]
-    assert (summed.unet, summed.limited, summed.strength) == (0.0, "", 1.0)
+    assert (summed.unet, summed.steps, summed.depth) == (0.0, (0.0, 0.5), (0.2, 1.0))
+    assert summed.strength == 1.0
     for part in ("steps", "depth"):
         before, lines[0][part] = lines[0][part], [0.5, 0.5]
-        assert views.read_rows(lines)  # a sum does not heed them
         with pytest.raises(ComposerError, match=f"of the {part}: .* from 0 to 1"):
             views.read_rows(lines, gated=True)
         for rubbish in (None, [], [1], ["a", "b"]):

@@ -81,7 +81,7 @@ async def run(
         "inputs": [sent(part, values) for part in handler.inputs],
         "state": state,
         "request": gr.Request(session_hash="ann"),
-        "event_data": gr.EventData(None, {"id": "gates:gone", "name": "gone"}),
+        "event_data": gr.EventData(None, {"id": "gates:gone", "name": "gone", "unit": "gone"}),
     }
     answer = await blocks.process_api(**called)
     while answer["is_generating"]:

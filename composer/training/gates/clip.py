@@ -13,7 +13,7 @@ image_i, the expert itself draws them here.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass, field
 
 import torch
@@ -26,12 +26,11 @@ from composer.diffusion.regions import Hearing, Regions
 from composer.mixture import Mixture
 from composer.mixture.rows import Routed
 from composer.training.draws import generator_for
+from composer.training.gates.alone import draw_alone
 from composer.training.gates.config import GateTraining
 from composer.training.gates.teachers import Sampling, Teachers, latent_shape, to_clean
 from composer.training.gates.texts import Texts
 from composer.training.gates.trainer import Said
-
-ALONE = 8  # pictures that each expert draws of itself
 
 
 def clip_loss(image: Tensor, text: Tensor, images_alone: Tensor, texts_alone: Tensor) -> Tensor:
@@ -93,21 +92,21 @@ class ClipGuidance:
             ComposerError: there is no CLIP.
         """
         clip = Clip.load(config.clip, model)
-        teachers = Teachers(model, mixture)
         images: list[Tensor] = []
         texts: list[Tensor] = []
-        total = len(mixture.names) * config.teacher_steps
-        for index, name in enumerate(mixture.names):
-            prompts = [config.alone[name][n % len(config.alone[name])] for n in range(ALONE)]
-            latents = torch.empty(0)
-            drawn = _draw(model, teachers, config, prompts, index)
-            for step, noisy in enumerate(drawn, start=1):
-                latents = noisy
-                yield index * config.teacher_steps + step, total
-            with torch.no_grad():
-                seen = clip.image(_picture(model, latents)).mean(0)
-            images.append(functional.normalize(seen, dim=0))
-            texts.append(functional.normalize(clip.text(prompts).mean(0), dim=0))
+        drawing = draw_alone(
+            Teachers(model, mixture),
+            config,
+            [config.alone[name] for name in mixture.names],
+            purpose="gates clip alone",
+        )
+        for drawn in drawing:
+            if drawn.finished:
+                with torch.no_grad():
+                    seen = clip.image(_picture(model, drawn.latents)).mean(0)
+                images.append(functional.normalize(seen, dim=0))
+                texts.append(functional.normalize(clip.text(drawn.prompts).mean(0), dim=0))
+            yield drawn.progress
         return cls(
             model=model,
             mixture=mixture,
@@ -181,20 +180,6 @@ class ClipGuidance:
             latents.to(self.model.dtype), timestep, encoder_hidden_states=text, return_dict=False
         )[0]
         return output.float()
-
-
-def _draw(
-    model: Model, teachers: Teachers, config: GateTraining, prompts: Sequence[str], expert: int
-) -> Iterator[Tensor]:
-    """Latents of what one expert alone draws for these prompts, after each step."""
-    generator = generator_for(config.seed, "gates clip alone", expert)
-    noise = torch.randn((len(prompts), *latent_shape(model)), generator=generator).to(model.device)
-    sampling = Sampling(model, config.teacher_steps, noise, config.cfg_scale)
-    for timestep in sampling.scheduler.timesteps:
-        said = teachers.ask(sampling.latents, timestep, prompts, [expert])[0]
-        unsaid = teachers.ask(sampling.latents, timestep, [""] * len(prompts), [expert])[0]
-        sampling.advance(timestep, unsaid, said)
-        yield sampling.latents
 
 
 def _picture(model: Model, latents: Tensor) -> Tensor:

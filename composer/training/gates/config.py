@@ -89,6 +89,8 @@ class GateTraining:
     trajectories: samplings that each teacher makes to learn from.
     teacher_steps: of each sampling, and of those that gates are judged by.
     steps: of the optimiser; 0 leaves the gates at their start.
+    preview_prompt: what the pictures on the way are of; empty takes the first of the prompts, or of
+        those that name one expert, or none.
     precision: "float32", or "bfloat16" for the products of the model that is trained on.
     """
 

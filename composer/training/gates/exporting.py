@@ -22,6 +22,7 @@ from torch import Tensor
 
 from composer.diffusion.model import Model
 from composer.diffusion.regions import regions_of
+from composer.diffusion.samplers import check_steps
 from composer.errors import ComposerError
 from composer.experts import Expert, write_lora
 from composer.experts.low_rank import LowRank
@@ -66,11 +67,12 @@ def export_gates(
 
     Raises:
         ComposerError: before the first report: another model, other LoRAs than the gates were
-            trained with, no prompts, no place for the output. Later: predictions that are no
-            numbers, a disk that is full.
+            trained with, no prompts, more steps than the model's schedule has, no place for the
+            output. Later: predictions that are no numbers, a disk that is full.
     """
     file.check_model(model.name, model.hash)
     file.check_experts({expert.name: expert.tensor_hash for expert in experts})
+    check_steps(config.steps, model.scheduler_config)
     config = replace(config, prompts=config.prompts or prompts_of(file))
     for path in config.paths:
         check_writable(path)

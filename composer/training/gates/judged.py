@@ -33,15 +33,13 @@ from composer.mixture import Mixture
 from composer.mixture.rows import Routed
 from composer.mixture.stand_in import Weights
 from composer.training.draws import generator_for
+from composer.training.gates.alone import draw_alone
 from composer.training.gates.config import GateTraining
 from composer.training.gates.judges import Judges, shortfall
 from composer.training.gates.losses import distance_from_sum
 from composer.training.gates.teachers import Sampling, guide, latent_shape, to_clean
 from composer.training.gates.texts import Texts
 from composer.training.gates.trainer import Said
-
-ALONE = 8
-"""Pictures that each expert draws of itself, to say how well it recognises them."""
 
 
 @dataclass
@@ -84,28 +82,21 @@ class Judged:
         judges = Judges(model, mixture)
         steps, names = config.teacher_steps, mixture.names
         asked, usual = torch.zeros(len(names), steps), torch.zeros(steps)
-        for index, name in enumerate(names):
+        known: list[Sequence[str]] = []
+        for name in names:
             # prompts of its own that the text encoder reads at once, as the others have to be
             own = config.alone.get(name, ())
-            known = [p for p in own if len(split_into_chunks(model, p)) == 1] or config.prompts
-            prompts = [known[n % len(known)] for n in range(ALONE)]
-            generator = generator_for(config.seed, "gates judged alone", index)
-            noise = torch.randn((ALONE, *latent_shape(model)), generator=generator)
-            sampling = Sampling(model, steps, noise.to(model.device), config.cfg_scale)
-            for step, timestep in enumerate(sampling.scheduler.timesteps):
-                latents = sampling.latents
-                without, told = (
-                    judges.teachers.ask(latents, timestep, some, [index])[0]
-                    for some in ([""] * ALONE, prompts)
+            short = [prompt for prompt in own if len(split_into_chunks(model, prompt)) == 1]
+            known.append(short or config.prompts)
+        drawing = draw_alone(judges.teachers, config, known, purpose="gates judged alone")
+        for drawn in drawing:
+            with torch.no_grad():
+                known_by, strange = judges.recognise(
+                    drawn.clean, drawn.prompts, [drawn.expert], drawn.generator
                 )
-                guided = guide(without, told, config.cfg_scale)
-                with torch.no_grad():
-                    clean = to_clean(sampling.scheduler, guided, timestep, latents)
-                    known_by, strange = judges.recognise(clean, prompts, [index], generator)
-                asked[index, step] = known_by.mean()
-                usual[step] += strange.mean().cpu() / len(names)
-                sampling.advance(timestep, without, told)
-                yield index * steps + step + 1, len(names) * steps
+            asked[drawn.expert, drawn.step] = known_by.mean()
+            usual[drawn.step] += strange.mean().cpu() / len(names)
+            yield drawn.progress
         return cls(
             model=model,
             mixture=mixture,

@@ -26,6 +26,7 @@ from composer.training.gates.distill import Distillation
 from composer.training.gates.judged import Judged
 from composer.training.gates.memory import AT_ONCE, Memory, check_prompts, remember
 from composer.training.gates.progress import GateProgress
+from composer.training.gates.single import of_one
 from composer.training.gates.start import pass_once, put_at_start
 from composer.training.gates.trainer import GateTrainer
 from composer.training.output import check_writable
@@ -50,6 +51,9 @@ def train_gates(
     state to resume from is kept if `config.checkpoint_every` asks for one. However it ends, the
     model is as it was, bit for bit. Raises Diverged after three steps in a row without a finite
     loss; the last good gates are then in the file.
+
+    A single expert has nobody to be weighed against: whatever `config` asks for, its gates say
+    exactly 1 everywhere, and nothing is learnt (`composer.training.gates.single`).
     """
     if not experts:
         raise ComposerError("There is no LoRA to train gates for: choose at least one.")
@@ -65,6 +69,8 @@ def train_gates(
     check_steps(config.teacher_steps, model.scheduler_config)
     gate = decided(config.gate, [expert.info.role for expert in experts])
     config = dataclasses.replace(config, gate=gate)
+    if len(experts) == 1:
+        config = of_one(config)
     processes = join_processes()
     check_checkpoint(model, experts, config, processes)
     with _attached(model, experts, config) as mixture:
@@ -99,11 +105,12 @@ def _train(
         if config.gradient_checkpointing:
             model.unet.enable_gradient_checkpointing()
         guidance: ClipGuidance | Judged | None = None
-        if config.objective == "clip":
+        # gates that stay where they begin learn from nobody
+        if config.objective == "clip" and config.steps:
             guidance = yield from _taught(ClipGuidance.prepare(model, mixture, config), cancelled)
             if guidance is None:
                 return
-        if config.objective == "judged":
+        if config.objective == "judged" and config.steps:
             guidance = yield from _taught(Judged.prepare(model, mixture, config), cancelled)
             if guidance is None:
                 return
@@ -269,10 +276,13 @@ def _write(trainer: GateTrainer, experts: Sequence[Expert]) -> None:
 
 
 def _preview(trainer: GateTrainer, experts: Sequence[Expert]) -> Image.Image:
-    """What the gates draw now for the preview's prompt, always from the same seed."""
+    """What the gates draw now for the preview's prompt, always from the same seed; where none is
+    given, for the first prompt that there is: one that names all experts, one alone, or none."""
     config = trainer.config
+    alone = [prompt for own in config.alone.values() for prompt in own]
+    known = [*config.prompts, *alone, *config.neutral]  # of what is learnt, at least one
     request = Request(
-        prompt=config.preview_prompt or config.prompts[0],
+        prompt=config.preview_prompt or known[0],
         seed=config.seed,
         steps=PREVIEW_STEPS,
         cfg_scale=config.cfg_scale,

@@ -87,8 +87,13 @@ function fill(value) {
   table.style.minWidth = NAMES + LEAST * value.units.length + 'px';
   const numbers = make('tr', 'numbers-row');
   numbers.append(make('th'), ...value.units.map((unit, i) => {
-    const cell = make('th', '', i + 1);
-    cell.title = unit.name;
+    const cell = make('th');
+    const pin = make('button', '', i + 1);
+    pin.type = 'button';
+    pin.title = 'Pin ' + unit.name;
+    pin.setAttribute('aria-label', pin.title);
+    pin.addEventListener('click', () => trigger('pin', {unit: unit.name}));
+    cell.append(pin);
     return cell;
   }));
   body.append(stages(value.units), numbers);

@@ -1,5 +1,5 @@
 // The chosen LoRAs. value: [{name, title, role, trigger, on, unet, text_encoder|null, steps, depth, strength}],
-// steps: from which part of the sampling to which gates let it speak, [0, 1] for all of it; depth: likewise of
+// steps: from which part of the sampling to which it speaks, [0, 1] for all of it; depth: likewise of
 // the U-Net; strength: how many times what gates say of it counts.
 const list = element.querySelector('.rows');
 const bar = element.querySelector('.bar');
@@ -139,14 +139,14 @@ function line(row) {
     commit();
   });
   weight.addEventListener('moved', follow);
-  fold.append(...(gates ? [spanOf(row, 'steps'), spanOf(row, 'depth')] : [apart, words]));
+  fold.append(...(gates ? [] : [apart, words]), spanOf(row, 'steps'), spanOf(row, 'depth'));
   const unfold = (open) => {
     fold.hidden = !open;
     more.setAttribute('aria-expanded', open);
     if (open) opened.add(row.name); else opened.delete(row.name);
   };
   more.addEventListener('click', () => unfold(fold.hidden));
-  unfold(opened.has(row.name) || (gates ? limited(row) : row.text_encoder !== null));
+  unfold(opened.has(row.name) || limited(row) || (!gates && row.text_encoder !== null));
   follow();
   if (gates) {
     weight.title = 'The gates decide where and when this LoRA speaks; 1 is as loud as they say';

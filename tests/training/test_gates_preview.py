@@ -1,0 +1,46 @@
+"""What the pictures on the way of a gate training are of, where no prompt is given for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gate_training import experts_for, run, training
+
+from composer.diffusion.load import load_model
+from composer.diffusion.model import Model
+
+
+@pytest.fixture(scope="module")
+def model(tiny_sd: Path) -> Model:
+    return load_model(tiny_sd)
+
+
+@pytest.mark.parametrize(
+    ("settings", "prompt"),
+    [
+        ({"prompts": ("ada in ink", "cat")}, "ada in ink"),
+        ({"prompts": (), "compose": 0.0}, "ada"),
+        ({"prompts": (), "compose": 0.0, "keep": 0.0, "alone": {}}, "a cat"),
+    ],
+    ids=["all", "one alone", "none"],
+)
+def test_they_are_of_the_first_prompt_that_there_is(
+    model: Model, tmp_path: Path, settings: dict[str, Any], prompt: str
+) -> None:
+    experts = experts_for(model, tmp_path)
+    seen: dict[str, Any] = {}
+    for told in ("", prompt, "something else"):
+        config = training(
+            tmp_path,
+            **{"neutral": ("a cat",), "steps": 1, **settings},
+            preview_every=1,
+            preview_prompt=told,
+        )
+        picture = run(model, experts, config)[1].preview
+        assert picture is not None
+        seen[told] = np.asarray(picture)
+    np.testing.assert_array_equal(seen[""], seen[prompt])
+    assert not np.array_equal(seen[""], seen["something else"])
