@@ -19,7 +19,7 @@ PreviewEvery = Annotated[int, Option(help="A preview every so many steps.")]
 
 # Of the model of pictures, and of LoRAs by their names.
 Model = Annotated[str, Option(help="Model folder or hub name.", show_default="the toybox")]
-LoraNames = Annotated[list[str], Argument(help="Names of the LoRAs, two or more.")]
+LoraNames = Annotated[list[str], Argument(help="Names of the LoRAs.")]
 LoraFolders = Annotated[list[Path] | None, Option(help="A folder of LoRAs; repeatable.")]
 ComposedPrompts = Annotated[
     list[str] | None,

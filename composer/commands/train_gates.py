@@ -30,6 +30,7 @@ TRAINING = (
     "rest",
     "familiar",
     "near",
+    "company",
     "balance",
     "router_balance",
     "start",
@@ -92,6 +93,13 @@ def train_gates(
     near: Annotated[
         float, typer.Option(help="Weight of: near the plain sum; 0 for softmax.")
     ] = 0.3,
+    company: Annotated[
+        str,
+        typer.Option(
+            help="Beside whom each LoRA judges: fitting (all others, but no figure beside a "
+            "figure), everybody, nobody."
+        ),
+    ] = "fitting",
     balance: options.GateBalance = 0.0,
     router_balance: Annotated[
         float, typer.Option(help="Weight of: even loads, with --top-k (MixLoRA's loss).")

@@ -22,8 +22,9 @@ _NAME = re.compile(r"[^\W_][\w .+-]*")
 _GATE = ("input", "reduce", "normalise", "activation", "time", "bias", "top_k")
 _TRAINING = (
     "granularity", "depth", "text_encoder", "objective", "teacher", "clip", "keep", "rest",
-    "familiar", "near", "balance", "router_balance", "start", "trajectories", "teacher_steps",
-    "steps", "batch_size", "learning_rate", "seed", "gradient_checkpointing", "precision",
+    "familiar", "near", "company", "balance", "router_balance", "start", "trajectories",
+    "teacher_steps", "steps", "batch_size", "learning_rate", "seed", "gradient_checkpointing",
+    "precision",
 )  # fmt: skip
 
 
@@ -62,6 +63,7 @@ class TrainingRequest:
     rest: float = 0.0
     familiar: float = 0.0
     near: float = 0.3
+    company: str = "fitting"
     balance: float = 0.0
     router_balance: float = 0.0
     start: str = "sum"
@@ -77,7 +79,7 @@ class TrainingRequest:
     def __post_init__(self) -> None:
         check_name(self.name)
         if not self.loras:
-            raise ComposerError("No LoRA is chosen: choose two or more.")
+            raise ComposerError("No LoRA is chosen: choose two or more, or one.")
         if twice := next((name for name in self.loras if self.loras.count(name) > 1), None):
             raise ComposerError(f"The LoRA {twice!r} is chosen twice: take it out once.")
         if not self.prompts:

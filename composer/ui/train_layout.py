@@ -174,6 +174,16 @@ def _advanced() -> dict[str, Any]:
                 },
                 "CLIP is the paper's, and slower",
             ),
+            "company": _choice(
+                "company",
+                "Beside whom each judges",
+                {
+                    "fitting": "all that fit",
+                    "everybody": "all others",
+                    "nobody": "nobody",
+                },
+                "Two figures do not fit: their sum melts them",
+            ),
             "start": _choice(
                 "start",
                 "Gates begin with",

@@ -206,7 +206,8 @@ def _what(training: Training) -> str:
         many = training.ahead
         return f"Waits for {many} other training{'s' if many > 1 else ''}" if many else "Starting"
     if training.state == "finished":
-        return f"Finished after {training.trained} steps"
+        # one LoRA, or the solved start as it is, needs none
+        return f"Finished after {training.trained} steps" if training.trained else "Finished"
     if training.state == "failed":
         return f"Failed at step {training.trained}" if training.trained else "It did not start"
     if training.state == "stopped":
@@ -253,7 +254,7 @@ def _about(training: Training) -> str:
         "stopping": f"stopping · {of}",
         "stopped": f"stopped · {of}",
         "failed": f"failed · {of}",
-        "finished": f"finished · {training.trained} steps{loss}",
+        "finished": f"finished · {training.trained} steps{loss}".removesuffix(" · 0 steps"),
     }[training.state]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from composer.mixture import REGIONS, GateSettings, attach
 from composer.training.draws import generator_for
 from composer.training.gates import GateTraining, train_gates
 from composer.training.gates.judged import Judged
-from composer.training.gates.judges import LEVELS, Judges, shortfall
+from composer.training.gates.judges import LEVELS, Judges, companies, shortfall
 from composer.training.gates.losses import distance_from_sum
 from composer.training.gates.trainer import Said
 from composer.training.objective import Objective
@@ -233,3 +234,75 @@ def test_it_stops_while_the_experts_draw_themselves(model: Model, tmp_path: Path
     assert [(report.step, report.total) for report in told] == [(n, 6) for n in range(1, 7)]
     reports.close()  # pyright: ignore[reportAttributeAccessIssue]
     assert list(train_gates(model, experts, config, cancelled=lambda: True)) == []
+
+
+def test_who_keeps_whom_company() -> None:
+    roles = ("character", "style", "clothing", "background", "other")
+    beside_figures = (1, 3, 4)
+    assert companies("fitting", roles) == (
+        beside_figures, (0, 2, 3, 4), beside_figures, (0, 1, 2, 4), (0, 1, 2, 3),
+    )  # fmt: skip
+    assert companies("nobody", roles) == ((),) * 5
+    assert companies("everybody", roles[:3]) == ((1, 2), (0, 2), (0, 1))
+    assert companies("fitting", ("character", "clothing")) == ((), ())
+
+
+@torch.no_grad()
+def test_judges_in_company_are_sums_with_an_expert_and_without(
+    model: Model, tmp_path: Path
+) -> None:
+    """Against one model at a time with these LoRAs attached, each with weight 1."""
+    experts = experts_for(model, tmp_path)
+    prompts = ["ada in ink", "cat"]
+    clean = torch.randn(2, model.latent_channels, 8, 8, generator=torch.Generator().manual_seed(3))
+    sites = {expert.name: expert.sites for expert in experts}
+    with attach(model.models, sites) as mixture:
+        names = mixture.names
+        company = companies("everybody", names)
+        generator = generator_for(0, "d", 1)
+        every = range(len(names))
+        judges = Judges(model, mixture)
+        said, _ = judges.recognise(clean, prompts, every, generator, company)
+    process, generator = Objective.from_scheduler(model.scheduler_config), generator_for(0, "d", 1)
+    first, last = (int(part * process.timesteps) for part in LEVELS)
+    levels = torch.randint(first, last, (2,), generator=generator)
+    noise = torch.randn(clean.shape, generator=generator)
+    noisy, right = process.noised(clean, noise, levels), process.target(clean, noise, levels)
+
+    def log_errors(some: Sequence[str]) -> torch.Tensor:
+        with attach(model.models, {name: sites[name] for name in some}) as mixture:
+            mixture.set_weights(dict.fromkeys(some, 1.0))
+            text = torch.cat([encode_prompts(model, prompt, None).positive for prompt in prompts])
+            out = model.unet(noisy, levels, encoder_hidden_states=text).sample
+        return (out - right).square().mean((1, 2, 3)).log()
+
+    for index, name in enumerate(names):
+        others = [other for other in names if other != name]
+        wanted = log_errors(others) - log_errors(names)
+        torch.testing.assert_close(said[index], wanted, atol=1e-4, rtol=1e-3)
+    assert said.abs().max() > 1e-3
+
+
+def test_a_training_knows_the_roles(model: Model, tmp_path: Path) -> None:
+    """What is asked of each is what it says alone; in composed pictures a style judges in company,
+    and two figures do not."""
+    experts = experts_for(model, tmp_path)
+    config = judged(tmp_path, batch_size=3, near=0.0)
+    names = [expert.name for expert in experts]
+    asked: list[torch.Tensor] = []
+    losses: list[float] = []
+    for roles in (("character", "clothing"), ("character", "style"), ("other", "style")):
+        known = dict(zip(names, roles, strict=True))
+        with attach(model.models, {e.name: e.sites for e in experts}, granularity="block") as some:
+            objective = finished(Judged.prepare(model, some, config, known))
+            put_gates_in(model, some, config)
+            asked.append(objective.asked)
+            losses.append(float(objective.batch(0).loss))
+    for other in asked[1:]:
+        torch.testing.assert_close(other, asked[0], rtol=0, atol=0)
+    assert losses[1] == losses[2] != losses[0]
+    alone = judged(tmp_path, batch_size=3, near=0.0, company="nobody")
+    with attach(model.models, {e.name: e.sites for e in experts}, granularity="block") as some:
+        objective = finished(Judged.prepare(model, some, alone, {names[1]: "style"}))
+        put_gates_in(model, some, alone)
+        assert float(objective.batch(0).loss) == losses[0]

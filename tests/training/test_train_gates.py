@@ -211,6 +211,7 @@ def test_no_expert(model: Model, tmp_path: Path) -> None:
         ({"objective": "luck"}, "objective 'luck'"),
         ({"precision": "float16"}, "precision 'float16'"),
         ({"familiar": -1.0}, "familiar is -1"),
+        ({"company": "friends"}, "choose one of fitting, everybody, nobody"),
         ({"near": float("inf")}, "near is inf"),
         ({"gate": GateSettings()}, "needs gates with a bias"),
         ({"start": "late"}, "start 'late' is unknown"),

@@ -15,12 +15,14 @@ from composer.training.picture_config import Precision
 
 Objective = Literal["judged", "distill", "clip"]
 Teacher = Literal["regions", "changes"]
+Company = Literal["fitting", "everybody", "nobody"]
 Start = Literal["sum", "solved", "even"]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "granularity": GRANULARITIES,
     "objective": get_args(Objective),
     "teacher": get_args(Teacher),
+    "company": get_args(Company),
     "start": get_args(Start),
     "precision": get_args(Precision),
 }
@@ -81,6 +83,9 @@ class GateTraining:
         less.
     near: for the objective judged, how much it counts that weights stay near 1, the plain sum,
         which keeps some of what judges do not see. 0 for a softmax, whose weights cannot be 1.
+    company: for the objective judged, beside whom each expert recognises itself in composed
+        pictures: "fitting", all others, but for a figure (a character, clothing, an object) no
+        other figure; "everybody", all others; "nobody", the expert alone against the bare model.
     balance: alpha of the gating balance loss (equation 16).
     router_balance: the coefficient of MixLoRA's balance loss (its equations 8 and 9), which evens
         out how often each expert is chosen by gates with `top_k`; its authors take 1e-2.
@@ -111,6 +116,7 @@ class GateTraining:
     rest: float = 0.0
     familiar: float = 0.0
     near: float = 0.3
+    company: Company = "fitting"
     balance: float = 0.0
     router_balance: float = 0.0
     start: Start = "sum"

@@ -4,13 +4,14 @@
          + familiar * max(0, S(z) - S*)^2                          (where that is asked for)
 
 z is the clean picture that the gated model's guided prediction points to, and D_i how well expert i
-recognises its hand in it (`composer.training.gates.judges`). D_i* is what it says of its own
-pictures at the same step of the sampling: an expert that recognises itself as well as there asks
-for no more, and the least recognised one counts most. The gradient goes through the frozen judges
-into the picture, and through it into the gates. g are the gates' weights: judges do not see
-everything (that one unicorn became two, or that a style faded), so the weights are drawn to the
-plain sum of the experts, which keeps some of what they miss. S is how strange the picture is to
-them all, and S* what is usual in their own: a hat that swallows its wearer is known to nobody.
+recognises its hand in it, in the company of the others (`composer.training.gates.judges`). D_i* is
+what it says, alone, of its own pictures at the same step of the sampling: an expert that recognises
+itself as well as there asks for no more, and the least recognised one counts most. The gradient
+goes through the frozen judges into the picture, and through it into the gates. g are the gates'
+weights: judges do not see everything (that one unicorn became two, or that a style faded), so the
+weights are drawn to the plain sum of the experts, which keeps some of what they miss. S is how
+strange the picture is to them all, and S* what is usual in their own: a hat that swallows its
+wearer is known to nobody.
 
 No teacher is followed, so the gates are free to find what no sum of the experts draws; they learn
 on the pictures that they make themselves. Nothing but the frozen model is needed: no photograph, no
@@ -19,7 +20,7 @@ CLIP, no decoding.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,9 +36,9 @@ from composer.mixture.stand_in import Weights
 from composer.training.draws import generator_for
 from composer.training.gates.alone import draw_alone
 from composer.training.gates.config import GateTraining
-from composer.training.gates.judges import Judges, shortfall
+from composer.training.gates.judges import Judges, companies, shortfall
 from composer.training.gates.losses import distance_from_sum
-from composer.training.gates.teachers import Sampling, guide, latent_shape, to_clean
+from composer.training.gates.teachers import Sampling, Together, guide, latent_shape, to_clean
 from composer.training.gates.texts import Texts
 from composer.training.gates.trainer import Said
 
@@ -59,6 +60,8 @@ class Judged:
     """D_i*, (experts, steps)."""
     usual: Tensor
     """S*, (steps,)."""
+    company: Sequence[Together]
+    """In which each expert is judged, by index."""
     lanes: int = 1
     regions: Regions | None = None
     _latents: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
@@ -75,10 +78,18 @@ class Judged:
 
     @classmethod
     def prepare(
-        cls, model: Model, mixture: Mixture, config: GateTraining
+        cls,
+        model: Model,
+        mixture: Mixture,
+        config: GateTraining,
+        roles: Mapping[str, str] | None = None,
     ) -> Generator[tuple[int, int], None, Judged]:
         """Let each expert draw itself and judge that; call it before gates are put in. Yields
-        (steps done, in all) after each step."""
+        (steps done, in all) after each step.
+
+        roles: of the experts by name, as far as known, which say who is judged in whose company.
+        """
+        known_as = [(roles or {}).get(name, "") for name in mixture.names]
         judges = Judges(model, mixture)
         steps, names = config.teacher_steps, mixture.names
         asked, usual = torch.zeros(len(names), steps), torch.zeros(steps)
@@ -104,6 +115,7 @@ class Judged:
             judges=judges,
             asked=asked,
             usual=usual,
+            company=companies(config.company, known_as),
         )
 
     def batch(self, number: int) -> Said:
@@ -125,7 +137,9 @@ class Judged:
             clean = to_clean(self._scheduler, guided, timesteps, latents)
         experts = range(len(self.mixture.names))
         picture = clean.detach().requires_grad_(True)
-        recognised, strange = self.judges.recognise(picture, prompts, experts, generator)
+        recognised, strange = self.judges.recognise(
+            picture, prompts, experts, generator, self.company
+        )
         short = shortfall(recognised, self.asked[:, steps].to(recognised.device))
         excess = (strange - self.usual[steps].to(strange.device)).clamp_min(0).square()
         loss = (short.sum(0) + self.config.familiar * excess).mean()

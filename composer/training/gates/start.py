@@ -15,7 +15,7 @@ from composer.training.gates.config import GateTraining
 from composer.training.gates.memory import AT_ONCE, COMPOSED, Memory
 from composer.training.gates.progress import GateProgress
 from composer.training.gates.reading import Readings
-from composer.training.gates.teachers import Teachers, one_hot, speak
+from composer.training.gates.teachers import Teachers, alone, speak, together
 
 START_ROWS = 24
 READ_ROWS = 192
@@ -99,7 +99,7 @@ def pass_once(
     model: Model, mixture: Mixture, memory: Memory, rows: Sequence[int], expert: int | None
 ) -> None:
     """The model once over some rows of the memory, one expert alone or none."""
-    speak(mixture, one_hot(mixture, [expert]))
+    speak(mixture, together(mixture, [alone(expert)]))
     text = [encode_prompts(model, memory.prompts[row], None).positive for row in rows]
     chosen = list(rows)
     model.unet(

@@ -16,7 +16,8 @@ from composer.fusions import region_gates
 from composer.mixture import Mixture
 
 SAMPLER = "DDIM"
-EVERYONE = -2  # in place of an expert, where a text is read with all of them
+Together = tuple[int, ...]
+"""Experts that speak at once, each with weight 1, by index."""
 
 
 class Teachers:
@@ -24,16 +25,34 @@ class Teachers:
 
     def __init__(self, model: Model, mixture: Mixture) -> None:
         self.model, self.mixture = model, mixture
-        self._texts: dict[tuple[str, int], Tensor] = {}
+        self._texts: dict[tuple[str, Together], Tensor] = {}
 
-    def text(self, prompt: str, expert: int | None) -> Tensor:
-        """Text vectors (1, tokens, dim) as the text encoder gives them with this expert alone, or
-        (None) without any."""
-        key = (prompt, -1 if expert is None else expert)
+    def text(self, prompt: str, experts: Together) -> Tensor:
+        """Text vectors (1, tokens, dim) as the text encoder gives them with these experts."""
+        key = (prompt, experts)
         if key not in self._texts:
-            speak(self.mixture, one_hot(self.mixture, [expert]))
+            speak(self.mixture, together(self.mixture, [experts]))
             self._texts[key] = encode_prompts(self.model, prompt, None).positive
         return self._texts[key]
+
+    def predict(
+        self, latents: Tensor, timesteps: Tensor, prompts: Sequence[str], chosen: Sequence[Together]
+    ) -> Tensor:
+        """(len(chosen), batch, ...), float32: the prediction with each of these sets of experts, in
+        one pass, with a gradient to the latents if they ask for one.
+
+        timesteps: one, or one for each of the latents.
+        """
+        with torch.no_grad():
+            text = torch.cat([self.text(p, some) for some in chosen for p in prompts])
+        speak(self.mixture, together(self.mixture, [some for some in chosen for _ in prompts]))
+        output: Tensor = self.model.unet(
+            torch.cat([latents] * len(chosen)).to(self.model.dtype),
+            timesteps.repeat(len(chosen)) if timesteps.ndim else timesteps,
+            encoder_hidden_states=text,
+            return_dict=False,
+        )[0].float()
+        return output.reshape(len(chosen), len(prompts), *output.shape[1:])
 
     @torch.no_grad()
     def ask(
@@ -44,15 +63,7 @@ class Teachers:
         experts: Sequence[int | None],
     ) -> Tensor:
         """(len(experts), batch, ...): the prediction with each of `experts` alone."""
-        text = torch.cat([self.text(p, e) for e in experts for p in prompts])
-        chosen = [e for e in experts for _ in prompts]
-        speak(self.mixture, one_hot(self.mixture, chosen))
-        rows = torch.cat([latents] * len(experts)).to(self.model.dtype)
-        timesteps = timestep.repeat(len(experts)) if timestep.ndim else timestep
-        output: Tensor = self.model.unet(
-            rows, timesteps, encoder_hidden_states=text, return_dict=False
-        )[0].float()
-        return output.reshape(len(experts), len(prompts), *output.shape[1:])
+        return self.predict(latents, timestep, prompts, [alone(expert) for expert in experts])
 
     @torch.no_grad()
     def ask_in_places(
@@ -65,13 +76,8 @@ class Teachers:
         """(len(prompts), batch, ...): all experts, each where the maps (batch, experts, h, w) let
         it speak, for each of these lists of prompts."""
         everyone = dict.fromkeys(self.mixture.names, 1.0)
-        texts: list[Tensor] = []
-        for prompt in (prompt for some in prompts for prompt in some):
-            if (prompt, EVERYONE) not in self._texts:
-                speak(self.mixture, torch.ones(1, len(everyone)))
-                text = encode_prompts(self.model, prompt, None).positive
-                self._texts[prompt, EVERYONE] = text
-            texts.append(self._texts[prompt, EVERYONE])
+        all_of_them = tuple(range(len(everyone)))
+        texts = [self.text(prompt, all_of_them) for some in prompts for prompt in some]
         self.mixture.set_weights(everyone)
         self.mixture.set_gates(region_gates(self.mixture, everyone))
         self.mixture.hear(maps)
@@ -83,12 +89,16 @@ class Teachers:
         return output.reshape(len(prompts), *latents.shape)
 
 
-def one_hot(mixture: Mixture, chosen: Sequence[int | None]) -> Tensor:
-    """Weights (batch, experts): in each row one expert alone, or none."""
+def alone(expert: int | None) -> Together:
+    """This expert and no other; none at all."""
+    return () if expert is None else (expert,)
+
+
+def together(mixture: Mixture, chosen: Sequence[Together]) -> Tensor:
+    """Weights (batch, experts): in each row 1 for these experts, 0 for the others."""
     weights = torch.zeros(len(chosen), len(mixture.names))
-    for row, expert in enumerate(chosen):
-        if expert is not None:
-            weights[row, expert] = 1.0
+    for row, experts in enumerate(chosen):
+        weights[row, list(experts)] = 1.0
     return weights
 
 

@@ -111,7 +111,9 @@ def _train(
             if guidance is None:
                 return
         if config.objective == "judged" and config.steps:
-            guidance = yield from _taught(Judged.prepare(model, mixture, config), cancelled)
+            roles = {expert.name: expert.info.role for expert in experts}
+            judging = Judged.prepare(model, mixture, config, roles)
+            guidance = yield from _taught(judging, cancelled)
             if guidance is None:
                 return
         learnt = _lessons_of(config)

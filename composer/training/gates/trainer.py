@@ -69,7 +69,7 @@ class GateTrainer:
     skipped: int = 0
     bad_in_a_row: int = 0
     smoothed: dict[str, float] = field(default_factory=dict[str, float])
-    entropy: float = 1.0
+    entropy: float | None = None
     optimizer: torch.optim.AdamW = field(init=False)
     parameters: dict[str, nn.Parameter] = field(init=False)
     last_good: dict[str, Tensor] = field(init=False)
