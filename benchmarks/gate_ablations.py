@@ -49,6 +49,7 @@ TABLES: Tables = {
         },
         "gates in the last third alone": {"depth": 0.65},
         "has to be known everywhere": {"familiar": 0.5},
+        "each LoRA judges alone": {"company": "nobody"},
         "not held near the plain sum": {"near": 0.0},
         "balance loss 0.5": {"balance": 0.5},
         "the paper's objective (CLIP)": {"objective": "clip", "start": "even"},

@@ -11,7 +11,14 @@ import pytest
 import torch
 from tiny_loras import write_lora
 
-from benchmarks import gate_ablations, gate_export, gate_paper, gates, learned_gates
+from benchmarks import (
+    gate_ablations,
+    gate_company,
+    gate_export,
+    gate_paper,
+    gates,
+    learned_gates,
+)
 from benchmarks.gate_files import default_training, trained
 from composer.evaluation import read_results
 from composer.toybox.oracle import Oracle, OracleNet
@@ -106,6 +113,24 @@ def test_ablations_train_each_variant_and_draw_how_they_went(
     )
     assert [step for step, _ in json.loads(curve.read_text())] == [1, 2]
     assert (tmp_path / "images" / "gate_ablations.webp").stat().st_size > 1000
+
+
+def test_a_company_that_changes_nothing_is_trained_once(
+    told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    companies: list[str] = []
+
+    def training(*given: Any, **changes: Any) -> Path:
+        companies.append(changes.pop("company"))
+        return quickly(*given, **changes)
+
+    monkeypatch.setattr(gate_company, "trained", training)
+    kinds = ["--kinds", "character+style"]
+    gate_company.main([*told, "--count", "2", "--sets", "1", *kinds])
+    results = read_results(tmp_path / "results" / "gate_company.json")
+    assert companies == ["nobody", "fitting"]  # one figure: all fit
+    assert [row["fusion"] for row in results.rows] == [gate_company.WAYS[c] for c in companies]
+    assert (tmp_path / "images" / "gate_company.webp").stat().st_size > 1000
 
 
 def test_every_ablation_is_a_training_that_could_be_made(tmp_path: Path) -> None:
