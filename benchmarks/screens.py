@@ -1,10 +1,27 @@
-"""Pictures of the pages for the README: gates being trained, and ways of fusing compared."""
+"""Pictures of the pages for the README: gates at work, being trained, and compared."""
 
 from __future__ import annotations
 
 from playwright.sync_api import Page, expect
 
 from benchmarks.browser import IMAGES, opened
+
+SEED = 2026
+"""The first that came to mind."""
+
+
+def gates(page: Page) -> None:
+    """A picture with the gates that ship, and their map."""
+    page.click(".with-gates >> nth=0")
+    expect(page.locator(".gates .chosen")).to_be_visible()
+    page.get_by_label("New each time").uncheck()
+    page.fill("#seed input", str(SEED))
+    page.click("#generate")
+    expect(page.locator(".stage")).to_have_attribute("data-phase", "done")
+    page.click(".gatemap summary")
+    expect(page.locator(".gatemap .shares")).to_have_count(2)
+    page.wait_for_timeout(1000)
+    page.screenshot(path=IMAGES / "gate_map.png", full_page=True)
 
 
 def training(page: Page) -> None:
@@ -31,10 +48,11 @@ def comparison(page: Page) -> None:
 
 
 def main() -> None:
-    """Make both pictures anew."""
+    """Make the pictures anew."""
     with opened() as (page, _):
         page.wait_for_selector(".state.ready")
         page.wait_for_selector(".with-gates:visible")  # the pair that ships with gates
+        gates(page)
         comparison(page)
         training(page)
 
