@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -138,7 +139,8 @@ def _played(exported: Exported) -> str:
     text encoder, which reads once, hears the first."""
     folder = exported.files[0].path.parent
     rows = [
-        f"--lora {file.path.stem}=1,{int(number == 0)}@{file.shares[0]:g}:{file.shares[1]:g}"
+        f"--lora {shlex.quote(file.path.stem)}=1,{int(number == 0)}@{start:g}:{end:g}"
         for number, file in enumerate(exported.files)
+        for start, end in [file.shares]
     ]
-    return " ".join([f"--lora-dir {folder}", *rows])
+    return " ".join([f"--lora-dir {shlex.quote(str(folder))}", *rows])

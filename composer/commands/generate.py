@@ -40,9 +40,9 @@ def generate(
     ),
     pin: list[str] = typer.Option(
         [],
-        help="Weights of a unit by hand, whatever the gates say there: UNIT:NAME=1,NAME=0.5, or "
-        "several units by a pattern, 'mid_block.*:NAME=0'; repeatable. Without gates the units "
-        "are the U-Net's blocks.",
+        help="Weights of a unit by hand, whatever the gates say there: UNIT:NAME=1,OTHER=0.5, or "
+        "of several by a pattern, 'mid_block.*:NAME=1'; a LoRA that is not named is silent there. "
+        "Without gates the units are the U-Net's blocks. Repeatable; '' takes back a picture's.",
     ),
     negative: str = typer.Option("", help="What to keep out."),
     seed: int = typer.Option(-1, help="-1 draws one; further pictures count up from it."),
@@ -101,7 +101,7 @@ def generate(
         "count": count,
         "clip_skip": clip_skip,
     }
-    rows, pins = tuple(map(_read_row, lora)), tuple(map(Pin.read, pin))
+    rows, pins = tuple(map(_read_row, lora)), tuple(Pin.read(line) for line in pin if line.strip())
     if gates and _is_given(context, "fusion"):
         raise ComposerError("Gates are a fusion of their own: give --gates or --fusion, not both.")
     studio = Studio(
@@ -134,10 +134,11 @@ def generate(
         given = {name: value for name, value in settings.items() if _is_given(context, name)}
         asked = replace(recalled.asked, request=_changed(recalled.asked.request, given))
         if _is_given(context, "fusion"):
-            asked = replace(asked.without_gates(), fusion=fusion)
+            asked = asked.without_gates() if asked.gates or asked.mixlora else asked
+            asked = replace(asked, fusion=fusion)
         if gates or mixlora:
             asked = replace(asked, gates=gates, mixlora=mixlora)
-        asked = replace(asked.with_rows(rows), pins=pins or asked.pins)
+        asked = replace(asked.with_rows(rows), pins=pins if pin else asked.pins)
     if expand:
         said, number = asked.request.prompt, max(asked.request.seed, 0)
         whole = studio.mixlora_triggers(asked.mixlora) if asked.mixlora else ()

@@ -96,8 +96,8 @@ def train_gates(
     company: Annotated[
         str,
         typer.Option(
-            help="Beside whom each LoRA judges: fitting (all others, but no figure beside a "
-            "figure), everybody, nobody."
+            help="Beside whom each LoRA judges: fitting (all others, but a figure beside "
+            "no other figure), everybody, nobody."
         ),
     ] = "fitting",
     balance: options.GateBalance = 0.0,

@@ -39,7 +39,7 @@ class Engine:
     def __init__(self, model: Model) -> None:
         self.model = model
         self._modules = ModuleNames.of(model.models, model=model.name)
-        self._experts: OrderedDict[Stamp, Expert] = OrderedDict()
+        self._experts: OrderedDict[tuple[str, Stamp], Expert] = OrderedDict()
         self._mixture: Mixture | None = None
         self._attached: Attached = ("network", ())
         self._gates: tuple[Stamp, GateFile] | None = None  # those read last
@@ -52,14 +52,14 @@ class Engine:
         return cls(load_model(model, device=device, dtype=_dtype(dtype)))
 
     def read(self, name: str, path: Path) -> Expert:
-        """The expert in a file, kept while the file does not change."""
-        stamp = _stamp(f"LoRA {name!r} is", path)
-        if stamp not in self._experts:
-            self._experts[stamp] = read_expert(path, self._modules, name=name)
+        """The expert in a file, by this name, kept while the file does not change."""
+        key = name, _stamp(f"LoRA {name!r} is", path)
+        if key not in self._experts:
+            self._experts[key] = read_expert(path, self._modules, name=name)
             while len(self._experts) > KEPT_EXPERTS:
                 self._experts.popitem(last=False)
-        self._experts.move_to_end(stamp)
-        return self._experts[stamp]
+        self._experts.move_to_end(key)
+        return self._experts[key]
 
     def mix(
         self,

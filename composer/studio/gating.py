@@ -122,7 +122,8 @@ def plan_gating(
                 f"The gates {card.name!r} do not know the LoRA {row.name!r}; they are for {known}. "
                 "Take it out, train gates that know it, or choose the weighted sum."
             )
-    limits = Limits.of((row for row in rows if row.name in names), pins).among(names)
+    limits = Limits.of((row for row in rows if row.name in names), pins)
+    limits = limits.among(names, names)
     return Gating(
         card=card,
         loras=loras,

@@ -8,7 +8,8 @@ limited in steps and in depth speaks inside both alone, and in a pinned unit too
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, cast
@@ -23,7 +24,9 @@ Span = tuple[float, float]
 ALWAYS: Span = (0.0, 1.0)
 MAX_WEIGHT = 10.0
 MAX_PINS = 256
+MAX_LENGTH = 2000  # of one pin's line
 _PARTS = ("steps", "depth")
+_WEIGHT = re.compile(r"\s*(\S.*?)\s*=\s*([^=,]+?)\s*(?:,|$)")  # names may hold commas
 
 
 @dataclass(frozen=True)
@@ -56,19 +59,26 @@ class Pin:
         """
         units, _, said = text.partition(":")
         weights: dict[str, float] = {}
-        for part in said.split(","):
-            name, _, number = part.rpartition("=")
-            try:
-                weights[name.strip()] = float(number)
-            except ValueError as error:
-                raise ComposerError(f"The pin {text!r} {_HOW}") from error
-        if "" in weights:
-            raise ComposerError(f"The pin {text!r} {_HOW}")
+        place = 0
+        while place < len(said):
+            found = _WEIGHT.match(said, place) if len(text) <= MAX_LENGTH else None
+            number = _number(found[2]) if found else None
+            if found is None or number is None:
+                raise ComposerError(f"The pin {text[:MAX_LENGTH]!r} {_HOW}")
+            weights[found[1]] = number
+            place = found.end()
         return cls(units.strip(), weights)
 
     def __str__(self) -> str:
-        said = ", ".join(f"{name}={weight:g}" for name, weight in self.weights.items())
+        said = ", ".join(
+            f"{name}={float(weight)!r}".removesuffix(".0") for name, weight in self.weights.items()
+        )
         return f"{self.units}: {said}"
+
+    def among(self, names: Sequence[str]) -> Pin:
+        """The same for these alone, of which there is one at least."""
+        kept = {name: weight for name, weight in self.weights.items() if name in names}
+        return Pin(self.units, kept or {names[0]: 0.0})
 
     def means(self, unit: str) -> bool:
         """Whether it holds in that unit."""
@@ -122,24 +132,24 @@ class Limits:
             ),
         )
 
-    def among(self, names: Iterable[str]) -> Limits:
-        """The limits of those that speak.
+    def among(self, chosen: Iterable[str], speak: Iterable[str]) -> Limits:
+        """The limits of those that speak, of those that were chosen.
 
         Raises:
-            ComposerError: a pin is for one that does not.
+            ComposerError: a pin is for one that was not chosen.
         """
-        known = tuple(names)
+        chosen, speak = tuple(chosen), tuple(speak)
         for pin in self.pins:
-            if strange := next((name for name in pin.weights if name not in known), None):
-                speak = ", ".join(known) or "none"
+            if strange := next((name for name in pin.weights if name not in chosen), None):
+                known = ", ".join(chosen) or "none"
                 raise ComposerError(
-                    f"The pin of {pin.units} names the LoRA {strange!r}, which does not speak in "
-                    f"this picture; there speak {speak}. Choose it, or take it out of the pin."
+                    f"The pin of {pin.units} names the LoRA {strange!r}, which is not chosen for "
+                    f"this picture; chosen are {known}. Choose it, or take it out of the pin."
                 )
         return Limits(
-            steps={name: span for name, span in self.steps.items() if name in known},
-            depth={name: span for name, span in self.depth.items() if name in known},
-            pins=self.pins,
+            steps={name: span for name, span in self.steps.items() if name in speak},
+            depth={name: span for name, span in self.depth.items() if name in speak},
+            pins=tuple(pin.among(speak) for pin in self.pins) if speak else (),
         )
 
     @property
@@ -172,8 +182,9 @@ class Limits:
         pins: list[Pin] = []
         for line in cast("list[Any]", lines if isinstance(lines, list) else [])[:MAX_PINS]:
             try:
+                str(line).encode()
                 pins.append(Pin.read(str(line)))
-            except ComposerError:
+            except (ComposerError, UnicodeEncodeError):
                 continue
         return cls(**spans, pins=tuple(pins))
 
@@ -211,6 +222,13 @@ def pinned(pin: Pin, units: Iterable[str]) -> tuple[str, ...]:
             f"{some} and the like. Write one of their names, or a pattern such as *mid_block*."
         )
     return found
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _span(value: object) -> Span:

@@ -19,7 +19,7 @@ from composer.studio.engine import Engine
 from composer.studio.events import Event, Finished, PictureSaved, Progress, Started
 from composer.studio.gating import Plan
 from composer.studio.history import History, SavedPicture
-from composer.studio.requests import find_fusion, speaking
+from composer.studio.requests import find_fusion
 
 PREVIEWS = 12  # for each batch of pictures, at most about so many
 
@@ -87,9 +87,9 @@ def _mix(engine: Engine, plan: Plan) -> _Mixed:
             for strength in [gating.rows[e.name].strength]
         )
         return _Mixed(loras=loras, fusion=gating.told(), notes=tuple(_notes(experts)))
-    fusion, weights = find_fusion(plan.asked.fusion), speaking(plan.asked.rows)
+    fusion, weights = find_fusion(plan.asked.fusion), plan.asked.speaking
     experts = tuple(engine.read(name, plan.cards[name].path) for name in weights)
-    limits = plan.asked.limits.among(weights)
+    limits = plan.asked.limits.among((row.name for row in plan.asked.rows), weights)
     engine.mix(experts, weights, fusion, plan.placing, limits)
     by_name = {expert.name: expert for expert in experts}
     loras = tuple(

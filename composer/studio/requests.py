@@ -107,6 +107,13 @@ class ComposeRequest:
             raise ComposerError(f"The LoRA {twice!r} is chosen twice. Remove one of its rows.")
 
     @property
+    def speaking(self) -> dict[str, dict[str, float]]:
+        """The weights by part of the LoRAs that speak, also where pins alone let them."""
+        pinned = {name for pin in self.pins for name, weight in pin.weights.items() if weight}
+        rows = [row for row in self.rows if row.speaks or (row.on and row.name in pinned)]
+        return {row.name: row.weights for row in sorted(rows, key=lambda row: row.name)}
+
+    @property
     def limits(self) -> Limits:
         """Where and when the LoRAs speak."""
         return Limits.of(self.rows, self.pins)
@@ -129,7 +136,11 @@ class ComposeRequest:
             replace(row, name=full_name(row.name)) if row.speaks or self.gates else row
             for row in self.rows
         ]
-        tagged = [replace(LoraRow.of(tag), name=full_name(tag.name)) for tag in parsed.loras]
+        limited = {row.name: {"steps": row.steps, "depth": row.depth} for row in named}
+        tagged: list[LoraRow] = []
+        for tag in parsed.loras:
+            name = full_name(tag.name)
+            tagged.append(replace(LoraRow.of(tag), name=name, **limited.get(name, {})))
         untagged = replace(self.request, prompt=parsed.text)
         pins = tuple(
             Pin(pin.units, {full_name(name): weight for name, weight in pin.weights.items()})

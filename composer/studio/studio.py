@@ -18,7 +18,7 @@ from composer.studio.jobs import Job, JobQueue, Waiting
 from composer.studio.known_weights import WeightOffer, weight_offers
 from composer.studio.placing import MixLoraOffer, Placing, mixlora_offers
 from composer.studio.recall import SHORT, Recalled, recall
-from composer.studio.requests import ComposeRequest, speaking
+from composer.studio.requests import ComposeRequest
 from composer.studio.trainings import Trainings
 from composer.studio.turns import Turns
 from composer.studio.wording import Wording
@@ -338,7 +338,7 @@ class Studio:
 
         merged = asked.merged(lambda name: self.card(name).name)
         if not merged.gates:
-            speak = speaking(merged.rows)
+            speak = merged.speaking
             cards = {name: self.card(name) for name in speak}
             return Plan(asked=merged, cards=cards, placing=self._placing(merged.mixlora))
         self.cards()

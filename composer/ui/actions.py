@@ -147,6 +147,7 @@ class Actions:
             self._page.mixer: [views.row_view(row, cards.get(row.name)) for row in rows],
             self._page.prompt: example.prompt,
             self._page.fusion: self.gates.fusion(WEIGHTED, cards),
+            self._page.pins: "",
         }
 
     def add_trigger(self, prompt: str, wanted: bool, event: gr.EventData) -> str:
@@ -211,6 +212,7 @@ class Actions:
             page.mixer: [views.row_view(row, cards.get(row.name)) for row in asked.rows],
             page.fusion: self.gates.fusion(fusion, cards),
             page.pins: "\n".join(map(str, asked.pins)),
+            page.pinning: gr.update(open=bool(asked.pins)),
             page.prompt: request.prompt,
             page.negative: request.negative_prompt,
             page.steps: request.steps,
@@ -248,8 +250,13 @@ class Actions:
                 )
                 wanted = replace(wanted.without_gates(), rows=rows)
             elif (offer := self.gates.gates_for(picture)) is not None:
-                loras = tuple(LoraRow(name=name) for name in offer.loras)
-                wanted = replace(wanted, rows=loras, gates=offer.name, gate_map=True)
+                # the weights of a sum are none of gates, and its units may be called otherwise
+                there = {row.name: row for row in wanted.rows}
+                loras = tuple(
+                    LoraRow(name=name, steps=there[name].steps, depth=there[name].depth)
+                    for name in offer.loras
+                )
+                wanted = replace(wanted, rows=loras, gates=offer.name, gate_map=True, pins=())
             form = self._filled_in(wanted)
             kept = (self._page.seed, self._page.new_seed, self._page.count)
             return wanted, {field: value for field, value in form.items() if field not in kept}

@@ -31,6 +31,7 @@ def add(
     page = lay_out(masthead)
     actions = Actions(studio, page)
     form = list(page.form.values())
+    filled_in = [*form, page.pinning]
     greeted = blocks.load(
         actions.greet,
         outputs=[page.masthead, page.library, page.strip, page.expander, *form, *page.examples],
@@ -40,7 +41,7 @@ def add(
     greeted.then(
         actions.greet_gates,
         [page.mixer, page.prompt],
-        [*offered, page.mixer, page.prompt, *page.gate_examples],
+        [*offered, page.mixer, page.prompt, page.pins, *page.gate_examples],
         **NOTING,
     )
     # What our own components tell has names of ours, which Gradio's types do not know.
@@ -74,7 +75,7 @@ def add(
     page.fusion.change(actions.gates.follow, chosen, [*chosen, page.gates], **QUICK)
     gates.choose(actions.gates.choose, outputs=page.fusion, **QUICK)
     gates.leave(actions.gates.leave, outputs=page.fusion, **QUICK)
-    filled = [*chosen, page.prompt]
+    filled = [*chosen, page.prompt, page.pins]
     for number, button in enumerate(page.examples):
         button.click(actions.example(number), outputs=filled, **QUICK)
     for number, button in enumerate(page.gate_examples):
@@ -90,7 +91,7 @@ def add(
     page.other_way.click(
         actions.remake,
         page.current,
-        [*page.shown, page.strip, page.stop, *form],
+        [*page.shown, page.strip, page.stop, *filled_in],
         **NOTING,
     )
     gate_map.look(actions.gates.look, outputs=gate_map, **NOTING)
@@ -98,7 +99,7 @@ def add(
     gate_map.pin(actions.gates.pin, [page.pins, page.mixer], pinned, **QUICK)
     page.stop.click(actions.stop, outputs=page.stop, **QUICK)
     strip.pick(actions.pick, outputs=page.shown, **QUICK)
-    page.use.click(actions.use, page.current, form, **NOTING)
+    page.use.click(actions.use, page.current, filled_in, **NOTING)
     page.same_seed.click(actions.reuse_seed, page.current, [page.seed, page.new_seed], **NOTING)
     # another prompt than the one that was expanded: there is nothing to go back to
     replaced = [button.click for button in (*page.examples, *page.gate_examples)]
@@ -106,5 +107,5 @@ def add(
     gr.on(  # pyright: ignore[reportUnknownMemberType]
         replaced, actions.words.offer, outputs=page.expander, **QUICK
     )
-    page.restore.upload(actions.restore, page.restore, [page.restore, *form], **NOTING)
+    page.restore.upload(actions.restore, page.restore, [page.restore, *filled_in], **NOTING)
     return page

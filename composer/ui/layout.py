@@ -169,9 +169,9 @@ def _mixture() -> dict[str, Any]:
             pins = gr.Textbox(
                 show_label=False,
                 container=False,
-                placeholder="unet.mid_block.attentions.0: zibo=1, neon=0.5\nup_blocks.*: neon=0",
-                info="Weights that hold in a unit whatever the gates say there, one line each. "
-                "The numbers over the gate map of a picture add a line.",
+                placeholder="mid_block.attentions.0: zibo=1, neon=0.5\nup_blocks.*: zibo=1, neon=0",
+                info="Weights that hold in a unit whatever the gates say there, one line each; "
+                "who is not named is silent there. The numbers over a gate map add a line.",
                 lines=2,
                 max_lines=8,
                 elem_id="pins",

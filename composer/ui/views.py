@@ -140,7 +140,7 @@ def read_rows(value: object, *, gated: bool = False) -> tuple[LoraRow, ...]:
     lines = cast("list[Any]", value or [])
     try:
         return tuple(_read_row(line, gated) for line in lines)
-    except (TypeError, KeyError, IndexError, ValueError) as error:
+    except (TypeError, KeyError, IndexError, ValueError, OverflowError) as error:
         if isinstance(error, ComposerError):
             raise
         raise ComposerError("The page sent rows that are not rows. Reload the page.") from error

@@ -118,7 +118,7 @@ def test_mistakes_are_told_in_one_line(tiny_sd: Path, lora_folder: Path, tmp_pat
         ("a fox", "--gates", "x", "--fusion", "nla"): "not both",
         ("a fox", "--lora", "zibo", "--pin", "mid_block"): "zibo=1, neon=0.5",
         ("a fox", "--lora", "zibo", "--pin", "mid_block:zibo=1"): "for no unit",
-        ("a fox", "--lora", "zibo", "--pin", "*:neon=1"): "does not speak",
+        ("a fox", "--lora", "zibo", "--pin", "*:neon=1"): "not chosen",
         ("a fox", "--lora", "zibo=1@half"): "NAME=1@0:0.5",
         ("a fox", "--lora", "zibo=1^deep"): "NAME=1^0:0.2",
         ("a fox", "--lora", "zibo=1^0:0.2^0.5:1"): "NAME=1^0:0.2",

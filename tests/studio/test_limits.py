@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,11 @@ def test_limits_are_in_the_picture_and_come_back(studio: Studio, asked: ComposeR
 def test_pins_that_are_none_in_a_record_are_left_out(studio: Studio, tmp_path: Path) -> None:
     made = paint(studio, WEIGHTED)
     fine = "unet.*: zibo=1"
-    for rubbish in (3, "x: a=1", [None, 3, "x", "x:", ": a=1", "x: =1", "x: a=inf", "x: a=99"]):
+    for rubbish in (
+        3,
+        "x: a=1",
+        [None, 3, "x", "x:", ": a=1", "x: =1", "x: a=inf", "x: a=99", "x: \ud800=1"],
+    ):
         pins = [*rubbish, fine] if isinstance(rubbish, list) else rubbish
         record = replace(made.record, fusion={**made.record.fusion, "pins": pins})
         saved = History(tmp_path).save(made.image(), record)
@@ -165,6 +170,8 @@ def test_pins_are_read_from_lines_and_written_as_read() -> None:
         Pin("*up*", {"a b": 0.25}),
     )
     assert tuple(Pin.read(str(pin)) for pin in pins) == pins
+    odd = Pin("*", {"a, b=c": 0.12345678, "d": 1e-7, "e, f": -3.0})
+    assert Pin.read(str(odd)) == odd
     assert pins[0].means("unet.mid_block.attentions.0") and not pins[0].means("unet.mid_block")
     assert Pin("mid_block.*", {"a": 1}).means("unet.mid_block.attentions.0")
     with pytest.raises(ComposerError, match="257 pins"):
@@ -184,12 +191,53 @@ def test_pins_that_fit_nothing_are_told_before_any_work(studio: Studio) -> None:
             paint(studio, replace(asked, pins=(Pin("mid", {"zibo": 1.0}),)))
         with pytest.raises(ComposerError, match="moon"):
             paint(studio, replace(asked, pins=(Pin("*", {"moon": 1.0}),)))
-    silent = replace(WEIGHTED, rows=(NEON,), pins=(Pin("*", {"zibo": 1.0}),))
-    with pytest.raises(ComposerError, match="'zibo', which does not speak"):
-        paint(studio, silent)
+    absent = replace(WEIGHTED, rows=(NEON,), pins=(Pin("*", {"zibo": 1.0}),))
+    with pytest.raises(ComposerError, match="'zibo', which is not chosen"):
+        paint(studio, absent)
     with pytest.raises(ComposerError, match="is nan"):
         Pin("*", {"zibo": float("nan")})
     assert pixels(studio, GATED) == before
+
+
+def test_a_pin_alone_lets_a_lora_speak_and_a_switch_silences_it(
+    studio: Studio, units: tuple[str, ...]
+) -> None:
+    zero = replace(ZIBO, unet=0.0)
+    pins = (Pin(units[0], {"zibo": 1.0, "neon": 0.6}),)
+    here = replace(WEIGHTED, rows=(NEON, zero), pins=pins)
+    made = paint(studio, here)
+    nowhere = pixels(studio, replace(WEIGHTED, rows=(NEON,)))
+    assert made.image().tobytes() != nowhere
+    assert pixels(studio, studio.recall(made).asked) == made.image().tobytes()
+    off = paint(studio, replace(here, rows=(NEON, replace(zero, on=False))))
+    assert off.image().tobytes() == nowhere
+    assert off.record.fusion["pins"] == [f"{units[0]}: neon=0.6"]
+    alone = replace(here, rows=(NEON, replace(zero, on=False)), pins=(Pin("*", {"zibo": 1.0}),))
+    assert pixels(studio, alone) == pixels(studio, ComposeRequest(request=REQUEST))
+
+
+def test_a_tag_keeps_the_limits_of_its_row(studio: Studio) -> None:
+    rows = (replace(NEON, steps=(0.0, 0.5), depth=(0.2, 1.0)), ZIBO)
+    tagged = replace(REQUEST, prompt="a fox <lora:neon:0.6>")
+    for asked in (WEIGHTED, GATED):
+        made = paint(studio, replace(asked, request=tagged, rows=rows))
+        assert made.record.fusion["steps"] == {"neon": [0.0, 0.5]}
+        assert made.record.fusion["depth"] == {"neon": [0.2, 1.0]}
+
+
+def test_a_renamed_lora_speaks_under_gates_and_in_sums_in_turn(
+    tiny_sd: Path, folder: Path, tmp_path: Path
+) -> None:
+    loras = tmp_path / "loras"
+    shutil.copytree(folder, loras)
+    (loras / "neon.safetensors").rename(loras / "light, v2.safetensors")
+    studio = Studio(tiny_sd, [loras], tmp_path / "outputs")
+    assert studio.wait(120).state == "ready", studio.status
+    summed = replace(WEIGHTED, rows=(replace(NEON, name="light, v2"), ZIBO))
+    gated, weighted = pixels(studio, GATED), pixels(studio, summed)
+    assert (pixels(studio, GATED), pixels(studio, summed)) == (gated, weighted)
+    made = paint(studio, replace(summed, pins=(Pin("*", {"light, v2": 0.3, "zibo": 1.2}),)))
+    assert studio.recall(made).asked.pins == (Pin("*", {"light, v2": 0.3, "zibo": 1.2}),)
 
 
 def test_limits_say_what_they_need() -> None:

@@ -29,6 +29,7 @@ from composer.training.gates import GateTraining, train_gates
 from composer.training.gates.judged import Judged
 from composer.training.gates.judges import LEVELS, Judges, companies, shortfall
 from composer.training.gates.losses import distance_from_sum
+from composer.training.gates.teachers import speaking
 from composer.training.gates.trainer import Said
 from composer.training.objective import Objective
 
@@ -83,7 +84,8 @@ def test_judges_are_the_models_with_each_expert_alone(model: Model, tmp_path: Pa
         mixture.set_weights({"ada": 0.3, "ink": 0.7})
         before = mixture.weights
         generator = generator_for(0, "d", 1)
-        said, strange = Judges(model, mixture).recognise(clean, prompts, [0, 1], generator)
+        with speaking(mixture):
+            said, strange = Judges(model, mixture).recognise(clean, prompts, [0, 1], generator)
         assert mixture.weights == before
         for routing in mixture.routings.values():
             torch.testing.assert_close(routing.weights, torch.tensor([0.3, 0.7]))
@@ -172,8 +174,12 @@ def test_pictures_are_spread_over_the_sampling_and_follow_each_other(
             "gate": GateSettings(activation="scaled", bias=True, time=True, top_k=1),
             "router_balance": 0.5,
         },
+        # sites that are asked again one by one, and some whose weights are constant
+        {"granularity": "matrix"},
+        {"granularity": "layer"},
+        {"depth": 0.6, "company": "everybody"},
     ],
-    ids=["all speak", "the strongest speaks"],
+    ids=["all speak", "the strongest speaks", "matrix", "layer", "depth"],
 )
 def test_less_memory_is_the_same_training(
     model: Model, tmp_path: Path, settings: dict[str, Any]
@@ -262,7 +268,8 @@ def test_judges_in_company_are_sums_with_an_expert_and_without(
         generator = generator_for(0, "d", 1)
         every = range(len(names))
         judges = Judges(model, mixture)
-        said, _ = judges.recognise(clean, prompts, every, generator, company)
+        with speaking(mixture):
+            said, _ = judges.recognise(clean, prompts, every, generator, company)
     process, generator = Objective.from_scheduler(model.scheduler_config), generator_for(0, "d", 1)
     first, last = (int(part * process.timesteps) for part in LEVELS)
     levels = torch.randint(first, last, (2,), generator=generator)

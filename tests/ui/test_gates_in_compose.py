@@ -171,6 +171,20 @@ def test_a_picture_is_made_with_gates_without_and_with_again(
     again = studio.history.find(shown[page.current]).record
     assert again.fusion["name"] == "gates" and again.request == both.record.request
 
+    # limits stay when the fusion changes; pins do not, whose units may be called otherwise
+    early, pins = LoraRow(name="zibo", steps=(0.0, 0.5)), "*: zibo=1, neon=0.5"
+    limited = mixer(early, LoraRow(name="neon"))
+    for fusion, other in ((PAIR, "weighted"), ("weighted", "gates")):
+        _, first = paint(fusion=fusion, mixer=limited, pins=pins)
+        shown = last(actions.remake(visitor(), first.id))
+        told = studio.history.find(shown[page.current]).record.fusion
+        assert (told["name"], told["steps"]) == (other, {"zibo": [0.0, 0.5]}) and "pins" not in told
+        assert shown[page.pins] == "" and not shown[page.pinning]["open"]
+        used = actions.use(first.id)
+        assert used[page.pins] == pins and used[page.pinning]["open"]
+        assert "zibo=1, neon=0.5" in views.recipe(first, {})
+    assert actions.gate_example(0)()[page.pins] == ""
+
     restored = actions.use(gated.id)
     assert restored[page.fusion]["value"] == PAIR
     assert names(restored[page.mixer]) == {"zibo": True, "neon": False}

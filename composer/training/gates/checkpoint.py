@@ -21,7 +21,7 @@ from composer.training.gates.config import GateTraining
 from composer.training.gates.trainer import GateTrainer
 from composer.training.processes import gathered
 
-VERSION = 2
+VERSION = 3
 KEY = "composer_gate_training_state"
 # What may differ between a training and its resumption without changing a single number.
 FREE = frozenset({"output", "preview_every", "preview_prompt", "checkpoint_every", "resume"})

@@ -79,8 +79,7 @@ class GateTraining:
         prompts stay with it alone, on composed prompts follow the composed teacher, on neutral
         prompts stay with the base.
     familiar: for the objective judged, how much it counts that at each place of the picture some
-        expert, or the bare model, knows what it sees. Weights that are held near the sum need it
-        less.
+        of the judges know what they see. Weights that are held near the sum need it less.
     near: for the objective judged, how much it counts that weights stay near 1, the plain sum,
         which keeps some of what judges do not see. 0 for a softmax, whose weights cannot be 1.
     company: for the objective judged, beside whom each expert recognises itself in composed

@@ -38,7 +38,14 @@ from composer.training.gates.alone import draw_alone
 from composer.training.gates.config import GateTraining
 from composer.training.gates.judges import Judges, companies, shortfall
 from composer.training.gates.losses import distance_from_sum
-from composer.training.gates.teachers import Sampling, Together, guide, latent_shape, to_clean
+from composer.training.gates.teachers import (
+    Sampling,
+    Together,
+    guide,
+    latent_shape,
+    speaking,
+    to_clean,
+)
 from composer.training.gates.texts import Texts
 from composer.training.gates.trainer import Said
 
@@ -101,7 +108,7 @@ class Judged:
             known.append(short or config.prompts)
         drawing = draw_alone(judges.teachers, config, known, purpose="gates judged alone")
         for drawn in drawing:
-            with torch.no_grad():
+            with torch.no_grad(), speaking(mixture):
                 known_by, strange = judges.recognise(
                     drawn.clean, drawn.prompts, [drawn.expert], drawn.generator
                 )
@@ -137,13 +144,14 @@ class Judged:
             clean = to_clean(self._scheduler, guided, timesteps, latents)
         experts = range(len(self.mixture.names))
         picture = clean.detach().requires_grad_(True)
-        recognised, strange = self.judges.recognise(
-            picture, prompts, experts, generator, self.company
-        )
-        short = shortfall(recognised, self.asked[:, steps].to(recognised.device))
-        excess = (strange - self.usual[steps].to(strange.device)).clamp_min(0).square()
-        loss = (short.sum(0) + self.config.familiar * excess).mean()
-        (slope,) = torch.autograd.grad(loss, picture)
+        with speaking(self.mixture):
+            recognised, strange = self.judges.recognise(
+                picture, prompts, experts, generator, self.company
+            )
+            short = shortfall(recognised, self.asked[:, steps].to(recognised.device))
+            excess = (strange - self.usual[steps].to(strange.device)).clamp_min(0).square()
+            loss = (short.sum(0) + self.config.familiar * excess).mean()
+            (slope,) = torch.autograd.grad(loss, picture)
         if twice:
             guided, said, routed = self._gated(latents, timesteps, prompts)
             clean = to_clean(self._scheduler, guided, timesteps, latents)

@@ -12,7 +12,7 @@ them: small where at each place x somebody knows what is there.
 
 An expert is judged in the company of the others, for they change what it drew: a unicorn in neon
 is not what the unicorn's LoRA knows by itself, so alone it would ask for more unicorn where there
-is enough. Only figures are no company for each other: they leave each other's places alone, and
+is enough. Only a figure is judged beside no other figure: they leave each other's places alone, and
 the plain sum of two, which melts them, knows neither.
 """
 
@@ -28,7 +28,7 @@ from composer.diffusion.model import Model
 from composer.mixture import Mixture
 from composer.training.gates.build import FIGURES
 from composer.training.gates.config import Company
-from composer.training.gates.teachers import Teachers, Together, speaking
+from composer.training.gates.teachers import Teachers, Together
 from composer.training.objective import Objective
 
 LEVELS = (0.35, 0.85)
@@ -85,6 +85,9 @@ class Judges:
         """D of each of `experts` and picture, (experts, pictures), and S, (pictures,), asked of
         those that these experts need; with a gradient to `clean`.
 
+        The mixture says what the judges said until it is told otherwise: ask, and take the
+        gradient, while `speaking` is held, for under gradient checkpointing they are asked again.
+
         generator: of the noise and its levels, on the CPU.
         company: of every expert of the mixture, by index; None, each is judged alone, against the
             bare model.
@@ -98,8 +101,7 @@ class Judges:
         beside = company or companies("nobody", self.mixture.names)
         pairs = [(beside[index], tuple(sorted((*beside[index], index)))) for index in experts]
         judges = list(dict.fromkeys(some for pair in pairs for some in pair))
-        with speaking(self.mixture):
-            said = self.teachers.predict(noisy, levels, prompts, judges)
+        said = self.teachers.predict(noisy, levels, prompts, judges)
         errors = (said - right).square().mean(2).flatten(2)  # of each place
         whole = errors.mean(-1).clamp_min(_TINY).log()
         strange = errors.amin(0).mean(-1).clamp_min(_TINY).log()
