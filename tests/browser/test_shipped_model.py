@@ -1,0 +1,132 @@
+"""What ships, by mouse: its gates in two clicks; a training that outlives the app; a comparison."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from running_app import PATIENCE, ROOT, App, serving
+
+from composer.diffusion.png import read_png
+from composer.fusions.gate_file import read_gates
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(400, func_only=True)]
+MODEL = ROOT / "assets" / "toybox"
+SHIPPED = "top_hat_in_neon"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what the apps of this file write, with the LoRAs that ship."""
+    root = tmp_path_factory.mktemp("shipped")
+    shutil.copytree(ROOT / "loras", root / "loras")
+    return root
+
+
+@pytest.fixture(scope="module")
+def app(root: Path) -> Iterator[App]:
+    with serving(MODEL, root / "loras", root) as app:
+        yield app
+
+
+def keep(page: Page, name: str, folder: Path) -> None:
+    target = Path(os.environ.get("SCREENSHOTS", folder))
+    target.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=target / f"{name}.png", full_page=True)
+
+
+def opened(browser: Browser, app: App) -> Page:
+    page = browser.new_page(viewport={"width": 1440, "height": 900}, color_scheme="light")
+    page.set_default_timeout(PATIENCE * 1000)
+    page.goto(app.address)
+    page.wait_for_selector(".state.ready")
+    return page
+
+
+def painted(page: Page, app: App, button: str = "#generate") -> Path:
+    page.evaluate("document.querySelector('.stage').dataset.phase = 'before'")
+    page.click(button)
+    expect(page.locator(".stage")).to_have_attribute("data-phase", "done")
+    return max(app.outputs.rglob("*.png"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def test_the_difference_shows_in_two_clicks(page: Page, app: App, tmp_path: Path) -> None:
+    page.wait_for_selector("#examples .with-gates")
+    page.click("#examples .with-gates >> nth=0")
+    expect(page.locator(".gates .chosen")).to_be_visible()
+    gated = read_png(painted(page, app))
+    assert (gated.fusion["name"], gated.fusion["gates"]) == ("gates", SHIPPED)
+    page.click(".gatemap summary")
+    expect(page.locator(".gatemap .shares")).to_have_count(2)
+    expect(page.locator(".gatemap .shares td")).to_have_count(2 * 22)  # every block
+    keep(page, "shipped gates", tmp_path)
+    weighted = read_png(painted(page, app, "#other-way"))
+    assert weighted.fusion == {"name": "weighted"} and weighted.request == gated.request
+
+
+def test_ways_are_compared(page: Page, app: App, tmp_path: Path) -> None:
+    page.wait_for_selector("#examples .with-gates")
+    page.click("#examples .with-gates >> nth=0")
+    expect(page.locator(".gates .chosen")).to_be_visible()
+    page.get_by_role("tab", name="Compare").click()
+    page.wait_for_selector("#compare-mixer .row")
+    page.click("#compare-settings > button")
+    page.fill("#compare-steps input", "4")
+    for kind in ("bare", "equal", "average", "regions", "mixlora"):
+        way = page.locator(f".kind[data-kind={kind}] input")
+        if way.is_enabled():
+            way.uncheck()
+    page.evaluate("document.querySelector('.pace').dataset.phase = 'before'")
+    page.click("#compare-start")
+    expect(page.locator(".pace")).to_have_attribute("data-phase", "done")
+    labels = page.locator(".comparison .label strong").all_inner_texts()
+    assert labels[-2:] == ["Best known weights", "Learned gates"] and len(labels) == 5
+    assert page.locator(".sides strong").all_inner_texts()[1] == "Learned gates"
+    keep(page, "shipped compared", tmp_path)
+
+
+def test_a_training_outlives_the_app(root: Path, browser: Browser, tmp_path: Path) -> None:
+    def settings(page: Page) -> set[str | None]:
+        """A short training of the pair that the page begins with; returns whose it is."""
+        page.get_by_role("tab", name="Train gates").click()
+        expect(page.locator(".lora-line")).to_have_count(2)
+        page.fill("#gate-name input, #gate-name textarea", "mine")
+        page.fill("#train-set-steps input", "32")
+        page.click("#train-advanced > button")
+        for field in ("teacher-steps", "batch-size"):
+            page.fill(f"#train-set-{field} input", "2")
+        return {line.get_attribute("data-name") for line in page.locator(".lora-line").all()}
+
+    training = "document.querySelector('.training .what').innerText"
+    with serving(MODEL, root / "loras", root) as first:
+        page = opened(browser, first)
+        page.wait_for_selector("#examples .with-gates")
+        loras = settings(page)
+        page.click("#train-start")
+        page.wait_for_function(
+            f"+(/step (\\d+)/i.exec({training}) || [0, 0])[1] >= 27"
+        )  # 25 are kept
+        first.process.kill()  # no time to say goodbye
+        first.process.wait(20)
+        page.close()
+    gates = root / "loras" / "gates" / "mine.safetensors"
+    assert not gates.exists()
+    with serving(MODEL, root / "loras", root) as second:
+        page = opened(browser, second)
+        page.get_by_role("tab", name="Train gates").click()
+        row = page.locator(".trainings .row[data-name=mine]")
+        row.locator(".resume").click()
+        expect(page.locator(".training")).to_have_attribute("data-state", "finished")
+        keep(page, "shipped trained", tmp_path)
+        file = read_gates(gates)
+        assert {expert.name for expert in file.experts} == loras
+        page.locator(".training .use").click()
+        expect(page.locator("#fusion input")).to_have_value(re.compile("Learned gates"))
+        page.fill("#steps input", "4")
+        assert read_png(painted(page, second)).fusion["gates"] == "mine"
+        page.close()
