@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from benchmarks.gate_ablations import Changes, Tables, run
 
@@ -15,8 +16,12 @@ INPUTS = {"hidden": "hidden state", "experts": "experts' outputs"}
 def _paper(granularity: str, seen: str, balance: float = 0.5) -> Changes:
     """The paper's gate, taught as all others are here: judged by the LoRAs, not by CLIP."""
     gate = {**GATE, "input": seen}
-    own: Changes = {"start": "solved", "near": 0.0}  # weights that sum to 1 can be no plain sum
-    return {"granularity": granularity, "gate": gate, "balance": balance, "familiar": 0.5, **own}
+    own: dict[str, Any] = {
+        "start": "solved",
+        "near": 0.0,
+    }  # weights that sum to 1 can be no plain sum
+    own |= {"familiar": 0.5, "company": "nobody"}
+    return {"granularity": granularity, "gate": gate, "balance": balance, **own}
 
 
 TABLES: Tables = {
