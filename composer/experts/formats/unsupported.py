@@ -34,7 +34,7 @@ _KINDS: tuple[tuple[str, str, str], ...] = (
         r"^(transformer|lora_transformer)[._]|double_blocks|single_blocks|joint_blocks"
         # ComfyUI's prefix, before anything but a part of a U-Net.
         r"|^diffusion_model\.(?!(input|middle|output)_blocks?\.|out\.|time_embed\.|label_emb\.)",
-        "Composer composes Stable Diffusion 1, 2 and SDXL: use a LoRA made for one of them.",
+        "Composer composes Stable Diffusion 1.x and 2.x: use a LoRA made for one of them.",
     ),
     ("ControlNet-LLLite", r"^lllite_", "It is a control model, not a LoRA."),
     (
