@@ -150,13 +150,13 @@ class Actions:
             self._page.pins: "",
         }
 
-    def add_trigger(self, prompt: str, wanted: bool, event: gr.EventData) -> str:
+    def add_trigger(self, prompt: str, wanted: bool, event: gr.EventData) -> Any:
         """The prompt with the trigger words of a LoRA that was just chosen."""
-        return with_trigger(prompt, self._trigger(event)) if wanted else prompt
+        return changed(prompt, with_trigger(prompt, self._trigger(event)) if wanted else prompt)
 
-    def remove_trigger(self, prompt: str, wanted: bool, event: gr.EventData) -> str:
+    def remove_trigger(self, prompt: str, wanted: bool, event: gr.EventData) -> Any:
         """The prompt without the trigger words of a LoRA that was just removed."""
-        return without_trigger(prompt, self._trigger(event)) if wanted else prompt
+        return changed(prompt, without_trigger(prompt, self._trigger(event)) if wanted else prompt)
 
     def _trigger(self, event: gr.EventData) -> str:
         card = self._cards().get(str(event.name))
@@ -353,6 +353,12 @@ class Actions:
 
     def _strip(self, selected: str | None) -> views.Json:
         return views.strip_view(self._studio.history.recent(RECENT), selected)
+
+
+def changed(prompt: str, new: str) -> Any:
+    """The new prompt; nothing where it is the old one, for an answer that comes late would take
+    back what was written meanwhile."""
+    return NOTHING if new == prompt else new
 
 
 def _no_picture(message: str) -> views.Json:

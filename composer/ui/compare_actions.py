@@ -22,7 +22,7 @@ from composer.studio import (
     Way,
 )
 from composer.ui import compare_views, views
-from composer.ui.actions import TELL_EVERY
+from composer.ui.actions import TELL_EVERY, changed
 from composer.ui.compare_layout import ComparePage
 from composer.ui.layout import Page
 from composer.ui.train_views import picker_view
@@ -87,13 +87,13 @@ class CompareActions:
         taken[page.mixer] = [views.row_view(row, cards.get(row.name)) for row in rows]
         return taken
 
-    def add_trigger(self, prompt: str, event: gr.EventData) -> str:
+    def add_trigger(self, prompt: str, event: gr.EventData) -> Any:
         """The prompt with the trigger words of a LoRA that was just chosen."""
-        return with_trigger(prompt, self._trigger(event))
+        return changed(prompt, with_trigger(prompt, self._trigger(event)))
 
-    def remove_trigger(self, prompt: str, event: gr.EventData) -> str:
+    def remove_trigger(self, prompt: str, event: gr.EventData) -> Any:
         """The prompt without the trigger words of a LoRA that was just removed."""
-        return without_trigger(prompt, self._trigger(event))
+        return changed(prompt, without_trigger(prompt, self._trigger(event)))
 
     def _trigger(self, event: gr.EventData) -> str:
         card = self._cards().get(str(event.name))

@@ -108,6 +108,9 @@ def test_trigger_words_follow_the_loras(actions: CompareActions) -> None:
     event: Any = SimpleNamespace(name="neon")
     assert actions.add_trigger("a fox", event) == "a fox, neon here"
     assert actions.remove_trigger("a fox, neon here", event) == "a fox"
+    # what changes nothing is no answer: it would take back what is written meanwhile
+    for same in (actions.add_trigger("neon here", event), actions.remove_trigger("a fox", event)):
+        assert same == gr.skip()
 
 
 def test_the_grid_fills_picture_by_picture(actions: CompareActions, page: ComparePage) -> None:
