@@ -15,7 +15,7 @@ from composer.studio.gating import GateOffer, Plan
 from composer.studio.known_weights import WeightOffer
 from composer.studio.limits import ALWAYS
 from composer.studio.placing import MixLoraOffer
-from composer.studio.requests import ComposeRequest, LoraRow, find_fusion, speaking
+from composer.studio.requests import ComposeRequest, LoraRow, find_fusion
 
 if TYPE_CHECKING:
     from composer.studio.engine import Engine
@@ -181,7 +181,7 @@ def _what_speaks(asked: ComposeRequest) -> object:
     if asked.gates:
         return asked.gates
     fusion = find_fusion(asked.fusion)
-    weights = fusion.weigh(dict(speaking(asked.rows)))
+    weights = fusion.weigh(dict(asked.speaking))
     limits = asked.limits
     return (
         asked.mixlora,

@@ -108,7 +108,12 @@ class ComposeRequest:
 
     @property
     def speaking(self) -> dict[str, dict[str, float]]:
-        """The weights by part of the LoRAs that speak, also where pins alone let them."""
+        """The weights by part of the LoRAs that speak, also where pins alone let them, in the order
+        of their names.
+
+        One order whatever the order of the rows, so that the same LoRAs give the same picture bit
+        for bit: sums of floating-point numbers depend on it.
+        """
         pinned = {name for pin in self.pins for name, weight in pin.weights.items() if weight}
         rows = [row for row in self.rows if row.speaks or (row.on and row.name in pinned)]
         return {row.name: row.weights for row in sorted(rows, key=lambda row: row.name)}
@@ -153,15 +158,6 @@ class ComposeRequest:
         """The same LoRAs fused by the request's fusion alone, and no unit pinned: those of gates
         may be called otherwise."""
         return replace(self, gates="", mixlora="", gate_map=False, pins=())
-
-
-def speaking(rows: Iterable[LoraRow]) -> dict[str, dict[str, float]]:
-    """The weights by part of the LoRAs that speak, in the order of their names.
-
-    One order whatever the order of the rows, so that the same LoRAs give the same picture bit for
-    bit: sums of floating-point numbers depend on it.
-    """
-    return {row.name: row.weights for row in sorted(rows, key=lambda r: r.name) if row.speaks}
 
 
 def find_fusion(name: str) -> Fusion:
