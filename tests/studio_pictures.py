@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from composer.studio import ComposeRequest, Event, Finished, SavedPicture, Studio
 
@@ -23,3 +24,10 @@ def paint(studio: Studio, asked: ComposeRequest) -> SavedPicture:
 def pixels(studio: Studio, asked: ComposeRequest) -> bytes:
     """Its pixels."""
     return paint(studio, asked).image().tobytes()
+
+
+def ready(model: Path, loras: Path, outputs: Path) -> Studio:
+    """A studio that has loaded its model."""
+    studio = Studio(model, [loras], outputs)
+    assert studio.wait(120).state == "ready", studio.status
+    return studio

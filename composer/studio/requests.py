@@ -134,11 +134,11 @@ class ComposeRequest:
 
         full_name: what the library calls a LoRA that was named more shortly; it refuses a name
             that it does not know. Rows that are silent are not looked up, unless gates are asked to
-            leave them out.
+            leave them out, or pins may let them speak.
         """
         parsed = parse_prompt(self.request.prompt)
         named = [
-            replace(row, name=full_name(row.name)) if row.speaks or self.gates else row
+            replace(row, name=full_name(row.name)) if row.speaks or self.gates or self.pins else row
             for row in self.rows
         ]
         limited = {row.name: {"steps": row.steps, "depth": row.depth} for row in named}

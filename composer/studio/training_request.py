@@ -79,7 +79,7 @@ class TrainingRequest:
     def __post_init__(self) -> None:
         check_name(self.name)
         if not self.loras:
-            raise ComposerError("No LoRA is chosen: choose two or more, or one.")
+            raise ComposerError("No LoRA is chosen: choose one or more.")
         if twice := next((name for name in self.loras if self.loras.count(name) > 1), None):
             raise ComposerError(f"The LoRA {twice!r} is chosen twice: take it out once.")
         if not self.prompts:

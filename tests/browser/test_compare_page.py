@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from page_helpers import keep
 from PIL import Image
 from playwright.sync_api import Page, expect
 from running_app import App, running
@@ -33,13 +33,6 @@ def app(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App
         title = {"modelspec.title": "Foreign", "modelspec.trigger_phrase": "foreign"}
         write_lora(app.loras / "foreign.safetensors", seed=9, width=768, **title)
         yield app
-
-
-def keep(page: Page, name: str, folder: Path) -> None:
-    """A screenshot, into $SCREENSHOTS if that is set, so that people can look at the page."""
-    target = Path(os.environ.get("SCREENSHOTS", folder))
-    target.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=target / f"{name}.png", full_page=True)
 
 
 def open_tab(page: Page) -> None:

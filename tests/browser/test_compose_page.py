@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import os
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
+from page_helpers import keep, newest, press
 from PIL import Image
 from playwright.sync_api import Page, expect
 from running_app import App
@@ -16,27 +16,14 @@ from composer.diffusion.png import read_png
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300, func_only=True)]
 
 
-def keep(page: Page, name: str, folder: Path) -> None:
-    """A screenshot, into $SCREENSHOTS if that is set, so that people can look at the page."""
-    target = Path(os.environ.get("SCREENSHOTS", folder))
-    target.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=target / f"{name}.png", full_page=True)
-
-
 def field(page: Page, name: str) -> str:
     return page.input_value(f"#{name} input, #{name} textarea")
 
 
 def generate(page: Page, ends: str = "done") -> str:
     """Press Generate, wait until the job is over, and return what the page says of it."""
-    page.evaluate("document.querySelector('.stage').dataset.phase = 'before'")
-    page.click("#generate")
-    expect(page.locator(".stage")).to_have_attribute("data-phase", ends)
+    press(page, ends=ends)
     return page.inner_text(".stage .caption")
-
-
-def newest(app: App) -> Path:
-    return max(app.outputs.rglob("*.png"), key=lambda path: path.stat().st_mtime_ns)
 
 
 def clear(page: Page) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from page_helpers import keep, newest, press
 from playwright.sync_api import Page, expect
 from running_app import App, running
 from tiny_gates import write_gates
@@ -28,19 +28,10 @@ def app(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App
         yield app
 
 
-def keep(page: Page, name: str, folder: Path) -> None:
-    """A screenshot, into $SCREENSHOTS if that is set, so that people can look at the page."""
-    target = Path(os.environ.get("SCREENSHOTS", folder))
-    target.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=target / f"{name}.png", full_page=True)
-
-
 def paint(page: Page, app: App, button: str = "#generate") -> PictureRecord:
     """Press the button, wait until the picture is there, and return what it says of itself."""
-    page.evaluate("document.querySelector('.stage').dataset.phase = 'before'")
-    page.click(button)
-    expect(page.locator(".stage")).to_have_attribute("data-phase", "done")
-    return read_png(max(app.outputs.rglob("*.png"), key=lambda path: path.stat().st_mtime_ns))
+    press(page, button)
+    return read_png(newest(app))
 
 
 def choose_gates(page: Page) -> None:

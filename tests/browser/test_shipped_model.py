@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from page_helpers import keep, newest, press
 from playwright.sync_api import Browser, Page, expect
 from running_app import PATIENCE, ROOT, App, serving
 
 from composer.diffusion.png import read_png
+from composer.diffusion.record import PictureRecord
 from composer.fusions.gate_file import read_gates
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400, func_only=True)]
@@ -34,12 +35,6 @@ def app(root: Path) -> Iterator[App]:
         yield app
 
 
-def keep(page: Page, name: str, folder: Path) -> None:
-    target = Path(os.environ.get("SCREENSHOTS", folder))
-    target.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=target / f"{name}.png", full_page=True)
-
-
 def opened(browser: Browser, app: App) -> Page:
     page = browser.new_page(viewport={"width": 1440, "height": 900}, color_scheme="light")
     page.set_default_timeout(PATIENCE * 1000)
@@ -48,24 +43,22 @@ def opened(browser: Browser, app: App) -> Page:
     return page
 
 
-def painted(page: Page, app: App, button: str = "#generate") -> Path:
-    page.evaluate("document.querySelector('.stage').dataset.phase = 'before'")
-    page.click(button)
-    expect(page.locator(".stage")).to_have_attribute("data-phase", "done")
-    return max(app.outputs.rglob("*.png"), key=lambda path: path.stat().st_mtime_ns)
+def paint(page: Page, app: App, button: str = "#generate") -> PictureRecord:
+    press(page, button)
+    return read_png(newest(app))
 
 
 def test_the_difference_shows_in_two_clicks(page: Page, app: App, tmp_path: Path) -> None:
     page.wait_for_selector("#examples .with-gates")
     page.click("#examples .with-gates >> nth=0")
     expect(page.locator(".gates .chosen")).to_be_visible()
-    gated = read_png(painted(page, app))
+    gated = paint(page, app)
     assert (gated.fusion["name"], gated.fusion["gates"]) == ("gates", SHIPPED)
     page.click(".gatemap summary")
     expect(page.locator(".gatemap .shares")).to_have_count(2)
     expect(page.locator(".gatemap .shares td")).to_have_count(2 * 22)  # every block
     keep(page, "shipped gates", tmp_path)
-    weighted = read_png(painted(page, app, "#other-way"))
+    weighted = paint(page, app, "#other-way")
     assert weighted.fusion == {"name": "weighted"} and weighted.request == gated.request
 
 
@@ -128,5 +121,5 @@ def test_a_training_outlives_the_app(root: Path, browser: Browser, tmp_path: Pat
         page.locator(".training .use").click()
         expect(page.locator("#fusion input")).to_have_value(re.compile("Learned gates"))
         page.fill("#steps input", "4")
-        assert read_png(painted(page, second)).fusion["gates"] == "mine"
+        assert paint(page, second).fusion["gates"] == "mine"
         page.close()

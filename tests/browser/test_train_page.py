@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from page_helpers import keep, press
 from playwright.sync_api import Browser, Page, expect
 from running_app import PATIENCE, App, running
 from tiny_clip import write_clip
@@ -22,12 +22,6 @@ def app(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App
     """An app of its own: others must not find gates where they look for none."""
     with running(tiny_sd, tmp_path_factory.mktemp("train")) as app:
         yield app
-
-
-def keep(page: Page, name: str, folder: Path) -> None:
-    target = Path(os.environ.get("SCREENSHOTS", folder))
-    target.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=target / f"{name}.png", full_page=True)
 
 
 def open_tab(page: Page, name: str = "Train gates") -> None:
@@ -174,9 +168,7 @@ def test_a_picture_is_made_while_gates_are_trained(page: Page, app: App) -> None
     wait_for_step(page, 3)
     open_tab(page, "Compose")
     page.fill("#steps input", "4")
-    page.evaluate("document.querySelector('.stage').dataset.phase = 'before'")
-    page.click("#generate")
-    expect(page.locator(".stage")).to_have_attribute("data-phase", "done")
+    press(page)
     open_tab(page)
     state(page, "running")
     wait_for_step(page, step(page) + 3)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from studio_pictures import ready
 from tiny_loras import write_lora
 
 from composer.studio import Studio
@@ -30,6 +31,5 @@ def studio(
     tiny_sd: Path, lora_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Studio]:
     """One studio for all tests of a run, as in life: whatever one does must not harm the next."""
-    studio = Studio(tiny_sd, [lora_folder], tmp_path_factory.mktemp("outputs"))
-    assert studio.wait(120).state == "ready", studio.status
+    studio = ready(tiny_sd, lora_folder, tmp_path_factory.mktemp("outputs"))
     yield studio

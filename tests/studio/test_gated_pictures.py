@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from studio_pictures import finished, paint, pixels
+from studio_pictures import finished, paint, pixels, ready
 from tiny_gates import write_gates
 from tiny_loras import write_lora
 
@@ -66,9 +66,7 @@ def folder(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def studio(tiny_sd: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Studio:
-    studio = Studio(tiny_sd, [folder], tmp_path_factory.mktemp("outputs"))
-    assert studio.wait(120).state == "ready", studio.status
-    return studio
+    return ready(tiny_sd, folder, tmp_path_factory.mktemp("outputs"))
 
 
 def off(*names: str) -> tuple[LoraRow, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from studio_pictures import paint, pixels
+from studio_pictures import paint, pixels, ready
 from tiny_gates import write_gates
 from tiny_loras import write_lora
 
@@ -38,9 +38,7 @@ def folder(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def studio(tiny_sd: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Studio:
-    studio = Studio(tiny_sd, [folder], tmp_path_factory.mktemp("outputs"))
-    assert studio.wait(120).state == "ready", studio.status
-    return studio
+    return ready(tiny_sd, folder, tmp_path_factory.mktemp("outputs"))
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +207,8 @@ def test_a_pin_alone_lets_a_lora_speak_and_a_switch_silences_it(
     nowhere = pixels(studio, replace(WEIGHTED, rows=(NEON,)))
     assert made.image().tobytes() != nowhere
     assert pixels(studio, studio.recall(made).asked) == made.image().tobytes()
+    short = replace(here, rows=(NEON, replace(zero, name="Zibo")))
+    assert pixels(studio, short) == made.image().tobytes()
     off = paint(studio, replace(here, rows=(NEON, replace(zero, on=False))))
     assert off.image().tobytes() == nowhere
     assert off.record.fusion["pins"] == [f"{units[0]}: neon=0.6"]
@@ -231,8 +231,7 @@ def test_a_renamed_lora_speaks_under_gates_and_in_sums_in_turn(
     loras = tmp_path / "loras"
     shutil.copytree(folder, loras)
     (loras / "neon.safetensors").rename(loras / "light, v2.safetensors")
-    studio = Studio(tiny_sd, [loras], tmp_path / "outputs")
-    assert studio.wait(120).state == "ready", studio.status
+    studio = ready(tiny_sd, loras, tmp_path / "outputs")
     summed = replace(WEIGHTED, rows=(replace(NEON, name="light, v2"), ZIBO))
     gated, weighted = pixels(studio, GATED), pixels(studio, summed)
     assert (pixels(studio, GATED), pixels(studio, summed)) == (gated, weighted)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from studio_pictures import finished, paint, pixels
+from studio_pictures import finished, paint, pixels, ready
 from tiny_gates import write_gates
 from tiny_loras import write_lora
 from tiny_mixlora import tiny_mixlora, write_mixlora
@@ -54,9 +54,7 @@ def folder(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def studio(tiny_sd: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Studio:
-    studio = Studio(tiny_sd, [folder], tmp_path_factory.mktemp("outputs"))
-    assert studio.wait(120).state == "ready", studio.status
-    return studio
+    return ready(tiny_sd, folder, tmp_path_factory.mktemp("outputs"))
 
 
 def test_alone_and_with_loras_and_nothing_is_left_behind(studio: Studio) -> None:

@@ -1,0 +1,28 @@
+"""What the tests of all pages do: wait for a picture, keep a screenshot."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+from running_app import App
+
+
+def keep(page: Page, name: str, folder: Path) -> None:
+    """A screenshot, into $SCREENSHOTS if that is set, so that people can look at the page."""
+    target = Path(os.environ.get("SCREENSHOTS", folder))
+    target.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=target / f"{name}.png", full_page=True)
+
+
+def press(page: Page, button: str = "#generate", ends: str = "done") -> None:
+    """Press the button that makes a picture, and wait until the job is over."""
+    page.evaluate("document.querySelector('.stage').dataset.phase = 'before'")
+    page.click(button)
+    expect(page.locator(".stage")).to_have_attribute("data-phase", ends)
+
+
+def newest(app: App) -> Path:
+    """The picture that was made last."""
+    return max(app.outputs.rglob("*.png"), key=lambda path: path.stat().st_mtime_ns)
