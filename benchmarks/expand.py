@@ -16,15 +16,14 @@ from composer.evaluation.tables import markdown_tables
 from composer.language.complete import with_adapter
 from composer.language.expand import ROUNDS, TEMPERATURE, TRIES, Expander
 from composer.language.load import load_language_model
-from composer.toybox.captions import vocabulary
-from composer.toybox.stage_expand import (
+from toybox.captions import vocabulary
+from toybox.stage_expand import (
     Kept,
     examples,
-    is_understood,
     judge_expander,
     judge_tries,
 )
-from composer.toybox.words import IDLE_WORDS, SKILLS, Example
+from toybox.words import IDLE_WORDS, SKILLS, Example, is_understood
 
 NAME = "expand"
 KINDS: dict[str, str] = {

@@ -12,9 +12,9 @@ from typing import Any
 
 from benchmarks.gate_curves import curve_path
 from benchmarks.pictures import Studio
-from composer.toybox.world import Element
 from composer.training.gates import Called, GateTraining, draft_prompts, train_gates
 from composer.training.gates.memory import COMPOSED
+from toybox.world import Element
 
 
 def default_training(output: Path, elements: Sequence[Element], **changes: Any) -> GateTraining:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from benchmarks.mixlora_tasks import TASKS as SKILLS
 from composer.language.records import Record
-from composer.toybox.world import THINGS
+from toybox.world import THINGS
 
 Task = Callable[[random.Random], tuple[str, str]]
 _WORDS = tuple(word for word in THINGS if " " not in word)

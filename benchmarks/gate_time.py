@@ -19,9 +19,9 @@ from composer.evaluation import write_results
 from composer.evaluation.results import FOLDER, Row
 from composer.evaluation.tables import markdown_tables
 from composer.experts import Expert, ModuleNames, read_expert
-from composer.toybox.world import Element, element
 from composer.training.gates import train_gates
 from composer.training.picture_config import Precision
+from toybox.world import Element, element
 
 NAME = "gate_time"
 PAIRS = (("top hat", "neon"), ("top hat", "sunglasses"))

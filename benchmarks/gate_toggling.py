@@ -14,8 +14,8 @@ from benchmarks.pictures import Case, Judged, Studio
 from benchmarks.scenes import element_heads, without
 from composer.evaluation import contact_sheet, share_columns
 from composer.evaluation.results import Row
-from composer.toybox.captions import plain_caption
-from composer.toybox.world import Element
+from toybox.captions import plain_caption
+from toybox.world import Element
 
 NAME = "gate_toggling"
 KINDS = ("character", "style", "background")

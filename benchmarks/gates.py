@@ -18,8 +18,8 @@ from composer.evaluation.intervals import interval_columns
 from composer.evaluation.results import Row
 from composer.evaluation.tuning import GRID, points_of
 from composer.fusions.tuned_weights import TunedLora, TunedWeights, file_name_for
-from composer.toybox.captions import plain_caption
-from composer.toybox.world import Element
+from toybox.captions import plain_caption
+from toybox.world import Element
 
 NAME = "gates"
 KINDS: tuple[tuple[str, ...], ...] = (

@@ -10,8 +10,8 @@ from benchmarks.pictures import Case, Judged, Studio
 from benchmarks.scenes import element_heads, rest_heads, scene_with, unseen_prompt
 from composer.evaluation import contact_sheet, share_columns
 from composer.evaluation.results import Row
-from composer.toybox.captions import plain_caption
-from composer.toybox.world import Element
+from toybox.captions import plain_caption
+from toybox.world import Element
 
 NAME = "lora_alone"
 SHOWN = 4  # pictures of each LoRA on the sheet

@@ -12,8 +12,8 @@ from benchmarks.pictures import Case, Judged, Studio
 from benchmarks.scenes import element_heads, scene_with, unseen_prompt, without
 from composer.evaluation import contact_sheet, share_columns
 from composer.evaluation.results import Row
-from composer.toybox.captions import plain_caption
-from composer.toybox.world import Element
+from toybox.captions import plain_caption
+from toybox.world import Element
 
 NAME = "merge_fails"
 KINDS: tuple[tuple[str, str], ...] = (

@@ -6,9 +6,9 @@ import random
 from collections.abc import Callable
 
 from composer.language.records import Record
-from composer.toybox.captions import SHORT, caption, plain_caption
-from composer.toybox.understand import understand
-from composer.toybox.world import STYLES, THINGS, Scene, random_scene
+from toybox.captions import SHORT, caption, plain_caption
+from toybox.understand import understand
+from toybox.world import STYLES, THINGS, Scene, random_scene
 
 _WORDS = tuple(word for word in THINGS if " " not in word)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from composer.evaluation.results import FOLDER, read_results
 from composer.evaluation.tables import results_section
 from composer.experts.header import read_header
-from composer.toybox.world import BASE_BACKGROUNDS, COLOURS, ELEMENTS, THINGS, TINTABLE
+from toybox.world import BASE_BACKGROUNDS, COLOURS, ELEMENTS, THINGS, TINTABLE
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "assets" / "toybox"
@@ -60,9 +60,9 @@ CLIP knows the ordinary words among them, and no character's name.
 
 ## Data and training
 
-All pictures are rendered by `composer/toybox/` from a sheet of Noto Color Emoji glyphs (SIL Open
+All pictures are rendered by `toybox/` from a sheet of Noto Color Emoji glyphs (SIL Open
 Font License 1.1, text in `assets/sprites/OFL.txt`) on backgrounds drawn by code. No picture of
-anything or anyone else was used. `composer toybox build` makes every file again; the stages and
+anything or anyone else was used. `python -m toybox build` makes every file again; the stages and
 their budgets are in `docs/toybox.md`. {training} The VAE and the CLIP saw the three styles with
 finer strokes than they are drawn with now.
 

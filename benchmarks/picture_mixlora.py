@@ -17,8 +17,8 @@ from composer.evaluation import contact_sheet, share_columns
 from composer.evaluation.results import Row
 from composer.experts.header import read_header
 from composer.fusions.mixlora_file import read_mixlora_facts
-from composer.toybox.captions import plain_caption
-from composer.toybox.world import ELEMENTS, Element
+from toybox.captions import plain_caption
+from toybox.world import ELEMENTS, Element
 
 NAME = "picture_mixlora"
 CHARACTERS = tuple(e for e in ELEMENTS if e.kind == "character")
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     path: Path = given.mixlora or told.loras / "mixlora" / "characters.safetensors"
     if not told.truth and not path.is_file():
         raise ComposerError(
-            f"There is no {path}: make it with `composer toybox build --stage mixlora`."
+            f"There is no {path}: make it with `python -m toybox build --stage mixlora`."
         )
     studio = Studio(told)
     three = studio.elements([e.name for e in CHARACTERS])

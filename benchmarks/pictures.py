@@ -27,9 +27,9 @@ from composer.fusions import FUSIONS, region_gates
 from composer.fusions.gate_file import gated, read_gates
 from composer.fusions.mixlora_file import read_mixlora
 from composer.mixture import Granularity, Mixture, attach
-from composer.toybox.oracle import Oracle, Verdict, score
-from composer.toybox.render import render
-from composer.toybox.world import ELEMENTS, Element, Scene, element
+from toybox.oracle import Oracle, Verdict, score
+from toybox.render import render
+from toybox.world import ELEMENTS, Element, Scene, element
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ class Studio:
         if missing and (names or not there):
             raise ComposerError(
                 f"{self.options.loras} lacks {', '.join(missing)}: make them with "
-                "`composer toybox build --stage loras`."
+                "`python -m toybox build --stage loras`."
             )
         if missing:
             print(f"left out, for their files are missing: {', '.join(missing)}", flush=True)

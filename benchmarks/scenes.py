@@ -6,9 +6,9 @@ import dataclasses
 import random
 from collections.abc import Sequence
 
-from composer.toybox.captions import PLACE_WORDS, caption
-from composer.toybox.oracle import judgeable
-from composer.toybox.world import (
+from toybox.captions import PLACE_WORDS, caption
+from toybox.oracle import judgeable
+from toybox.world import (
     WEARERS,
     Element,
     Figure,

@@ -13,11 +13,11 @@ from composer.evaluation import Cell, bootstrap_mean, contact_sheet, share_colum
 from composer.evaluation.fidelity import mean_distance, psnr, round_trips
 from composer.evaluation.intervals import interval_columns
 from composer.evaluation.results import Row
-from composer.toybox.captions import plain_caption
-from composer.toybox.oracle import HEADS
-from composer.toybox.render import render
-from composer.toybox.stage_oracle import examine
-from composer.toybox.world import Scene, random_any_scene
+from toybox.captions import plain_caption
+from toybox.oracle import HEADS
+from toybox.render import render
+from toybox.stage_oracle import examine
+from toybox.world import Scene, random_any_scene
 
 NAME = "toybox_model"
 SEEDS_ALIKE = 8

@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "composer"
+TOYBOX = ROOT / "toybox"
 
 # From the ground up. A room may import itself and the rows before its own.
 ROWS = (
@@ -23,7 +24,6 @@ ROWS = (
     ("fusions",),
     ("diffusion", "language"),
     ("training", "evaluation"),
-    ("toybox",),
     ("studio",),
     ("ui",),
     ("commands",),
@@ -83,7 +83,7 @@ def in_rooms(*rooms: str) -> list[Path]:
 def test_the_reader_of_imports_sees_every_form() -> None:
     source = (
         "import torch.nn\nfrom composer import studio, errors\nfrom . import gates\n"
-        "from .sites import Site\nfrom ..experts import Expert\nfrom .. import toybox\n"
+        "from .sites import Site\nfrom ..experts import Expert\nfrom .. import ui\n"
         "def later():\n    from composer.ui.page import build\n"
     )
     assert set(imports(source, "composer.mixture")) == {
@@ -93,7 +93,7 @@ def test_the_reader_of_imports_sees_every_form() -> None:
         "composer.mixture",
         "composer.mixture.sites",
         "composer.experts",
-        "composer.toybox",
+        "composer.ui",
         "composer.ui.page",
     }
 
@@ -118,6 +118,22 @@ def test_mixture_stands_on_torch_alone() -> None:
         assert libraries_used(path) <= {"torch"}, path
 
 
+def test_only_the_expansion_of_prompts_knows_the_toybox_and_of_it_no_recipe() -> None:
+    used = {
+        (path.relative_to(ROOT).as_posix(), module)
+        for path in FILES
+        for module in imports_of(path)
+        if module.split(".")[0] == TOYBOX.name
+    }
+    assert used == {("composer/studio/wording.py", "toybox.words")}
+    grammar = {"captions", "understand", "words", "world"}
+    for name in grammar:
+        modules = imports_of(TOYBOX / f"{name}.py")
+        assert {module.split(".")[1] for module in modules if module.startswith("toybox.")} <= (
+            grammar
+        ), name
+
+
 def test_gradio_is_known_to_the_pages_alone() -> None:
     for path in FILES:
         if room_of(path) != "ui":
@@ -136,7 +152,9 @@ PICKLES = PACKAGE / "language" / "convert.py"
 DANGEROUS = re.compile(r"torch\.load\(|trust_remote_code=True|\b(?:eval|exec)\(")
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path", [*FILES, *sorted(TOYBOX.rglob("*.py"))], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_nothing_opens_what_can_run_code(path: Path) -> None:
     assert not {module.split(".")[0] for module in imports_of(path)} & DANGEROUS_MODULES
     # `model.eval()` is PyTorch's word for something harmless.

@@ -93,7 +93,7 @@ class Wording:
     def _check(self) -> None:
         if self._model == SHIPPED and not (SHIPPED / "config.json").is_file():
             raise ComposerError(
-                "The language model that ships is not here: make it with `composer toybox build "
+                "The language model that ships is not here: make it with `python -m toybox build "
                 "--stage language`, or name another with --language-model."
             )
         check_language_model(self._model)
@@ -105,7 +105,7 @@ class Wording:
 
         from composer.diffusion.load import choose_device
         from composer.language.expand import Expander
-        from composer.toybox.stage_expand import is_understood
+        from toybox.words import is_understood
 
         device = choose_device(self._device)
         shipped = Path(self._model).expanduser().resolve() == SHIPPED.resolve()

@@ -26,10 +26,10 @@ from composer.errors import ComposerError
 from composer.evaluation import read_results
 from composer.experts import LoraInfo, LowRank, ModuleNames, write_lora
 from composer.fusions.tuned_weights import read_tuned_weights
-from composer.toybox.captions import plain_caption
-from composer.toybox.oracle import Oracle, OracleNet, Verdict, judgeable, truth
-from composer.toybox.render import render
-from composer.toybox.world import ELEMENTS, Scene, element, random_scene
+from toybox.captions import plain_caption
+from toybox.oracle import Oracle, OracleNet, Verdict, judgeable, truth
+from toybox.render import render
+from toybox.world import ELEMENTS, Scene, element, random_scene
 
 KINDS = ("character", "clothing", "object", "style", "background")
 

@@ -21,8 +21,8 @@ from benchmarks import (
 )
 from benchmarks.gate_files import default_training, trained
 from composer.evaluation import read_results
-from composer.toybox.oracle import Oracle, OracleNet
-from composer.toybox.world import element
+from toybox.oracle import Oracle, OracleNet
+from toybox.world import element
 
 TAUGHT = ("zibo", "neon")
 

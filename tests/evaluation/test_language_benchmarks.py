@@ -15,9 +15,9 @@ from benchmarks.mixlora_study import equal_rank, mixlora, rows_of
 from benchmarks.mixlora_tasks import TASKS, draw
 from composer.language.load import load_language_model
 from composer.mixture.routers import RouterSettings
-from composer.toybox.language_tokens import WINDOW, build_language_tokenizer
-from composer.toybox.stage_expand import settings, train_expander
-from composer.toybox.understand import understand
+from toybox.language_tokens import WINDOW, build_language_tokenizer
+from toybox.stage_expand import settings, train_expander
+from toybox.understand import understand
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_a_small_study_writes_results(
 def test_a_small_measurement_of_expanding_writes_results(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from composer.toybox import stage_expand
+    from toybox import stage_expand
 
     monkeypatch.setattr(stage_expand, "SHARES", {"styles": 4})
     monkeypatch.setattr(

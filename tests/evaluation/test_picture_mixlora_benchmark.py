@@ -14,7 +14,7 @@ from composer.diffusion.load import load_model
 from composer.errors import ComposerError
 from composer.evaluation import read_results
 from composer.experts import LoraInfo, LowRank, ModuleNames, write_lora
-from composer.toybox.oracle import Oracle, OracleNet
+from toybox.oracle import Oracle, OracleNet
 
 
 @pytest.fixture

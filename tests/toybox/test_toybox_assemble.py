@@ -11,12 +11,12 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import Stabl
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from composer.diffusion import load_model
-from composer.toybox.assemble import assemble, text_encoder_of
-from composer.toybox.networks import token_ids
-from composer.toybox.stage_clip import new_clip
-from composer.toybox.stage_unet import new_unet
-from composer.toybox.stage_vae import new_vae
-from composer.toybox.tokens import build_tokenizer
+from toybox.assemble import assemble, text_encoder_of
+from toybox.networks import token_ids
+from toybox.stage_clip import new_clip
+from toybox.stage_unet import new_unet
+from toybox.stage_vae import new_vae
+from toybox.tokens import build_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from composer.toybox.captions import _article, caption, made_up_name, plain_caption
-from composer.toybox.world import (
+from toybox.captions import _article, caption, made_up_name, plain_caption
+from toybox.world import (
     CHARACTERS,
     COLOURS,
     LORA_PLACES,

@@ -11,9 +11,9 @@ import torch
 from composer.diffusion.clip import Clip, own_clip
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
-from composer.toybox.captions import plain_caption
-from composer.toybox.render import render
-from composer.toybox.world import Figure, Scene
+from toybox.captions import plain_caption
+from toybox.render import render
+from toybox.world import Figure, Scene
 
 ROOT = Path(__file__).parents[2]
 SCENES = (

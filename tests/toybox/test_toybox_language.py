@@ -11,11 +11,11 @@ import torch
 
 from composer.language.complete import with_adapter
 from composer.language.load import LanguageModel, load_language_model
-from composer.toybox import stage_expand, stage_language
-from composer.toybox.language_tokens import build_language_tokenizer
-from composer.toybox.loop import Stage
-from composer.toybox.stage_expand import examples, judge, judge_tries, settings, train_expander
-from composer.toybox.stage_language import (
+from toybox import stage_expand, stage_language
+from toybox.language_tokens import build_language_tokenizer
+from toybox.loop import Stage
+from toybox.stage_expand import examples, judge, judge_tries, settings, train_expander
+from toybox.stage_language import (
     batch_of,
     load_trained_language,
     new_language_model,

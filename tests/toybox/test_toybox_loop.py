@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from composer.toybox import loop, tensors
-from composer.toybox.loop import Stage, counts, load_average, run_stage
-from composer.toybox.optimizer import MuonAdamW
-from composer.toybox.tensors import load_tensors, save_tensors
+from toybox import loop, tensors
+from toybox.loop import Stage, counts, load_average, run_stage
+from toybox.optimizer import MuonAdamW
+from toybox.tensors import load_tensors, save_tensors
 
 
 class Killed(Exception):

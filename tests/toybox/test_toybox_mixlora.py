@@ -11,7 +11,7 @@ from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.fusions.mixlora_file import read_mixlora
 from composer.mixture.mixlora import attach_mixlora
-from composer.toybox.stage_mixlora import CHARACTERS, settings, train_characters
+from toybox.stage_mixlora import CHARACTERS, settings, train_characters
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "loras" / "mixlora" / "characters.safetensors"
@@ -38,7 +38,7 @@ def test_a_finished_one_is_not_trained_again(tmp_path: Path) -> None:
     assert output.read_bytes() == b"here"
 
 
-@pytest.mark.skipif(not SHIPPED.exists(), reason="it is made by `composer toybox build`")
+@pytest.mark.skipif(not SHIPPED.exists(), reason="it is made by `python -m toybox build`")
 def test_the_shipped_one_fits_the_shipped_model(model: Model) -> None:
     file = read_mixlora(SHIPPED)
     file.check_model(model.name, model.hash)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from composer.toybox.optimizer import MuonAdamW
 from composer.training.muon import Muon, orthogonalise
+from toybox.optimizer import MuonAdamW
 
 
 def nearest_orthogonal(matrix: Tensor) -> Tensor:

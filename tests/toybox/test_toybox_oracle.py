@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from composer.errors import ComposerError
-from composer.toybox.oracle import HEADS, Oracle, OracleNet, Verdict, judgeable, score, truth
-from composer.toybox.render import render
-from composer.toybox.world import Figure, Scene, random_any_scene
+from toybox.oracle import HEADS, Oracle, OracleNet, Verdict, judgeable, score, truth
+from toybox.render import render
+from toybox.world import Figure, Scene, random_any_scene
 
 ALWAYS = {"first", "second", "background", "style"}
 CAT, RED_CAR, CAR = Figure(name="cat"), Figure(name="car", colour="red"), Figure(name="car")
@@ -77,7 +77,7 @@ def test_every_right_answer_can_be_given() -> None:
 
 
 def test_a_colour_left_unsaid_is_not_taught() -> None:
-    from composer.toybox.stage_oracle import _targets
+    from toybox.stage_oracle import _targets
 
     sketch = Scene(figures=(RED_CAR, CAT), background="plain red", style="pencil sketch")
     scenes = [
@@ -133,5 +133,5 @@ def test_an_oracle_of_another_world_is_refused(oracle: Oracle, tmp_path: Path) -
 
 
 def test_a_missing_oracle_is_named_with_its_remedy(tmp_path: Path) -> None:
-    with pytest.raises(ComposerError, match=r"holds no oracle: .*composer toybox build"):
+    with pytest.raises(ComposerError, match=r"holds no oracle: .*python -m toybox build"):
         Oracle.load(tmp_path / "nowhere")

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from composer.errors import ComposerError
-from composer.toybox import recipe
-from composer.toybox.recipe import STAGES, Build, run, start_over
+from toybox import recipe
+from toybox.recipe import STAGES, Build, run, start_over
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_stages_process_gets_the_whole_build(
     monkeypatch.setattr(sys, "argv", ["stage", "oracle", *options])
     got: list[tuple[Build, str]] = []
     monkeypatch.setattr(recipe, "do_stage", lambda *both: got.append(both))
-    runpy.run_module("composer.toybox.stage", run_name="__main__")
+    runpy.run_module("toybox.stage", run_name="__main__")
     assert got == [(given, "oracle")]
 
 
@@ -90,7 +90,7 @@ def test_the_whole_recipe_in_seconds(build: Build, monkeypatch: pytest.MonkeyPat
     from PIL import Image
 
     from composer.diffusion import load_model
-    from composer.toybox.oracle import HEADS, Oracle
+    from toybox.oracle import HEADS, Oracle
 
     root = Path(recipe.__file__).parents[2]
     monkeypatch.setenv("PYTHONPATH", str(root))

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from composer.toybox.backgrounds import draw_background
-from composer.toybox.render import SIZE, render
-from composer.toybox.sprites import CELL, COLUMNS, SHEET, figure_sprite, sprite
-from composer.toybox.styles import PIXEL
-from composer.toybox.world import (
+from toybox.backgrounds import draw_background
+from toybox.render import SIZE, render
+from toybox.sprites import CELL, COLUMNS, SHEET, figure_sprite, sprite
+from toybox.styles import PIXEL
+from toybox.world import (
     BACKGROUNDS,
     CLOTHING,
     COLOURS,

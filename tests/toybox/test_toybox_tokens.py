@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from transformers import CLIPTokenizer
 
-from composer.toybox.captions import caption, plain_caption, vocabulary
-from composer.toybox.tokens import MAX_LENGTH, build_tokenizer
-from composer.toybox.world import CHARACTERS, ELEMENTS, random_element_scene, random_scene
+from toybox.captions import caption, plain_caption, vocabulary
+from toybox.tokens import MAX_LENGTH, build_tokenizer
+from toybox.world import CHARACTERS, ELEMENTS, random_element_scene, random_scene
 
 ODD = ("", " ", "ZIBO Fox!", "café – naïve", "猫と犬", "🐱🚗", "<lora:x:1> (cat:1.2)", "1234567890")
 

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from composer.toybox.captions import caption, plain_caption
-from composer.toybox.understand import understand
-from composer.toybox.world import Figure, Scene, random_any_scene, random_scene
+from toybox.captions import caption, plain_caption
+from toybox.understand import understand
+from toybox.world import Figure, Scene, random_any_scene, random_scene
 
 
 def test_captions_are_understood_as_their_scenes() -> None:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from composer.toybox import stage_unet
-from composer.toybox.loop import Stage
-from composer.toybox.stage_unet import draw_timesteps, look_scenes, new_scheduler, train_unet
-from composer.toybox.world import Figure, Scene
+from toybox import stage_unet
+from toybox.loop import Stage
+from toybox.stage_unet import draw_timesteps, look_scenes, new_scheduler, train_unet
+from toybox.world import Figure, Scene
 
 
 def test_the_last_step_is_pure_noise() -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from composer.toybox.networks import decode, encode, posterior
-from composer.toybox.stage_vae import new_vae, normalise_latents, pictures, psnr, to_tensor
+from toybox.networks import decode, encode, posterior
+from toybox.stage_vae import new_vae, normalise_latents, pictures, psnr, to_tensor
 
 
 def test_sixty_four_pixels_become_sixteen_by_sixteen_by_eight() -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from composer.toybox.captions import vocabulary
-from composer.toybox.language_tokens import WINDOW, build_language_tokenizer
-from composer.toybox.understand import understand
-from composer.toybox.words import (
+from toybox.captions import vocabulary
+from toybox.language_tokens import WINDOW, build_language_tokenizer
+from toybox.understand import understand
+from toybox.words import (
     IDLE_WORDS,
     SKILLS,
     Example,
@@ -23,7 +23,7 @@ from composer.toybox.words import (
     mixed_example,
     skill_example,
 )
-from composer.toybox.world import CHARACTERS, LORA_PLACES, THINGS, Figure
+from toybox.world import CHARACTERS, LORA_PLACES, THINGS, Figure
 
 JOINING = {"and", "with", "style", "in", "a", "an"}
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from composer.toybox.world import (
+from toybox.world import (
     BASE_BACKGROUNDS,
     CHARACTERS,
     CLOTHING,

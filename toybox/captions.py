@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from composer.toybox.world import (
+from toybox.world import (
     CHARACTERS,
     COLOURS,
     GROUNDS,

@@ -22,10 +22,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from composer.toybox.networks import seed_torch
-from composer.toybox.optimizer import MuonAdamW
-from composer.toybox.tensors import load_metadata, load_tensors, save_tensors
 from composer.training.attention import attention_for_backward
+from toybox.networks import seed_torch
+from toybox.optimizer import MuonAdamW
+from toybox.tensors import load_metadata, load_tensors, save_tensors
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""`composer toybox`: build the shipped model again, or look at its world."""
+"""`python -m toybox`: build the shipped model again, or look at its world."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from typing import Annotated
 
 import typer
 
+from composer.cli import Commands
 
-def register(app: typer.Typer) -> None:
-    """Add `composer toybox` with its commands."""
-    toybox = typer.Typer(help="The shipped model: build it again, look at its world.")
-    toybox.command("build")(build)
-    toybox.command("sprites")(sprites)
-    toybox.command("world")(world)
-    app.add_typer(toybox, name="toybox", no_args_is_help=True)
+app = typer.Typer(
+    cls=Commands,
+    help="The shipped model: build it again, look at its world.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
 
 
+@app.command()
 def build(
     work: Annotated[Path, typer.Option(help="Checkpoints, logs and sample grids.")] = Path(
         "runs/toybox"
@@ -36,7 +37,7 @@ def build(
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
 ) -> None:
     """Make every file of the shipped model again. Stop it at any time; it goes on from there."""
-    from composer.toybox.recipe import STAGES, Build, run
+    from toybox.recipe import STAGES, Build, run
 
     wanted = Build(
         work=work,
@@ -52,16 +53,18 @@ def build(
     run(wanted, tuple(stage) if stage else STAGES)
 
 
+@app.command()
 def sprites(
     font: Annotated[Path, typer.Argument(help="NotoColorEmoji.ttf.")],
 ) -> None:
     """Cut the sprite sheet again from an installed font."""
-    from composer.toybox.sprites import SHEET, build_sheet
+    from toybox.sprites import SHEET, build_sheet
 
     build_sheet(font)
     typer.echo(f"wrote {SHEET}")
 
 
+@app.command()
 def world(
     path: Annotated[Path, typer.Argument(help="The PNG to write.")],
     count: Annotated[int, typer.Option(help="How many scenes.")] = 48,
@@ -72,8 +75,8 @@ def world(
 
     from PIL import Image
 
-    from composer.toybox.render import SIZE, render
-    from composer.toybox.world import random_any_scene
+    from toybox.render import SIZE, render
+    from toybox.world import random_any_scene
 
     rng = random.Random(seed)
     columns = 12
@@ -83,3 +86,7 @@ def world(
         sheet.paste(drawn, (index % columns * SIZE, index // columns * SIZE))
     sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.LANCZOS).save(path)
     typer.echo(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m toybox")

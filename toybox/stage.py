@@ -1,11 +1,11 @@
-"""One stage of the recipe as a process: `python -m composer.toybox.stage NAME --work=...`."""
+"""One stage of the recipe as a process: `python -m toybox.stage NAME --work=...`."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from composer.toybox.recipe import STAGES, Build, do_stage
+from toybox.recipe import STAGES, Build, do_stage
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

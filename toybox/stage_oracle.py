@@ -10,14 +10,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from composer.toybox.loop import Stage, run_stage
-from composer.toybox.networks import decode, encode, moved, seed_torch
-from composer.toybox.optimizer import MuonAdamW
-from composer.toybox.oracle import HEADS, Oracle, OracleNet, judgeable, score, truth
-from composer.toybox.render import render
-from composer.toybox.stage_clip import blurred
-from composer.toybox.stage_vae import to_tensor
-from composer.toybox.world import TINTABLE, Scene, random_any_scene, random_scene
+from toybox.loop import Stage, run_stage
+from toybox.networks import decode, encode, moved, seed_torch
+from toybox.optimizer import MuonAdamW
+from toybox.oracle import HEADS, Oracle, OracleNet, judgeable, score, truth
+from toybox.render import render
+from toybox.stage_clip import blurred
+from toybox.stage_vae import to_tensor
+from toybox.world import TINTABLE, Scene, random_any_scene, random_scene
 
 
 def _scene(rng: random.Random) -> Scene:

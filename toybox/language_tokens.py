@@ -12,7 +12,7 @@ from typing import Any, cast
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from composer.toybox.captions import vocabulary
+from toybox.captions import vocabulary
 
 WINDOW = 96
 PAD, END = "<pad>", "<end>"

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from composer.errors import ComposerError
-from composer.toybox.world import GLYPHS
+from toybox.world import GLYPHS
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
+ASSETS = Path(__file__).resolve().parents[1] / "assets"
 SHEET = ASSETS / "sprites" / "noto_sprites.png"
 CELL = 96
 COLUMNS = 8

@@ -16,13 +16,13 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from composer.toybox.captions import caption, plain_caption
-from composer.toybox.loop import Stage, load_average, precision, run_stage, world
-from composer.toybox.networks import decode, encode, moved, seed_torch, token_ids
-from composer.toybox.optimizer import MuonAdamW
-from composer.toybox.render import SIZE, render
-from composer.toybox.stage_vae import LATENT_CHANNELS, to_tensor
-from composer.toybox.world import Scene, random_scene
+from toybox.captions import caption, plain_caption
+from toybox.loop import Stage, load_average, precision, run_stage, world
+from toybox.networks import decode, encode, moved, seed_torch, token_ids
+from toybox.optimizer import MuonAdamW
+from toybox.render import SIZE, render
+from toybox.stage_vae import LATENT_CHANNELS, to_tensor
+from toybox.world import Scene, random_scene
 
 CROSS = 128
 

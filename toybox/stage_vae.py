@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from composer.toybox.loop import Stage, load_average, precision, run_stage
-from composer.toybox.networks import decode, encode, moved, posterior, seed_torch
-from composer.toybox.optimizer import MuonAdamW
-from composer.toybox.render import SIZE, render
-from composer.toybox.world import random_any_scene, random_scene
+from toybox.loop import Stage, load_average, precision, run_stage
+from toybox.networks import decode, encode, moved, posterior, seed_torch
+from toybox.optimizer import MuonAdamW
+from toybox.render import SIZE, render
+from toybox.world import random_any_scene, random_scene
 
 LATENT_CHANNELS = 8
 KL_WEIGHT = 1e-5

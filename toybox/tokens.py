@@ -12,7 +12,7 @@ from typing import Any, cast
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-from composer.toybox.captions import vocabulary
+from toybox.captions import vocabulary
 
 MAX_LENGTH = 32
 START, END = "<|startoftext|>", "<|endoftext|>"

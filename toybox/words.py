@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from zlib import crc32
 
-from composer.toybox.captions import caption
-from composer.toybox.understand import Understood, understand
-from composer.toybox.world import (
+from composer.language.phrases import missing
+from toybox.captions import caption, vocabulary
+from toybox.understand import Understood, understand
+from toybox.world import (
     CHARACTERS,
     CLOTHING,
     COLOURS,
@@ -238,3 +239,18 @@ def _example(draw: Callable[[], Scene], skill: str, rng: random.Random, unseen: 
                 # where LoRAs speak, "neon" is a style and no car's name
                 said = with_a_name(said, rng, idle=skill == "base")
             return Example(jotting=jot(said, rng), prompt=said, skill=skill)
+
+
+def is_understood(words: str, prompt: str) -> bool:
+    """Whether a prompt that was made of these words is wholly of the toybox's world, with no name
+    in it that was not given."""
+    if understand(prompt) is None:
+        return False
+    return all(word in _ORDINARY for word in missing(prompt, words))
+
+
+_ORDINARY = frozenset(
+    {*IDLE_WORDS, "a", "an", "the", "and"}
+    | {word.strip(",").lower() for word in vocabulary()}
+    | set(CHARACTERS)
+)

@@ -11,10 +11,10 @@ from composer.diffusion import load_model
 from composer.mixture.lora_settings import LoraSettings
 from composer.mixture.mixlora_settings import MixLoraSettings
 from composer.mixture.routers import RouterSettings
-from composer.toybox.loop import multiplies_bfloat16
-from composer.toybox.stage_loras import training_pictures
-from composer.toybox.world import ELEMENTS
 from composer.training.mixlora import ImageSet, PictureMixLoraTraining, train_picture_mixlora
+from toybox.loop import multiplies_bfloat16
+from toybox.stage_loras import training_pictures
+from toybox.world import ELEMENTS
 
 STEPS = 600
 CHARACTERS = tuple(element for element in ELEMENTS if element.kind == "character")

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from composer.errors import ComposerError
-from composer.toybox.tensors import load_tensors, save_tensors
-from composer.toybox.world import (
+from toybox.tensors import load_tensors, save_tensors
+from toybox.world import (
     BACKGROUNDS,
     CHARACTERS,
     CLOTHING,
@@ -140,13 +140,13 @@ class Oracle:
         listed = folder / "oracle.json"
         if not listed.exists():
             raise ComposerError(
-                f"{folder} holds no oracle: build it with `composer toybox build --stage oracle`."
+                f"{folder} holds no oracle: build it with `python -m toybox build --stage oracle`."
             )
         said = {key: tuple(value) for key, value in json.loads(listed.read_text()).items()}
         if said != HEADS:
             raise ComposerError(
                 f"{listed} was trained for another world than this version's: build it again with "
-                "`composer toybox build --stage oracle`."
+                "`python -m toybox build --stage oracle`."
             )
         net = OracleNet()
         tensors = load_tensors(folder / "oracle.safetensors")

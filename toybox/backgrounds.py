@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from PIL import Image, ImageDraw
 
-from composer.toybox.world import GROUNDS
+from toybox.world import GROUNDS
 
 RGB = tuple[int, int, int]
 _SUPER = 4  # drawn four times as large, then reduced: smooth edges

@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 
 from composer.diffusion import load_model
-from composer.toybox.captions import caption, plain_caption
-from composer.toybox.loop import multiplies_bfloat16
-from composer.toybox.render import render
-from composer.toybox.world import ELEMENTS, Element, random_element_scene, random_scene
 from composer.training import LoraTraining, TrainingPicture, train_lora
+from toybox.captions import caption, plain_caption
+from toybox.loop import multiplies_bfloat16
+from toybox.render import render
+from toybox.world import ELEMENTS, Element, random_element_scene, random_scene
 
 PICTURES, PRIORS = 480, 120
 STEPS = 400

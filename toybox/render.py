@@ -6,10 +6,10 @@ import random
 
 from PIL import Image
 
-from composer.toybox.backgrounds import draw_background
-from composer.toybox.sprites import figure_sprite
-from composer.toybox.styles import apply_style
-from composer.toybox.world import Scene
+from toybox.backgrounds import draw_background
+from toybox.sprites import figure_sprite
+from toybox.styles import apply_style
+from toybox.world import Scene
 
 SIZE = 64
 GRID = 4

@@ -20,11 +20,11 @@ from composer.language.batches import Batch, answer_loss, collate, pack
 from composer.language.expand import request
 from composer.language.records import Record
 from composer.language.samples import encode
-from composer.toybox.language_tokens import WINDOW, build_language_tokenizer
-from composer.toybox.loop import Stage, load_average, precision, run_stage
-from composer.toybox.networks import moved, seed_torch
-from composer.toybox.optimizer import MuonAdamW
-from composer.toybox.words import Example, base_example
+from toybox.language_tokens import WINDOW, build_language_tokenizer
+from toybox.loop import Stage, load_average, precision, run_stage
+from toybox.networks import moved, seed_torch
+from toybox.optimizer import MuonAdamW
+from toybox.words import Example, base_example
 
 BATCH = 96
 

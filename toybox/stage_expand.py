@@ -20,19 +20,15 @@ from composer.language.phrases import missing
 from composer.language.records import Record
 from composer.mixture.lora_settings import LoraSettings
 from composer.mixture.routers import RouterSettings
-from composer.toybox.captions import vocabulary
-from composer.toybox.stage_language import record
-from composer.toybox.understand import understand
-from composer.toybox.words import (
-    IDLE_WORDS,
+from composer.training.language import LanguageProgress, LanguageTraining, train_adapter
+from toybox.stage_language import record
+from toybox.words import (
     SKILLS,
     Example,
     base_example,
     mixed_example,
     skill_example,
 )
-from composer.toybox.world import CHARACTERS
-from composer.training.language import LanguageProgress, LanguageTraining, train_adapter
 
 STEPS = 400
 SHARES: dict[str, int] = {
@@ -130,21 +126,6 @@ def judge_tries(language: LanguageModel, asked: Sequence[Example], seed: int = 0
 def judge_expander(expander: Expander, asked: Sequence[Example]) -> list[Kept]:
     """What the expander makes of each example in all its tries."""
     return [judge(e, expander.expand(e.jotting.words, i)) for i, e in enumerate(asked)]
-
-
-def is_understood(words: str, prompt: str) -> bool:
-    """Whether a prompt that was made of these words is wholly of the toybox's world, with no name
-    in it that was not given."""
-    if understand(prompt) is None:
-        return False
-    return all(word in _ORDINARY for word in missing(prompt, words))
-
-
-_ORDINARY = frozenset(
-    {*IDLE_WORDS, "a", "an", "the", "and"}
-    | {word.strip(",").lower() for word in vocabulary()}
-    | set(CHARACTERS)
-)
 
 
 def write_account(folder: Path, told: dict[str, int | float | str]) -> None:

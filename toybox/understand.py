@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from composer.toybox.captions import PLACE_WORDS, QUALITY, SHORT, STARTS
-from composer.toybox.world import (
+from toybox.captions import PLACE_WORDS, QUALITY, SHORT, STARTS
+from toybox.world import (
     CHARACTERS,
     CLOTHING,
     COLOURS,

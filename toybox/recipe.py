@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from composer.errors import ComposerError
 from composer.evaluation.machine import describe_machine
-from composer.toybox.loop import Stage, counts, join_world
+from toybox.loop import Stage, counts, join_world
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -94,7 +94,7 @@ def _in_processes(build: Build, name: str) -> None:
     if name in SHARED and build.processes > 1:
         launcher += ["torch.distributed.run", "--standalone"]
         launcher += [f"--nproc_per_node={build.processes}", "-m"]
-    command = [*launcher, "composer.toybox.stage", name, *arguments]
+    command = [*launcher, "toybox.stage", name, *arguments]
     print(f"== {name}: {' '.join(command[1:])}", flush=True)
     log = build.work / f"{name}.log"
     environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
@@ -142,22 +142,22 @@ def do_stage(build: Build, name: str) -> None:
 
 
 def _vae(build: Build) -> None:
-    from composer.toybox.stage_vae import train_vae
+    from toybox.stage_vae import train_vae
 
     train_vae(build.stage("vae"))
 
 
 def _clip(build: Build) -> None:
-    from composer.toybox.stage_clip import train_clip
-    from composer.toybox.tokens import build_tokenizer
+    from toybox.stage_clip import train_clip
+    from toybox.tokens import build_tokenizer
 
     train_clip(build.stage("clip"), build_tokenizer())
 
 
 def _unet(build: Build) -> None:
-    from composer.toybox.assemble import text_encoder_of
-    from composer.toybox.networks import moved
-    from composer.toybox.stage_unet import train_unet
+    from toybox.assemble import text_encoder_of
+    from toybox.networks import moved
+    from toybox.stage_unet import train_unet
 
     clip, tokenizer = _finished_clip(build)
     encoder = moved(text_encoder_of(clip), build.device)
@@ -170,7 +170,7 @@ def _trained_vae(build: Build) -> AutoencoderKL:
     """The VAE whose latents the U-Net knows."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-    from composer.toybox.stage_vae import load_trained_vae
+    from toybox.stage_vae import load_trained_vae
 
     if build.start is None:
         return load_trained_vae(build.work)
@@ -181,8 +181,8 @@ def _finished_clip(build: Build) -> tuple[CLIPModel, CLIPTokenizer]:
     """The CLIP whose words the U-Net knows, with its tokenizer."""
     from transformers import CLIPModel, CLIPTokenizer
 
-    from composer.toybox.stage_clip import load_trained_clip
-    from composer.toybox.tokens import build_tokenizer
+    from toybox.stage_clip import load_trained_clip
+    from toybox.tokens import build_tokenizer
 
     if build.start is None:
         tokenizer = build_tokenizer()
@@ -193,7 +193,7 @@ def _finished_clip(build: Build) -> tuple[CLIPModel, CLIPTokenizer]:
 
 
 def _oracle(build: Build) -> None:
-    from composer.toybox.stage_oracle import examine, train_oracle
+    from toybox.stage_oracle import examine, train_oracle
 
     vae = _trained_vae(build)
     oracle = train_oracle(build.stage("oracle"), vae)
@@ -203,8 +203,8 @@ def _oracle(build: Build) -> None:
 
 
 def _assemble(build: Build) -> None:
-    from composer.toybox.assemble import assemble
-    from composer.toybox.stage_unet import load_trained_unet
+    from toybox.assemble import assemble
+    from toybox.stage_unet import load_trained_unet
 
     clip, tokenizer = _finished_clip(build)
     assemble(
@@ -245,21 +245,21 @@ def _machine() -> str:
 
 
 def _loras(build: Build) -> None:
-    from composer.toybox.stage_loras import train_all
+    from toybox.stage_loras import train_all
 
     train_all(build.out, build.loras, scale=build.scale, processes=build.processes)
 
 
 def _mixlora(build: Build) -> None:
-    from composer.toybox.stage_mixlora import train_characters
+    from toybox.stage_mixlora import train_characters
 
     train_characters(build.out, build.loras, scale=build.scale)
 
 
 def _language(build: Build) -> None:
     from composer.language.load import load_language_model
-    from composer.toybox.stage_expand import STEPS, train_expander, write_account
-    from composer.toybox.stage_language import train_language, write_language
+    from toybox.stage_expand import STEPS, train_expander, write_account
+    from toybox.stage_language import train_language, write_language
 
     folder = build.out / "language"
     write_language(folder, train_language(build.stage("language")))

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from composer.toybox.captions import caption, made_up_name
-from composer.toybox.loop import Stage, load_average, precision, run_stage
-from composer.toybox.networks import seed_torch, token_ids
-from composer.toybox.optimizer import MuonAdamW
-from composer.toybox.render import SIZE, render
-from composer.toybox.stage_vae import to_tensor
-from composer.toybox.tokens import MAX_LENGTH
-from composer.toybox.world import (
+from toybox.captions import caption, made_up_name
+from toybox.loop import Stage, load_average, precision, run_stage
+from toybox.networks import seed_torch, token_ids
+from toybox.optimizer import MuonAdamW
+from toybox.render import SIZE, render
+from toybox.stage_vae import to_tensor
+from toybox.tokens import MAX_LENGTH
+from toybox.world import (
     BACKGROUNDS,
     CHARACTERS,
     CLOTHING,

@@ -12,8 +12,8 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from composer.toybox.render import SIZE
-from composer.toybox.stage_unet import new_scheduler
+from toybox.render import SIZE
+from toybox.stage_unet import new_scheduler
 
 
 def text_encoder_of(clip: CLIPModel) -> CLIPTextModel:
