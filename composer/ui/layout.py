@@ -74,7 +74,7 @@ class Page:
 
 
 def component(name: str, value: object, **options: Any) -> gr.HTML:
-    """A component of our own: `static/<name>.html`, brought to life by `static/<name>.js`.
+    """A component of our own: `static/<name>.html` with the scripts `parts.js` and `<name>.js`.
 
     Its markup never changes and its script puts values in as text. (Gradio's templates would run
     what stands between `${` and `}` in a value as a program.)
@@ -82,7 +82,7 @@ def component(name: str, value: object, **options: Any) -> gr.HTML:
     return gr.HTML(
         value=value,
         html_template=static(f"{name}.html"),
-        js_on_load=static(f"{name}.js"),
+        js_on_load=static("parts.js") + static(f"{name}.js"),
         apply_default_css=False,
         **options,
     )

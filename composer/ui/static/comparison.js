@@ -14,13 +14,6 @@ let touched = false;  // the reader chose
 let turn = 0;  // which side the next click fills
 let at = 50;
 
-function make(tag, className, text) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined && text !== null) node.textContent = text;
-  return node;
-}
-
 const source = (place) => place && props.value.cells[place[0]][place[1]];
 const same = (a, b) => a && b && a[0] === b[0] && a[1] === b[1];
 

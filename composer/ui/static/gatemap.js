@@ -11,13 +11,6 @@ const LEAST = 25;  // and of each of the others, at least
 let view = 0;
 let asked = null;
 
-function make(tag, className, text) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined && text !== null) node.textContent = text;
-  return node;
-}
-
 function say(words) { told.textContent = words; }
 
 function look() {

@@ -11,13 +11,6 @@ const opened = new Set(['together']);
 let state = structuredClone(BLANK);
 let mine = '';
 
-function make(tag, className, text) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined && text !== null) node.textContent = text;
-  return node;
-}
-
 function commit() {
   mine = JSON.stringify(state);
   props.value = structuredClone(state);

@@ -8,57 +8,24 @@ const problems = element.querySelector('.problems');
 let chosen = new Set();
 let role = null;
 
-function make(tag, className, text) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined && text !== null) node.textContent = text;
-  return node;
-}
-
 function card(entry) {
-  const button = make('button', 'card role-' + entry.role);
-  button.type = 'button';
-  button.dataset.name = entry.name;
-  button.title = entry.description || entry.title;
-  button.setAttribute('aria-pressed', chosen.has(entry.name));
-  const picture = make('span', 'picture');
-  if (entry.thumbnail) {
-    const image = make('img');
-    image.src = entry.thumbnail;
-    image.alt = '';
-    image.loading = 'lazy';
-    picture.append(image);
-  } else {
-    picture.append(make('span', 'initials', entry.title.slice(0, 2)));
-  }
-  picture.append(make('span', 'tick', '✓'));
-  const badge = make('span', 'badge', entry.role);
-  picture.append(badge);
+  const title = entry.description || entry.title;
+  const button = loraButton('card', entry, chosen.has(entry.name), title, () => {
+    document.dispatchEvent(new CustomEvent('composer:toggle', {detail: entry}));
+  });
+  button.firstElementChild.append(make('span', 'badge', entry.role));
   const text = make('span', 'text');
   text.append(make('span', 'name', entry.title));
   text.append(make('span', 'trigger', entry.trigger || 'no trigger word'));
   text.append(make('span', 'facts', entry.facts));
-  button.append(picture, text);
-  button.addEventListener('click', () => {
-    document.dispatchEvent(new CustomEvent('composer:toggle', {detail: entry}));
-  });
+  button.append(text);
   return button;
 }
 
 function filter() {
-  const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-  let shown = 0;
   const cards = (props.value && props.value.cards) || [];
-  grid.querySelectorAll('.card').forEach((node, i) => {
-    const fits = words.every((word) => cards[i].haystack.includes(word))
-      && (!role || cards[i].role === role);
-    node.hidden = !fits;
-    shown += fits;
-  });
-  empty.hidden = shown > 0;
-  empty.textContent = cards.length
-    ? 'No LoRA fits this search.'
-    : 'No LoRA found. Put .safetensors files into the LoRA folder, then press Refresh.';
+  filterLoras(grid.querySelectorAll('.card'), cards, search.value, empty,
+    (entry) => !role || entry.role === role);
 }
 
 function chips(cards) {
@@ -98,9 +65,7 @@ function render() {
 search.addEventListener('input', filter);
 document.addEventListener('composer:rows', (event) => {
   chosen = new Set(event.detail);
-  grid.querySelectorAll('.card').forEach((node) => {
-    node.setAttribute('aria-pressed', chosen.has(node.dataset.name));
-  });
+  pressChosen(grid.querySelectorAll('.card'), chosen);
 });
 watch('value', render);
 render();

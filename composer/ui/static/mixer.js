@@ -12,13 +12,6 @@ let gates = null;  // the learned gates that are chosen: {id, names}
 const opened = new Set();
 const room = 'composer:' + (props.room || '');  // a page with a mixer of its own names its room
 
-function make(tag, className, text) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined && text !== null) node.textContent = text;
-  return node;
-}
-
 function commit() {
   props.value = rows.map((row) => ({...row}));
   shares();

@@ -9,49 +9,18 @@ const [teach, taught, who] = props.room
   : ['composer:teach', 'composer:taught', 'composer:who'];
 let chosen = new Set();
 
-function make(tag, className, text) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined && text !== null) node.textContent = text;
-  return node;
-}
-
 function face(entry) {
-  const button = make('button', 'face role-' + entry.role);
-  button.type = 'button';
-  button.dataset.name = entry.name;
-  button.title = entry.title + ' · ' + entry.role + (entry.trigger ? ' · “' + entry.trigger + '”' : '');
-  button.setAttribute('aria-pressed', chosen.has(entry.name));
-  const picture = make('span', 'picture');
-  if (entry.thumbnail) {
-    const image = make('img');
-    image.src = entry.thumbnail;
-    image.alt = '';
-    image.loading = 'lazy';
-    picture.append(image);
-  } else {
-    picture.append(make('span', 'initials', entry.title.slice(0, 2)));
-  }
-  picture.append(make('span', 'tick', '✓'));
-  button.append(picture, make('span', 'name', entry.title));
-  button.addEventListener('click', () => {
+  const title = entry.title + ' · ' + entry.role + (entry.trigger ? ' · “' + entry.trigger + '”' : '');
+  const button = loraButton('face', entry, chosen.has(entry.name), title, () => {
     document.dispatchEvent(new CustomEvent(teach, {detail: entry}));
   });
+  button.append(make('span', 'name', entry.title));
   return button;
 }
 
 function filter() {
-  const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
   const cards = (props.value && props.value.cards) || [];
-  let shown = 0;
-  faces.querySelectorAll('.face').forEach((node, i) => {
-    node.hidden = !words.every((word) => cards[i].haystack.includes(word));
-    shown += !node.hidden;
-  });
-  nothing.hidden = shown > 0;
-  nothing.textContent = cards.length
-    ? 'No LoRA fits this search.'
-    : 'No LoRA found. Put .safetensors files into the LoRA folder, then press Refresh.';
+  filterLoras(faces.querySelectorAll('.face'), cards, search.value, nothing);
 }
 
 function render() {
@@ -66,9 +35,7 @@ search.addEventListener('input', filter);
 element.querySelector('.refresh').addEventListener('click', () => trigger('refresh'));
 document.addEventListener(taught, (event) => {
   chosen = new Set(event.detail);
-  faces.querySelectorAll('.face').forEach((node) => {
-    node.setAttribute('aria-pressed', chosen.has(node.dataset.name));
-  });
+  pressChosen(faces.querySelectorAll('.face'), chosen);
 });
 watch('value', render);
 render();

@@ -7,13 +7,6 @@ const charts = {};
 const muted = new Set();
 let last = '';
 
-function make(tag, className, text) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined && text !== null) node.textContent = text;
-  return node;
-}
-
 function draw(tag, className) {
   const node = document.createElementNS(SVG, tag);
   if (className) node.setAttribute('class', className);

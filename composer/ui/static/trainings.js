@@ -2,13 +2,6 @@
 // role}], resumes, forgets}]}.
 const list = element.querySelector('.rows');
 
-function make(tag, className, text) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined && text !== null) node.textContent = text;
-  return node;
-}
-
 function button(className, text, row, act) {
   const node = make('button', className, text);
   node.type = 'button';

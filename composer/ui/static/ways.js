@@ -11,13 +11,6 @@ let state = {kinds: [], seeds: 1, most: 1, offers: [], known: [], mixloras: [], 
 let speaking = [];
 let mine = '';
 
-function make(tag, className, text) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined && text !== null) node.textContent = text;
-  return node;
-}
-
 const just = (names) => names.length === speaking.length && names.every((name) => speaking.includes(name));
 const gates = () => state.offers.filter(just).length;
 const known = () => state.known.find((offer) => just(Object.keys(offer.weights)));
