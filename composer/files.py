@@ -1,12 +1,22 @@
-"""Write a file whole or not at all."""
+"""Write a file whole or not at all, and never two writers the same file."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import secrets
+import sys
+from collections.abc import Generator
 from pathlib import Path
+from typing import BinaryIO
 
 from composer.errors import ComposerError
+
+if sys.platform != "win32":
+    import fcntl
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -15,17 +25,68 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         ComposerError: the folder is missing or cannot be written to, or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    beside = temporary(path, secrets.token_hex(4))
     try:
-        with temporary.open("xb") as file:
+        with held(beside) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+            if sys.platform == "win32":  # which renames no open file
+                file.close()
+            beside.replace(path)
     except OSError as error:
         raise ComposerError(
             f"{path} cannot be written ({error.strerror}). Check that the folder exists, may "
             "be written to and has room."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def temporary(path: Path, token: str) -> Path:
+    """A name beside `path` that `clean` knows; token: eight hexadecimal digits."""
+    return path.with_name(f".{path.name}.{token}")
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Generator[BinaryIO]:
+    """A new file that no other process has; it is gone at the end, unless it was renamed.
+
+    Raises:
+        FileExistsError: another one holds it, or was killed while it did.
+        OSError: it cannot be created.
+    """
+    while True:
+        with path.open("xb") as file:
+            _lock(file, wait=True)
+            if not os.fstat(file.fileno()).st_nlink:
+                continue  # `clean` took it between the two lines above
+            try:
+                yield file
+            finally:
+                if sys.platform == "win32":  # which deletes no open file
+                    file.close()
+                path.unlink(missing_ok=True)
+            return
+
+
+def clean(folder: Path) -> None:
+    """Delete what writers that were killed have left in a folder; what is being written stays."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if _TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                with contextlib.suppress(OSError), path.open("rb") as file:
+                    _lock(file, wait=False)
+                    if sys.platform == "win32":
+                        file.close()
+                    if sys.platform == "win32" or os.fstat(file.fileno()).st_nlink:
+                        path.unlink()
+
+
+def _lock(file: BinaryIO, *, wait: bool) -> None:
+    """Held until the file is closed, also by the end of the process. Windows needs none: there an
+    open file cannot be deleted."""
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError:
+            if not wait:
+                raise  # it is being written, or this file system knows no locks

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from composer import __version__
@@ -18,9 +18,12 @@ from composer.diffusion.record import LoraRecord, PictureRecord
 from composer.diffusion.request import Request
 from composer.diffusion.samplers import SAMPLERS
 from composer.errors import ComposerError
+from composer.outside import parse_json
 
 _NEGATIVE = "Negative prompt:"
-_PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+_NO_KEY = re.compile(r"[^\w \-/]")
+_SPACE = re.compile(r"\s*")
+_QUOTED = re.compile(r'"(?:\\.|[^\\"])+"(?=,|$)')
 _SIZE = re.compile(r"(\d+)x(\d+)")
 _TYPES: dict[str, Callable[[str], object]] = {"sampler": str, "cfg_scale": float}
 _LEAST_PAIRS = 3
@@ -69,7 +72,7 @@ def to_parameters(record: PictureRecord) -> str:
 def from_parameters(text: str) -> PictureRecord:
     """The record in an A1111 text of any program; what we cannot do becomes a note."""
     lines = text.strip().split("\n")
-    pairs = {key: _unquote(value) for key, value in _PAIR.findall(lines[-1])}
+    pairs = {key: _unquote(value) for key, value in read_pairs(lines[-1])}
     if len(pairs) < _LEAST_PAIRS:
         raise ComposerError(
             "The picture's text does not say how it was made: its last line holds no settings such "
@@ -115,6 +118,28 @@ def from_parameters(text: str) -> PictureRecord:
     )
 
 
+def read_pairs(line: str) -> Iterator[tuple[str, str]]:
+    """The `Key: value` pairs of A1111's last line, values as they are written there.
+
+    The same pairs as A1111's own expression finds, which tries every beginning of a key that never
+    ends; here each character is looked at a few times at most.
+    """
+    place = 0
+    while (colon := line.find(":", place)) >= 0:
+        key = _NO_KEY.split(line[place:colon])[-1].lstrip(" -/")
+        begin = place = colon + 1
+        if len(key) < 2:
+            continue
+        if space := _SPACE.match(line, begin):
+            begin = space.end()
+        if quoted := _QUOTED.match(line, begin):
+            end = quoted.end()
+        elif (end := line.find(",", begin)) < 0:
+            end = len(line)
+        yield key, line[begin:end]
+        place = end + 1
+
+
 def _read_settings(pairs: dict[str, str], notes: list[str]) -> dict[str, Any]:
     """Those of the pairs that a request takes, each tried alone."""
     found: dict[str, str] = {}
@@ -135,7 +160,9 @@ def _read_settings(pairs: dict[str, str], notes: list[str]) -> dict[str, Any]:
         except ComposerError as error:
             notes.append(f"{error} {name} {defaults[name]!r} is used instead.")
         except ValueError:
-            notes.append(f"{name} {value!r} is not a number; {defaults[name]!r} is used instead.")
+            notes.append(
+                f"{name} {value[:40]!r} is not a number; {defaults[name]!r} is used instead."
+            )
         else:
             taken.update(settings)
     return taken
@@ -156,6 +183,6 @@ def _unquote(value: str) -> str:
     if not value.startswith('"'):
         return value.strip()
     try:
-        return str(json.loads(value))
-    except json.JSONDecodeError:
+        return str(parse_json(value))
+    except ValueError:
         return value.strip('"')

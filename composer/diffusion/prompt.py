@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from composer.errors import ComposerError
 
+MAX_LORAS = 100
+"""Of one picture."""
+
 _TAG = re.compile(r"<lora:([^<>]*)>", re.IGNORECASE)
 _OPENING = re.compile(r"<lora\b[^<>]*>?", re.IGNORECASE)
 _FORMS = "<lora:name:weight>, <lora:name:text_encoder:unet> or <lora:name:te=0.5:unet=1>"
@@ -41,20 +44,24 @@ def parse_prompt(text: str) -> ParsedPrompt:
     As in A1111, one weight is for both parts, and of two the first is the text encoder's; no weight
     is 1. Names may hold spaces and dots. A malformed tag, or one name twice, is an error.
     """
-    tags: list[LoraTag] = []
+    tags: dict[str, LoraTag] = {}
     for match in _TAG.finditer(text):
         tag = _parse_tag(match.group(0), match.group(1))
-        if any(tag.name == other.name for other in tags):
+        if tag.name in tags:
             raise ComposerError(
                 f"The prompt asks for the LoRA {tag.name!r} twice. Keep one of its tags."
             )
-        tags.append(tag)
+        tags[tag.name] = tag
+        if len(tags) > MAX_LORAS:
+            raise ComposerError(
+                f"The prompt asks for more than {MAX_LORAS} LoRAs. Take some of them out."
+            )
     without = _TAG.sub("", text)
     if broken := _OPENING.search(without):
         raise ComposerError(
             f"The tag {broken.group(0).strip()!r} in the prompt is not complete. Write {_FORMS}."
         )
-    return ParsedPrompt(text=_tidy(without) if tags else text, loras=tuple(tags))
+    return ParsedPrompt(text=_tidy(without) if tags else text, loras=tuple(tags.values()))
 
 
 def _parse_tag(tag: str, inside: str) -> LoraTag:

@@ -6,11 +6,13 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from composer import __version__
+from composer.diffusion.prompt import MAX_LORAS
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
+from composer.outside import parse_object
 
 FORMAT = 1
 
@@ -65,10 +67,7 @@ class PictureRecord:
     def from_json(cls, text: str) -> PictureRecord:
         """The record written by :meth:`to_json`; a damaged or newer one is an error."""
         try:
-            parsed: object = json.loads(text)
-            if not isinstance(parsed, dict):
-                raise TypeError("it is not an object")
-            values = cast("dict[str, Any]", parsed)
+            values = parse_object(text)
             written = values.pop("format", None)
             if written != FORMAT:
                 raise ComposerError(
@@ -76,10 +75,14 @@ class PictureRecord:
                     "Update Composer to read it."
                 )
             values["request"] = Request.from_dict(values["request"])
+            if len(values["loras"]) > MAX_LORAS:
+                raise ValueError(f"it has {len(values['loras'])} LoRAs; {MAX_LORAS} are the most")
             values["loras"] = tuple(LoraRecord(**lora) for lora in values["loras"])
             values["notes"] = tuple(values["notes"])
             return cls(**values)
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        except ComposerError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ComposerError(
                 f"The picture's record cannot be read ({error}). Use a picture that was not edited."
             ) from error
@@ -88,5 +91,5 @@ class PictureRecord:
 def _check(kind: type | tuple[type, ...], **values: object) -> None:
     """Records come out of pictures, which anybody may have written."""
     for name, value in values.items():
-        if not isinstance(value, kind):
+        if not isinstance(value, kind) or isinstance(value, bool):
             raise TypeError(f"its {name.replace('_', ' ')} is {value!r}")

@@ -6,16 +6,18 @@ import dataclasses
 import json
 import secrets
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from composer.diffusion.samplers import find_sampler
 from composer.errors import ComposerError
+from composer.outside import is_unicode, parse_object
 
 MAX_STEPS = 500
 MAX_COUNT = 64
 MAX_CFG = 50.0
 MAX_CLIP_SKIP = 12
 MAX_SIDE = 8192
+MAX_PROMPT = 2**16  # characters
 SEEDS = 2**32
 RANDOM_SEED = -1
 
@@ -43,8 +45,7 @@ class Request:
 
     def __post_init__(self) -> None:
         for name in ("prompt", "negative_prompt"):
-            if not isinstance(getattr(self, name), str):
-                raise ComposerError(f"The {name.replace('_', ' ')} must be text; it may be empty.")
+            _check_text(name.replace("_", " "), getattr(self, name))
         _check_whole("The number of steps", self.steps, 1, MAX_STEPS, "20 to 50 is usual")
         _check_whole("The number of pictures", self.count, 1, MAX_COUNT, "ask again for more")
         _check_whole("Clip skip", self.clip_skip, 1, MAX_CLIP_SKIP, "1 is usual")
@@ -106,12 +107,23 @@ class Request:
     def from_json(cls, text: str) -> Request:
         """The request written by :meth:`to_json`."""
         try:
-            values: object = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ComposerError(f"The request is not JSON: {error}.") from error
-        if not isinstance(values, dict):
-            raise ComposerError("The request is not a JSON object with names and values.")
-        return cls.from_dict(cast("dict[str, Any]", values))
+            values = parse_object(text)
+        except ValueError as error:
+            raise ComposerError(f"The request is not JSON as it should be: {error}.") from error
+        return cls.from_dict(values)
+
+
+def _check_text(what: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise ComposerError(f"The {what} must be text; it may be empty.")
+    if len(value) > MAX_PROMPT:
+        raise ComposerError(
+            f"The {what} has {len(value)} characters; {MAX_PROMPT} are the most. Shorten it."
+        )
+    if not is_unicode(value):
+        raise ComposerError(
+            f"The {what} holds half a letter (a lone surrogate), which is no text: write it again."
+        )
 
 
 def _is_number(value: object) -> bool:

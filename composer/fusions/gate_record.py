@@ -19,7 +19,8 @@ from composer.mixture import Mixture
 Row = Literal["with_prompt", "without"]
 Floats = npt.NDArray[np.float32]
 Item = TypeVar("Item")
-_UNREADABLE = (AttributeError, EOFError, KeyError, OSError, TypeError, ValueError)
+MAX_BYTES = 256 * 2**20  # unpacked
+_UNREADABLE = (AttributeError, EOFError, KeyError, MemoryError, OSError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,9 @@ class GateRecord:
             ComposerError: it is damaged, or something else.
         """
         try:
+            with zipfile.ZipFile(io.BytesIO(data)) as packed:
+                if sum(entry.file_size for entry in packed.infolist()) > MAX_BYTES:
+                    raise ValueError("it is too large unpacked")
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 experts, units = (tuple(map(str, arrays[name])) for name in ("experts", "units"))
                 rows = {

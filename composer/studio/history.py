@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,17 +15,17 @@ from typing import TYPE_CHECKING
 from PIL import Image, PngImagePlugin
 
 from composer.diffusion.display import enlarge
-from composer.diffusion.png import read_png, write_png
+from composer.diffusion.png import open_png, read_png, write_png
 from composer.diffusion.record import PictureRecord
 from composer.errors import ComposerError
-from composer.files import write_atomically
+from composer.files import clean, held, temporary, write_atomically
 from composer.studio.requests import GATES, LoraRow
 
 if TYPE_CHECKING:
     from composer.fusions.gate_record import GateRecord
 
 MAX_MAP_BYTES = 64 * 2**20
-_NAME = re.compile(r"(\d{4,})-\d+\.png")
+_NUMBER = re.compile(r"(\d{4,18})-\d+\.(png|gates\.npz)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,28 +71,30 @@ class SavedPicture:
             return None
 
     def image(self) -> Image.Image:
-        """The picture itself."""
-        with Image.open(self.path) as image:
+        """The picture itself.
+
+        Raises:
+            ComposerError: the file is damaged, or something else.
+        """
+        with open_png(self.path) as image:
             return image.convert("RGB")
 
     def shown(self, side: int) -> bytes:
-        """A PNG for the eye: enlarged to `side` if it is smaller, with the same record inside."""
-        try:
-            with Image.open(self.path) as image:
-                if max(image.size) >= side:
-                    return self.path.read_bytes()
-                texts = PngImagePlugin.PngInfo()
-                for key, text in image.info.items():
-                    if isinstance(text, str):
-                        texts.add_text(str(key), text)
-                buffer = io.BytesIO()
-                enlarge(image.convert("RGB"), side).save(buffer, "PNG", pnginfo=texts)
-            return buffer.getvalue()
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ComposerError(
-                f"{self.path} is damaged ({error}). Drop it on the page to get its settings back, "
-                "and make it again."
-            ) from error
+        """A PNG for the eye: enlarged to `side` if it is smaller, with the same record inside.
+
+        Raises:
+            ComposerError: the file is damaged, or something else.
+        """
+        with open_png(self.path) as image:
+            if max(image.size) >= side:
+                return self.path.read_bytes()
+            texts = PngImagePlugin.PngInfo()
+            for key, text in image.info.items():
+                if isinstance(text, str):
+                    texts.add_text(str(key), text)
+            buffer = io.BytesIO()
+            enlarge(image.convert("RGB"), side).save(buffer, "PNG", pnginfo=texts)
+        return buffer.getvalue()
 
 
 class History:
@@ -111,18 +114,23 @@ class History:
         day = self.folder / datetime.date.today().isoformat()
         try:
             day.mkdir(parents=True, exist_ok=True)
-            number = max((number for number, _ in _numbered(day)), default=0) + 1
-            path = day / f"{number:04}-{record.request.seed}.png"
-            saved = self._saved(path)
-            if gates is not None:
-                write_atomically(saved.gates_path, gates.to_bytes())
-            write_png(path, image, record)
+            with _next_number(day) as number:
+                path = day / f"{number:04}-{record.request.seed}.png"
+                saved = self._saved(path)
+                if gates is not None:
+                    write_atomically(saved.gates_path, gates.to_bytes())
+                write_png(path, image, record)
         except OSError as error:
             raise ComposerError(
                 f"The picture cannot be kept in {day}: {error.strerror}. Make room there, or start "
                 "with another folder for pictures."
             ) from error
         return saved
+
+    def clean(self) -> None:
+        """Delete what was being written when a process was killed."""
+        for day in self._days():
+            clean(day)
 
     def recent(self, most: int) -> tuple[SavedPicture, ...]:
         """The newest pictures, newest first."""
@@ -152,12 +160,15 @@ class History:
         return saved
 
     def _newest_first(self) -> Iterator[SavedPicture]:
+        for day in self._days():
+            paths = sorted(_numbered(day), reverse=True)
+            yield from (self._saved(path) for _, path in paths if path.suffix == ".png")
+
+    def _days(self) -> list[Path]:
+        """The newest first."""
         if not self.folder.is_dir():
-            return
-        for day in sorted(self.folder.iterdir(), reverse=True):
-            if not day.is_dir():
-                continue
-            yield from (self._saved(path) for _, path in sorted(_numbered(day), reverse=True))
+            return []
+        return [day for day in sorted(self.folder.iterdir(), reverse=True) if day.is_dir()]
 
     def _saved(self, path: Path) -> SavedPicture:
         return SavedPicture(id=path.relative_to(self.folder).as_posix(), path=path)
@@ -165,5 +176,22 @@ class History:
 
 def _numbered(day: Path) -> Iterator[tuple[int, Path]]:
     for path in day.iterdir():
-        if found := _NAME.fullmatch(path.name):
+        if found := _NUMBER.fullmatch(path.name):
             yield int(found[1]), path
+
+
+@contextlib.contextmanager
+def _next_number(day: Path) -> Generator[int]:
+    """The number of the next picture, which no other process takes meanwhile."""
+    number = 0
+    while True:
+        number = max((number, *(taken for taken, _ in _numbered(day)))) + 1
+        with contextlib.ExitStack() as holding:
+            try:
+                holding.enter_context(held(temporary(day / f"{number:04}", "00000000")))
+            except FileExistsError:
+                continue
+            # whoever held it before is done, and its picture is there
+            if all(taken != number for taken, _ in _numbered(day)):
+                yield number
+                return

@@ -7,7 +7,6 @@ Texts go in as they are: the components put them into the page as text, never as
 from __future__ import annotations
 
 import base64
-import contextlib
 import html
 import io
 from collections.abc import Iterable, Iterator, Mapping
@@ -233,13 +232,15 @@ def picture_view(saved: SavedPicture, *, phase: str = "done", detail: str = "") 
 
 
 def strip_view(pictures: Iterable[SavedPicture], selected: str | None) -> Json:
-    """The strip of finished pictures; what is damaged or was never ours is left out."""
+    """The strip of finished pictures; one that cannot be read has no thumbnail and says why."""
     shown: list[Json] = []
     for saved in pictures:
-        with contextlib.suppress(ComposerError):
+        try:
             title = f"{saved.path.name}: {saved.record.request.prompt}"
             small = thumbnail_url(thumbnail(saved.path))
-            shown.append({"id": saved.id, "thumbnail": small, "title": title})
+        except ComposerError as error:
+            title, small = f"{saved.path.name}: {error}", ""
+        shown.append({"id": saved.id, "thumbnail": small, "title": title})
     return {"selected": selected, "pictures": shown}
 
 

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import json
+import multiprocessing
+from collections.abc import Callable
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
+from composer.diffusion import png
 from composer.diffusion.record import LoraRecord, PictureRecord
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
@@ -77,3 +82,105 @@ def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
 
 def test_no_pictures_yet(tmp_path: Path) -> None:
     assert History(tmp_path / "nowhere").recent(3) == ()
+
+
+def test_a_gate_map_that_was_left_alone_is_no_other_pictures(tmp_path: Path) -> None:
+    saved = History(tmp_path).save(PICTURE, RECORD)
+    saved.path.rename(saved.gates_path)  # as if killed between the two files
+    assert History(tmp_path).save(PICTURE, RECORD).path.name == "0002-5.png"
+
+
+def save_many(folder: Path, seed: int, count: int, ready: Barrier) -> None:
+    ready.wait(60)
+    record = PictureRecord(request=Request(prompt="a fox", seed=seed))
+    for _ in range(count):
+        History(folder).save(PICTURE, record)
+
+
+def test_processes_lose_no_picture_and_use_no_number_twice(tmp_path: Path) -> None:
+    seeds, count = (5, 5, 6), 30
+    fork = multiprocessing.get_context("fork")
+    ready = fork.Barrier(len(seeds))
+    writers = [fork.Process(target=save_many, args=(tmp_path, s, count, ready)) for s in seeds]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    saved = History(tmp_path).recent(1000)
+    assert len(saved) == len(seeds) * count
+    assert len({picture.path.name.partition("-")[0] for picture in saved}) == len(saved)
+    assert sorted(picture.record.request.seed for picture in saved) == sorted(count * [*seeds])
+    assert {path.suffix for path in saved[0].path.parent.iterdir()} == {".png"}
+
+
+def record_with(**change: object) -> str:
+    return json.dumps(json.loads(RECORD.to_json()) | change)
+
+
+def request_with(**change: object) -> str:
+    return record_with(request=RECORD.request.to_dict() | change)
+
+
+BAD_RECORDS = {
+    "a number of 5,000 digits": request_with(seed=5).replace('"seed": 5', f'"seed": {"9" * 5000}'),
+    "arrays beyond the recursion limit": record_with(fusion={"name": []}).replace(
+        "[]", "[" * 5000 + "]" * 5000
+    ),
+    "arrays that JSON reads and nothing else": record_with(fusion={"name": []}).replace(
+        "[]", "[" * 400 + "]" * 400
+    ),
+    "an integer too large for a float": record_with(loras=[{"name": "a", "unet": 0}]).replace(
+        '"unet": 0', f'"unet": {10**400}'
+    ),
+    "a float beyond all": request_with(cfg_scale=0).replace('"cfg_scale": 0', '"cfg_scale": 1e999'),
+    "half a letter": request_with(prompt="\ud800"),
+    "half a letter in a name": record_with(loras=[{"name": "\udfff"}]),
+    "no fusion": record_with(fusion=None),
+    "steps that are true": request_with(steps=True),
+    "steps with a fraction": request_with(steps=2.7),
+    "a weight that is true": record_with(loras=[{"name": "a", "unet": True}]),
+    "more LoRAs than anybody uses": record_with(loras=[{"name": str(n)} for n in range(101)]),
+    "a prompt without end": request_with(prompt="a" * 70_000),
+}
+
+
+@pytest.mark.parametrize("text", BAD_RECORDS.values(), ids=BAD_RECORDS)
+def test_a_bad_record_is_a_message_and_the_others_are_there(tmp_path: Path, text: str) -> None:
+    history = History(tmp_path)
+    good = history.save(PICTURE, RECORD)
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("composer", text)
+    PICTURE.save(good.path.with_name("0002-1.png"), pnginfo=texts)
+    bad, also = history.recent(5)
+    assert also.record == RECORD
+    with pytest.raises(ComposerError):
+        _ = bad.record
+    with pytest.raises(ComposerError):
+        history.read(bad.path)
+
+
+def test_what_is_no_picture_is_a_message_whatever_is_asked_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = History(tmp_path)
+    good = history.save(PICTURE, RECORD)
+    good.path.with_name("0003-1.png").mkdir()
+    good.path.with_name("0004-1.png").write_bytes(good.path.read_bytes()[:40])
+    history.save(PICTURE.resize((64, 64)), RECORD)
+    monkeypatch.setattr(png, "MAX_PIXELS", 64 * 63)
+    *bad, also = history.recent(9)
+    assert also == good and len(bad) == 3
+    for picture in bad:
+        asks: tuple[Callable[[], object], ...] = (
+            lambda picture=picture: picture.record,
+            picture.image,
+            lambda picture=picture: picture.shown(384),
+        )
+        for ask in asks:
+            with pytest.raises(ComposerError, match=picture.path.name):
+                ask()
+
+
+def test_the_largest_picture_is_one_that_composer_paints() -> None:
+    assert png.MAX_PIXELS == 8192**2 < 13_000**2

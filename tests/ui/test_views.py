@@ -102,9 +102,11 @@ def test_a_damaged_picture_does_not_spoil_the_strip(evil_picture: SavedPicture) 
     beside = evil_picture.path.with_name("0002-1.png")
     beside.write_bytes(b"no picture")
     history = History(evil_picture.path.parents[1])
-    strip = views.strip_view(history.recent(5), None)
-    assert [entry["id"] for entry in strip["pictures"]] == [evil_picture.id]
-    assert strip["pictures"][0]["thumbnail"].startswith("data:image/webp;base64,")
+    broken, sound = views.strip_view(history.recent(5), None)["pictures"]
+    assert sound["id"] == evil_picture.id
+    assert sound["thumbnail"].startswith("data:image/webp;base64,")
+    assert (broken["thumbnail"], broken["title"][:11]) == ("", "0002-1.png:")
+    assert "cannot be read" in broken["title"]
 
 
 def test_a_picture_of_an_unknown_fusion_is_shown(tmp_path: Path) -> None:

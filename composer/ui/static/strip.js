@@ -1,4 +1,5 @@
-// Finished pictures, the newest first. value: {pictures: [{id, thumbnail, title}], selected}.
+// Finished pictures, the newest first. value: {pictures: [{id, thumbnail, title}], selected}. One
+// without a thumbnail cannot be read; its title says why.
 const film = element.querySelector('.film');
 const sum = element.querySelector('.sum');
 
@@ -11,10 +12,16 @@ function render() {
     button.type = 'button';
     button.title = picture.title;
     button.setAttribute('aria-pressed', picture.id === value.selected);
-    const image = document.createElement('img');
-    image.src = picture.thumbnail;
-    image.alt = picture.title;
-    button.append(image);
+    if (picture.thumbnail) {
+      const image = document.createElement('img');
+      image.src = picture.thumbnail;
+      image.alt = picture.title;
+      button.append(image);
+    } else {
+      button.className = 'broken';
+      button.textContent = 'Cannot be read';
+      button.setAttribute('aria-label', picture.title);
+    }
     button.addEventListener('click', () => {
       film.querySelectorAll('button').forEach((other) => other.setAttribute('aria-pressed', other === button));
       trigger('pick', {id: picture.id});
