@@ -1,1 +1,1 @@
-"""The figures in the docs: each module measures something anew, `python -m benchmarks.NAME`."""
+"""The figures in the docs: `python -m benchmarks.ROOM.NAME` measures one subject anew."""

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.options import ROOT
-from composer.evaluation import read_results
-from composer.evaluation.results import FOLDER
-from composer.evaluation.tables import results_section
+from benchmarks.shared.markdown import results_section
+from benchmarks.shared.results import FOLDER, ROOT, read_results
 
 PAGE = ROOT / "docs" / "results.md"
-ORDER = ("toybox_model", "lora_alone", "merge_fails", "speed")
+ORDER = ("toybox_model", "toybox_lora_alone", "toybox_merging", "toybox_speed")
 """Sections in this order; others follow by name."""
 
 HEAD = """# Results

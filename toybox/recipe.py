@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from composer.errors import ComposerError
-from composer.evaluation.machine import describe_machine
 from toybox.loop import Stage, counts, join_world
+from toybox.machine import describe_machine
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.toybox.fidelity import mean_distance, psnr, round_trips
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.diffusion.request import Request
 from composer.diffusion.sample import Picture, generate
 from composer.errors import ComposerError
-from composer.evaluation.fidelity import mean_distance, psnr, round_trips
 from composer.evaluation.sampling import Sampling, Shot, sample
 
 # the third is longer than one chunk of tokens

@@ -292,7 +292,7 @@ def test_several_adapters_from_their_folders(tmp_path: Path) -> None:
 
 def test_the_authors_package_says_the_same() -> None:
     pytest.importorskip("mixlora", reason="the authors' package is not installed")
-    from benchmarks.mixlora_ways import Shape, reference, sparse
+    from benchmarks.mixlora.ways import Shape, reference, sparse
 
     shape = Shape(
         hidden=64,

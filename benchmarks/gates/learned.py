@@ -1,0 +1,110 @@
+"""Learned gates against the tuned sum, both with weights and strengths of the same grid."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.gates.files import trained
+from benchmarks.gates.sets import (
+    KINDS,
+    SHOWN,
+    Set,
+    first_of,
+    judging,
+    row,
+    scenes_of,
+    sets_of,
+    tuned,
+    weighed,
+)
+from benchmarks.shared.options import options, parser
+from benchmarks.shared.pictures import Case, Judged, Studio
+from benchmarks.shared.results import Row
+from composer.evaluation.sheets import contact_sheet
+from composer.evaluation.tuning import GRID
+from composer.fusions.tuned_weights import file_name_for, read_tuned_weights
+from composer.fusions.weight_library import WEIGHTS_FOLDER
+
+NAME = "gates.learned"
+LEFT = ("clothing+clothing", "clothing+style", "character+style+background", "character+clothing")
+"""The kinds in which the tuned sum leaves something to be won."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train gates, tune their strengths on other prompts, and compare on unseen ones."""
+    asked = parser(NAME, __doc__ or "", count=200, what="pictures of each kind and way")
+    asked.add_argument("--sets", type=int, default=2, help="of each kind (%(default)s)")
+    asked.add_argument("--tuning", type=int, default=10, help="pictures of each point of the grid")
+    asked.add_argument("--kinds", nargs="*", default=LEFT, help='such as "character+style"')
+    asked.add_argument("--gates", type=Path, help="folder of the gate files")
+    given = asked.parse_args(arguments)
+    told = options(NAME, given, arguments)
+    folder = given.gates or told.cache.parent / "gates"
+    studio = Studio(told)
+    rows: list[Row] = []
+    shown: list[Judged] = []
+    for kinds in KINDS:
+        chosen = sets_of(studio.elements(), kinds, given.sets)
+        if not chosen or "+".join(kinds) not in given.kinds:
+            continue
+        print(f"{' + '.join(kinds)}: {[[e.name for e in some] for some in chosen]}", flush=True)
+        gates = {some: trained(studio, folder, some) for some in chosen}
+
+        def strong(case: Case, some: Set, weights: Sequence[float]) -> Case:
+            named = tuple((e.name, w) for e, w in zip(some, weights, strict=True))
+            return dataclasses.replace(case, gates=gates[some], strengths=named)  # noqa: B023
+
+        sums = {some: _known(told.loras, some) for some in chosen}
+        louder = {some: tuned(studio.judge, some, given.tuning, strong) for some in chosen}
+        judged = judging(studio.judge, scenes_of(chosen, told.count))
+        best = judged(lambda some, case: weighed(case, some, sums[some]))  # noqa: B023
+        whole = judged(lambda some, case: weighed(case, some, [1.0] * len(some)))
+        plain = judged(lambda some, case: dataclasses.replace(case, gates=gates[some]))  # noqa: B023
+        loud = judged(lambda some, case: strong(case, some, louder[some].weights))  # noqa: B023
+        rows += [
+            row(kinds, "sum, weights 1", whole, best),
+            row(kinds, "sum, weights tuned by grid", best, weights=_words(sums)),
+            row(kinds, "learned gates", plain, best),
+            row(
+                kinds,
+                "learned gates, strengths tuned by grid",
+                loud,
+                best,
+                weights=_words({some: one.weights for some, one in louder.items()}),
+            ),
+        ]
+        for way in (best, plain, loud):
+            shown += first_of(way)
+    notes = [
+        "A picture counts when the oracle sees every named element where the prompt puts it. Gates "
+        "have the default settings, in bfloat16, and learn from drafted prompts. Both tuned ways "
+        f"have, for each set of LoRAs, the point of one grid ({', '.join(f'{w:g}' for w in GRID)} "
+        "for each LoRA: its weight in the sum, or how many times what the gates say of it counts) "
+        f"that was best in {given.tuning} pictures of prompts and seeds of their own; the sum's "
+        "are those that ship in `loras/weights`, found by the benchmark above. No training and no "
+        "tuning saw the prompts or seeds below, and no training the oracle. Gains are paired, "
+        "picture by picture. The first pictures: in each kind a row of the tuned sum, the gates, "
+        "and the gates with tuned strengths:",
+        told.save_sheet(NAME, contact_sheet([j.cell() for j in shown], columns=SHOWN)),
+    ]
+    told.publish("Learned gates against the tuned sum", rows, notes, sets=given.sets)
+
+
+def _known(loras: Path, some: Set) -> tuple[float, ...]:
+    """The weights of the sum that `benchmarks.gates --keep-weights` tuned and kept."""
+    path = loras / WEIGHTS_FOLDER / file_name_for(e.file for e in some)
+    weights = read_tuned_weights(path).weights()
+    return tuple(weights[e.file] for e in some)
+
+
+def _words(best: Mapping[Set, Sequence[float]]) -> str:
+    return "; ".join(
+        " + ".join(f"{e.name} {w:g}" for e, w in zip(some, weights, strict=True))
+        for some, weights in best.items()
+    )
+
+
+if __name__ == "__main__":
+    main()

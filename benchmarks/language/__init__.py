@@ -1,0 +1,1 @@
+"""Language models: LoRAs fused in every way, and prompts made of a few words."""

@@ -1,0 +1,1 @@
+"""MixLoRA: what it costs and what it learns."""

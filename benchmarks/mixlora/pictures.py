@@ -1,0 +1,159 @@
+"""One MixLoRA for three characters against their LoRAs: one alone, two side by side, and none."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+
+from benchmarks.gates import sets
+from benchmarks.shared.intervals import share_columns
+from benchmarks.shared.options import options, parser
+from benchmarks.shared.pictures import Case, Judged, Studio
+from benchmarks.shared.results import Row
+from benchmarks.shared.scenes import element_heads, look, rest_heads
+from benchmarks.toybox import lora_alone
+from composer.errors import ComposerError
+from composer.evaluation.sheets import contact_sheet
+from composer.experts.header import read_header
+from composer.fusions.mixlora_file import read_mixlora_facts
+from toybox.captions import plain_caption
+from toybox.world import ELEMENTS, Element
+
+NAME = "mixlora.pictures"
+CHARACTERS = tuple(e for e in ELEMENTS if e.kind == "character")
+SHOWN = 6  # pictures of each way on the sheet
+MIXLORA = "MixLoRA"
+Judgement = tuple[tuple[Element, ...], Judged]
+
+
+def parameters(path: Path) -> int:
+    """How many numbers a file has trained."""
+    shapes = [entry.shape for entry in read_header(path).tensors.values()]
+    return sum(math.prod(shape) for shape in shapes if shape)  # kohya's alphas have no axis
+
+
+def added(case: Case, some: Sequence[Element]) -> Case:
+    """The case with these LoRAs at weight 1, added up."""
+    return dataclasses.replace(case, weights=tuple((e.name, 1.0) for e in some))
+
+
+def placed(case: Case, path: Path) -> Case:
+    """The case with the MixLoRA alone."""
+    return dataclasses.replace(case, weights=(), mixlora=path)
+
+
+def row(table: str, called: str, way: str, size: int, judged: Sequence[Judgement]) -> Row:
+    """Whether what is called is right, the rest, and everything."""
+    named = [all(j.right(element_heads(j.case.scene, e)) for e in some) for some, j in judged]
+    rest = [j.right(rest_heads(j.case.scene, some)) for some, j in judged]
+    found: Row = {"table": table, "prompts call": called, "way": way, "n": len(judged)}
+    found["trained numbers"] = size
+    if any(some for some, _ in judged):
+        found |= share_columns("characters right", named)
+        found |= share_columns("rest right", rest)
+    return found | share_columns("whole picture right", [j.right() for _, j in judged])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and write results and a contact sheet."""
+    asked = parser(NAME, __doc__ or "", count=200, what="pictures of each row")
+    asked.add_argument("--mixlora", type=Path, help="the file (default: the shipped one)")
+    given = asked.parse_args(arguments)
+    told = options(NAME, given, arguments)
+    path: Path = given.mixlora or told.loras / "mixlora" / "characters.safetensors"
+    if not told.truth and not path.is_file():
+        raise ComposerError(
+            f"There is no {path}: make it with `python -m toybox build --stage mixlora`."
+        )
+    studio = Studio(told)
+    three = studio.elements([e.name for e in CHARACTERS])
+    each = {e: parameters(studio.path(e)) for e in three}
+    whole, size = sum(each.values()), parameters(path)
+    rows: list[Row] = []
+    sheet: list[Judged] = []
+
+    def judge(some: Sequence[tuple[Element, ...]], cases: Sequence[Case]) -> list[Judgement]:
+        return list(zip(some, studio.judge(cases), strict=True))
+
+    def show(judged: Sequence[Judgement]) -> None:
+        sheet.extend(j for _, j in judged[:: max(len(judged) // SHOWN, 1)][:SHOWN])
+
+    table = "One character"
+    singles = {e: lora_alone.cases(e, told.count) for e in three}
+    for e, cases in singles.items():
+        alone = [(e,)] * len(cases)
+        rows.append(row(table, e.name, "its LoRA", each[e], judge(alone, cases)))
+        learned = judge(alone, [placed(case, path) for case in cases])
+        rows.append(row(table, e.name, MIXLORA, size, learned))
+        show(learned)
+    some = -(-told.count // len(three))
+    mixed = [((e,), added(case, three)) for e, cases in singles.items() for case in cases[:some]]
+    judged = judge([names for names, _ in mixed], [case for _, case in mixed])
+    rows.append(row(table, "one of the three", "all three LoRAs", whole, judged))
+
+    table = "Two characters side by side"
+    pairs = [
+        (pair, case)
+        for pair in combinations(three, 2)
+        for case in sets.cases(pair, some, "test", 400_000)
+    ]
+    names = [pair for pair, _ in pairs]
+    both = judge(names, [added(case, pair) for pair, case in pairs])
+    size_of_two = 2 * whole // 3
+    rows.append(row(table, "two of the three", "their two LoRAs", size_of_two, both))
+    judged = judge(names, [added(case, three) for _, case in pairs])
+    rows.append(row(table, "two of the three", "all three LoRAs", whole, judged))
+    learned = judge(names, [placed(case, path) for _, case in pairs])
+    rows.append(row(table, "two of the three", MIXLORA, size, learned))
+    show(both)
+    show(learned)
+
+    table = "None of them"
+    scenes = look(told.count, "picture_mixlora", two=0.5)
+    bare = [
+        Case(scene=scene, prompt=plain_caption(scene), seed=500_000 + index)
+        for index, scene in enumerate(scenes)
+    ]
+    nobody: list[tuple[Element, ...]] = [()] * len(bare)
+    rows.append(row(table, "none", "the bare model", 0, judge(nobody, bare)))
+    judged = judge(nobody, [added(case, three) for case in bare])
+    rows.append(row(table, "none", "all three LoRAs", whole, judged))
+    judged = judge(nobody, [placed(case, path) for case in bare])
+    rows.append(row(table, "none", MIXLORA, size, judged))
+    show(judged)
+
+    notes = [
+        "One file that knows all three characters, always in the model, against LoRAs that are "
+        "chosen for the prompt, and against all three at once. " + _trained(path),
+        "No picture that any of them was trained on shows two of the three. The first pictures: "
+        "the MixLoRA with Zibo, Tavo and Luna; two characters by their LoRAs, and by the MixLoRA; "
+        "and a prompt that calls none, with the MixLoRA:",
+        told.save_sheet(NAME, contact_sheet([j.cell() for j in sheet], columns=SHOWN)),
+    ]
+    told.publish("A MixLoRA of three characters", rows, notes)
+
+
+def _trained(path: Path) -> str:
+    """What the file says of its training."""
+    if not path.is_file():
+        return ""
+    facts = read_mixlora_facts(path)
+    settings = facts.training["settings"]
+    router = facts.settings.router
+    loads = [sorted(load, reverse=True) for load in facts.training["loads"].values()]
+    few = sum(sum(load[: router.top_k]) > 0.95 for load in loads)
+    return (
+        f"It has {router.experts} experts of rank {facts.settings.experts.rank} in each "
+        f"feed-forward, {router.top_k} for each token, and was trained for "
+        f"{facts.training['steps']} steps of {settings['batch_size']} pictures in all; each LoRA "
+        f"for 400 steps of 10. In {few} of the {len(loads)} feed-forwards the same {router.top_k} "
+        "experts got more than 95 % of all choices in the end: the balance loss, taken over all "
+        "layers together as its authors do, allows that, and routing decides little there. "
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What benchmarks share: options, pictures and their judgement, results and their tables."""

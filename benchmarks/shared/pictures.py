@@ -1,0 +1,259 @@
+"""Make pictures, keep them, and have the oracle judge them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from PIL import Image
+
+from benchmarks.shared.options import Options
+from composer.diffusion.load import load_model
+from composer.diffusion.model import Model
+from composer.diffusion.regions import EVERY, REACHES, Regions, regions_of
+from composer.errors import ComposerError
+from composer.evaluation.sampling import Shot, sample
+from composer.evaluation.sheets import Cell
+from composer.experts import Expert, ModuleNames, read_expert
+from composer.fusions import FUSIONS, region_gates
+from composer.fusions.gate_file import gated, read_gates
+from composer.fusions.mixlora_file import read_mixlora
+from composer.mixture import Granularity, Mixture, attach
+from toybox.oracle import Oracle, Verdict, score
+from toybox.render import render
+from toybox.world import ELEMENTS, Element, Scene, element
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A picture to be made and judged: what it should show, its prompt, and how it is fused.
+
+    weights: LoRAs by weight, as `fusion` takes them: added up exactly, or the name of another.
+    gates: a gate file instead, which says itself what its LoRAs are; `off` are switched off, and
+        of those in `strengths` what is said counts so many times.
+    lora: one LoRA file instead, at weight 1.
+    mixlora: a MixLoRA, below the LoRAs if there are any.
+    """
+
+    scene: Scene
+    prompt: str
+    seed: int
+    weights: tuple[tuple[str, float], ...] = ()
+    fusion: str = "weighted"
+    gates: Path | None = None
+    off: tuple[str, ...] = ()
+    strengths: tuple[tuple[str, float], ...] = ()
+    lora: Path | None = None
+    mixlora: Path | None = None
+
+    @property
+    def fused(self) -> tuple[object, ...]:
+        """What stands in the model while the picture is made."""
+        chosen = self.gates, self.off, self.strengths
+        return self.weights, self.fusion, *chosen, self.lora, self.mixlora
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A picture and, for each head that can be asked of its scene, whether it is right."""
+
+    case: Case
+    image: Image.Image
+    verdict: Verdict
+
+    @cached_property
+    def score(self) -> dict[str, bool]:
+        """Right or wrong by head."""
+        return score(self.case.scene, self.verdict)
+
+    def right(self, heads: Iterable[str] | None = None) -> bool:
+        """Whether all these heads are right (all that can be asked, if none are named)."""
+        return all(self.score[h] for h in (self.score if heads is None else heads))
+
+    def cell(self) -> Cell:
+        """For a contact sheet: the prompt and, where it is wrong, what was seen instead."""
+        wrong = [
+            f"{head.replace('_', ' ')}: {self.verdict.answers[head] or 'none'}"
+            for head, right in self.score.items()
+            if not right
+        ]
+        seen = f"\nseen as {', '.join(wrong)}" if wrong else ""
+        return Cell(image=self.image, caption=self.case.prompt + seen, right=not wrong)
+
+
+class Studio:
+    """The model, its LoRAs and the oracle of one benchmark."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.model: Model = load_model(options.model)
+        self.oracle = Oracle.load(options.model / "oracle")
+        self.modules = ModuleNames.of(self.model.models, model=self.model.name)
+        self._experts: dict[str, Expert] = {}
+        self._model_hash = _hash_of(options.model)
+
+    def elements(self, names: Sequence[str] = ()) -> tuple[Element, ...]:
+        """The elements whose LoRAs are there, all or those named; a named one must be there."""
+        wanted = [element(name) for name in names] or list(ELEMENTS)
+        there = tuple(e for e in wanted if self.options.truth or self.path(e).exists())
+        missing = [str(self.path(e).name) for e in wanted if e not in there]
+        if missing and (names or not there):
+            raise ComposerError(
+                f"{self.options.loras} lacks {', '.join(missing)}: make them with "
+                "`python -m toybox build --stage loras`."
+            )
+        if missing:
+            print(f"left out, for their files are missing: {', '.join(missing)}", flush=True)
+        return there
+
+    def path(self, taught: Element) -> Path:
+        """The file of the LoRA that teaches it."""
+        return self.options.loras / f"{taught.file}.safetensors"
+
+    def expert(self, name: str) -> Expert:
+        """The LoRA of an element, read once."""
+        if name not in self._experts:
+            path = self.path(element(name))
+            self._experts[name] = read_expert(path, self.modules, name=name)
+        return self._experts[name]
+
+    def judge(self, cases: Sequence[Case]) -> list[Judged]:
+        """Make all pictures that are not there yet, and judge all, in the order of `cases`."""
+        images = self._truth(cases) if self.options.truth else self._made(cases)
+        verdicts = self.oracle.judge(images)
+        return [
+            Judged(case=case, image=image, verdict=verdict)
+            for case, image, verdict in zip(cases, images, verdicts, strict=True)
+        ]
+
+    def _truth(self, cases: Sequence[Case]) -> list[Image.Image]:
+        return [render(case.scene, random.Random(f"truth {case.seed}")) for case in cases]
+
+    def _made(self, cases: Sequence[Case]) -> list[Image.Image]:
+        paths = [self._kept(case) for case in cases]
+        todo = {path: case for path, case in zip(paths, cases, strict=True) if not path.exists()}
+        progress = _Progress(self.options.name, len(todo))
+        self.options.cache.mkdir(parents=True, exist_ok=True)
+        for fused in dict.fromkeys(case.fused for case in todo.values()):
+            alike = [path for path, case in todo.items() if case.fused == fused]
+            shots = [Shot(prompt=todo[p].prompt, seed=todo[p].seed) for p in alike]
+            with self.attached(todo[alike[0]]) as mixture:
+                regions = mixture and self.regions(mixture)
+                made = sample(self.model, shots, self.options.sampling, regions=regions)
+                for path, image in zip(alike, made, strict=True):
+                    _save(path, image)
+                    progress.tick()
+        return [_read(path) for path in paths]
+
+    def attached(self, case: Case) -> AbstractContextManager[Mixture | None]:
+        """The LoRAs of this case, fused as it says, for as long as the context lasts."""
+        if case.mixlora is not None:
+            return self._placed(case.mixlora, replace(case, mixlora=None))
+        if case.lora is not None:
+            sites = read_expert(case.lora, self.modules).sites
+            return attach(self.model.models, {case.lora.stem: sites})
+        if case.gates is None:
+            if not case.weights:
+                return nullcontext()
+            fusion, weights = FUSIONS[case.fusion], dict(case.weights)
+            mixture = self._attach(list(weights), "block" if fusion.by_region else "network")
+            weighed = fusion.weigh(weights)
+            mixture.set_weights(weighed)
+            if fusion.by_region:
+                mixture.set_gates(region_gates(mixture, weighed))
+            for name in case.off:
+                mixture.toggle(name, False)
+            return mixture
+        file = read_gates(case.gates)
+        mixture = self._attach([expert.name for expert in file.experts], file.granularity)
+        try:
+            file.check_experts({name: self.expert(name).tensor_hash for name in mixture.names})
+            file.fit(mixture)
+            mixture.strengthen(dict(case.strengths))
+            for name in case.off:
+                mixture.toggle(name, False)
+        except BaseException:
+            mixture.detach()
+            raise
+        return mixture
+
+    @contextmanager
+    def _placed(self, path: Path, case: Case) -> Iterator[Mixture | None]:
+        file = read_mixlora(path)
+        file.check_model(self.model.name, self.model.hash)
+        with file.attach(self.model.unet, path.name), self.attached(case) as mixture:
+            yield mixture
+
+    def regions(self, mixture: Mixture) -> Regions | None:
+        """What finds out where each LoRA's words act, if a gate of this mixture hears it."""
+        if not mixture.hears_regions:
+            return None
+        return regions_of(self.model, mixture, gated([self.expert(n) for n in mixture.names]))
+
+    def _attach(self, names: Sequence[str], granularity: Granularity) -> Mixture:
+        sites = {name: self.expert(name).sites for name in names}
+        return attach(self.model.models, sites, granularity=granularity)
+
+    def _kept(self, case: Case) -> Path:
+        """Where this picture is kept: a name made of everything that decides it."""
+        sampling = self.options.sampling
+        loras = [(self.expert(name).sha256, weight) for name, weight in case.weights]
+        decides = [self._model_hash, loras, case.prompt, case.seed]
+        if case.fusion != "weighted":
+            decides += [case.fusion, case.off, repr(sorted(REACHES.items())), EVERY]
+        if case.gates is not None:
+            decides += [hashlib.sha256(case.gates.read_bytes()).hexdigest(), case.off]
+        if case.strengths:
+            decides.append(case.strengths)
+        if case.lora is not None:
+            decides.append(hashlib.sha256(case.lora.read_bytes()).hexdigest())
+        if case.mixlora is not None:
+            decides.append(hashlib.sha256(case.mixlora.read_bytes()).hexdigest())
+        decides += [sampling.steps, sampling.cfg_scale, sampling.sampler]
+        name = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:24]
+        return self.options.cache / f"{name}.png"
+
+
+class _Progress:
+    """A line every ten seconds: how far, and how long it will take."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self.name, self.total, self.done = name, total, 0
+        self.begun = self.said = time.monotonic()
+
+    def tick(self) -> None:
+        self.done += 1
+        now = time.monotonic()
+        if now - self.said > 10 or self.done == self.total:
+            self.said = now
+            left = (now - self.begun) / self.done * (self.total - self.done)
+            print(f"{self.name}: {self.done}/{self.total} pictures, {left:.0f} s left", flush=True)
+
+
+def _hash_of(folder: Path) -> str:
+    """Of all weights that decide a picture."""
+    digest = hashlib.sha256()
+    for part in ("unet", "vae", "text_encoder"):
+        for path in sorted((folder / part).glob("*.safetensors")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _save(path: Path, image: Image.Image) -> None:
+    """Whole or not at all, so that a stopped run leaves no half picture."""
+    part = path.with_suffix(".part")
+    image.save(part, "PNG")
+    os.replace(part, path)
+
+
+def _read(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")

@@ -1,0 +1,1 @@
+"""The toybox's model, its LoRAs and their sums, and the page."""

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+from scipy import stats
+
+from benchmarks.shared.intervals import bootstrap_mean, interval_columns, share_columns, wilson
+
+
+@pytest.mark.parametrize(
+    ("successes", "n"), [(0, 1), (0, 60), (1, 7), (33, 60), (499, 500), (9, 9)]
+)
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_wilson_is_that_of_scipy(successes: int, n: int, confidence: float) -> None:
+    ours = wilson(successes, n, confidence=confidence)
+    theirs = stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+    assert ours.low <= ours.value <= ours.high
+
+
+def test_wilson_covers_the_true_share_as_often_as_it_says() -> None:
+    rng = random.Random(0)
+    found = [wilson(sum(rng.random() < 0.93 for _ in range(100)), 100) for _ in range(1000)]
+    assert 0.92 < sum(i.low <= 0.93 <= i.high for i in found) / 1000 < 0.98
+
+
+@pytest.mark.parametrize(("successes", "n"), [(1, 0), (3, 2), (-1, 2)])
+def test_no_share(successes: int, n: int) -> None:
+    with pytest.raises(ValueError, match="is no share"):
+        wilson(successes, n)
+
+
+def test_bootstrap_holds_the_mean_and_narrows() -> None:
+    rng = random.Random(1)
+    few, many = [[rng.gauss(5, 2) for _ in range(n)] for n in (20, 500)]
+    wide, narrow = bootstrap_mean(few), bootstrap_mean(many)
+    assert wide.low < wide.value < wide.high
+    assert narrow.low < 5 < narrow.high
+    # the normal theory's width, ±1.96 σ/√n
+    assert narrow.high - narrow.low == pytest.approx(2 * 1.96 * 2 / 500**0.5, rel=0.15)
+    assert narrow.high - narrow.low < wide.high - wide.low
+    assert bootstrap_mean(few) == wide
+
+
+def test_bootstrap_of_values_all_alike_is_the_value() -> None:
+    assert bootstrap_mean([2.0, 2.0]).low == bootstrap_mean([2.0]).high == 2.0
+    with pytest.raises(ValueError, match="measure at least one"):
+        bootstrap_mean([])
+
+
+def test_columns() -> None:
+    assert share_columns("right", [True, True, False, True]) == {
+        "right": 0.75,
+        "right low": 0.3006,
+        "right high": 0.9544,
+    }
+    assert list(interval_columns("x", wilson(1, 2))) == ["x", "x low", "x high"]

@@ -1,0 +1,247 @@
+"""The benchmarks: what they ask, how they score, and that they run, on a tiny random model."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from itertools import combinations_with_replacement
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import tables
+from benchmarks.gates import merges
+from benchmarks.shared.options import options, parser
+from benchmarks.shared.pictures import Case, Judged, Studio
+from benchmarks.shared.results import read_results
+from benchmarks.shared.scenes import (
+    element_heads,
+    rest_heads,
+    says_background,
+    scene_with,
+    unseen_prompt,
+    without,
+)
+from benchmarks.toybox import lora_alone, merging, model as toybox_model, speed
+from composer.diffusion.load import load_model
+from composer.errors import ComposerError
+from composer.experts import LoraInfo, LowRank, ModuleNames, write_lora
+from composer.fusions.tuned_weights import read_tuned_weights
+from toybox.captions import plain_caption
+from toybox.oracle import Oracle, OracleNet, Verdict, judgeable, truth
+from toybox.render import render
+from toybox.world import ELEMENTS, Scene, element, random_scene
+
+KINDS = ("character", "clothing", "object", "style", "background")
+
+
+@pytest.fixture(scope="module")
+def model(tiny_zero_snr_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with an oracle that was never trained."""
+    folder = tmp_path_factory.mktemp("bench") / "tiny"
+    shutil.copytree(tiny_zero_snr_sd, folder)
+    torch.manual_seed(0)
+    Oracle(OracleNet()).save(folder / "oracle")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loras(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random LoRAs of four elements."""
+    folder = tmp_path_factory.mktemp("bench_loras")
+    names = ModuleNames.of(load_model(model).models, model="tiny")
+    generator = torch.Generator().manual_seed(0)
+    for taught in map(element, ("zibo", "luna", "neon", "moon")):
+        sites = {
+            f"unet.{module}": LowRank(
+                down=torch.randn(2, shape[1], generator=generator),
+                up=torch.randn(shape[0], 2, generator=generator),
+                scale=1.0,
+            )
+            for module, shape in names.shapes["unet"].items()
+            if module.endswith("to_q")
+        }
+        info = LoraInfo(trigger=taught.trigger, role=taught.kind, base="tiny", rank=2, title="t")
+        write_lora(folder / f"{taught.file}.safetensors", sites, info)
+    return folder
+
+
+@pytest.fixture
+def told(model: Path, loras: Path, tmp_path: Path) -> list[str]:
+    folders = {
+        "--model": model,
+        "--loras": loras,
+        "--cache": tmp_path / "cache",
+        "--results": tmp_path / "results",
+        "--images": tmp_path / "images",
+    }
+    return ["--steps", "1", *(str(word) for pair in folders.items() for word in pair)]
+
+
+def judged_as(scene: Scene, **changed: str | None) -> Judged:
+    case = Case(scene=scene, prompt=plain_caption(scene), seed=0)
+    return Judged(
+        case=case,
+        image=render(scene, random.Random(0)),
+        verdict=Verdict(answers=truth(scene) | changed),
+    )
+
+
+@pytest.mark.parametrize("kinds", combinations_with_replacement(KINDS, 2))
+def test_a_scene_shows_both_elements_and_can_be_asked_for_each(kinds: tuple[str, str]) -> None:
+    if kinds in (("style", "style"), ("background", "background")):
+        return  # a scene has one of each
+    rng = random.Random(str(kinds))
+    for _ in range(30):
+        pair = [rng.choice([e for e in ELEMENTS if e.kind == kind]) for kind in kinds]
+        if pair[0] is pair[1]:
+            continue
+        scene = scene_with(pair, rng)
+        heads = [element_heads(scene, one) for one in pair]
+        assert not heads[0] & heads[1] and heads[0] | heads[1] <= judgeable(scene)
+        assert rest_heads(scene, pair) == judgeable(scene) - heads[0] - heads[1]
+        words = plain_caption(scene)
+        assert all(one.trigger in words for one in pair)
+        for kept, gone in (pair, pair[::-1]):
+            left = without(scene, gone, rng)
+            assert gone.trigger not in plain_caption(left)
+            assert element_heads(left, kept) == element_heads(scene, kept)
+
+
+def test_the_element_and_the_rest_are_told_apart() -> None:
+    zibo, hat = element("zibo"), element("top hat")
+    scene = scene_with((zibo, hat), random.Random(1))
+    side, other = ("first", "second") if scene.figures[0].name == "zibo" else ("second", "first")
+    perfect = judged_as(scene)
+    assert perfect.right() and perfect.cell().right
+    swallowed = judged_as(scene, **{side: "fox"})
+    assert not swallowed.right(element_heads(scene, zibo))
+    assert swallowed.right(element_heads(scene, hat))
+    assert swallowed.right(rest_heads(scene, (zibo, hat)))
+    assert f"seen as {side}: fox" in swallowed.cell().caption
+    leaked = judged_as(scene, **{f"{side}_wears": "top hat"})
+    assert leaked.right(element_heads(scene, zibo) | element_heads(scene, hat))
+    assert not leaked.right(rest_heads(scene, (zibo, hat))) and not leaked.right()
+    bare = judged_as(scene, **{f"{other}_wears": None})
+    assert not bare.right(element_heads(scene, hat))
+
+
+def test_prompts_say_the_background_and_differ_from_the_canonical_ones() -> None:
+    rng = random.Random(0)
+    scenes = [random_scene(rng) for _ in range(300)]
+    assert all(says_background(scene, plain_caption(scene)) for scene in scenes)
+    prompts = [unseen_prompt(scene, rng) for scene in scenes]
+    assert len(set(prompts) - {plain_caption(scene) for scene in scenes}) > 200
+    beach = Scene(figures=scenes[0].figures, background="beach")
+    assert not says_background(beach, "a cat")
+    assert says_background(beach, "cat, beach")
+
+
+def test_cases_are_the_same_each_time_and_half_are_canonical() -> None:
+    made = toybox_model.cases(40)
+    assert made == toybox_model.cases(40)
+    assert [len(case.scene.figures) for case in made] == [1] * 20 + [2] * 20
+    assert sum(case.prompt == plain_caption(case.scene) for case in made) >= 20
+    assert len({case.seed for case in made}) == 40
+
+
+def test_rows_of_perfect_pictures() -> None:
+    judged = [judged_as(case.scene) for case in toybox_model.cases(60)]
+    rows = toybox_model.picture_rows(judged)
+    assert rows and all(row["right"] == 1 for row in rows)
+    assert toybox_model.part_rows(judged) == []
+
+
+def test_pairs_use_the_elements_evenly() -> None:
+    found = merging.pairs(ELEMENTS, ("character", "style"), 3)
+    assert len({a.name for a, _ in found}) == len({b.name for _, b in found}) == 3
+    assert len(merging.pairs(ELEMENTS, ("clothing", "clothing"), 4)) == 1
+    assert len(merging.pairs(ELEMENTS, ("character", "background"), 99)) == 6
+
+
+def test_the_model_benchmark_runs(told: list[str], tmp_path: Path) -> None:
+    extra = ["--count", "4", "--prompts-alike", "1", "--renderings", "60"]
+    toybox_model.main([*told, *extra])
+    found = read_results(tmp_path / "results" / "toybox_model.json")
+    assert {"Everything right", "VAE round trips"} <= {row["table"] for row in found.rows}
+    assert len(list((tmp_path / "images").glob("*.webp"))) == 4
+    assert str(tmp_path) not in found.command
+
+
+def test_a_stopped_run_goes_on(told: list[str], tmp_path: Path) -> None:
+    def run(count: int) -> dict[Path, int]:
+        lora_alone.main([*told, "--count", str(count), "--names", "zibo", "neon"])
+        return {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.png")}
+
+    first = run(1)
+    assert len(first) == 2
+    second = run(2)
+    assert len(second) == 4 and first.items() <= second.items()
+    rows = read_results(tmp_path / "results" / "toybox_lora_alone.json").rows
+    assert [(row["LoRA"], row["n"]) for row in rows] == [("zibo", 2), ("neon", 2), ("all", 4)]
+
+
+def test_lora_changes_the_picture_and_leaves_the_model(told: list[str]) -> None:
+    given = parser("x", "", count=1, what="").parse_args(told)
+    studio = Studio(options("x", given, told))
+    scene = scene_with((element("zibo"),), random.Random(0))
+    plain = Case(scene=scene, prompt="a", seed=1)
+    with_lora = Case(scene=scene, prompt="a", seed=1, weights=(("zibo", 1.0),))
+    again = Case(scene=scene, prompt="a", seed=1, weights=(("zibo", 0.0),))
+    images = [j.image.tobytes() for j in studio.judge([plain, with_lora, again])]
+    assert images[0] == images[2] != images[1]
+
+
+def test_merging_runs_for_the_kinds_that_have_files(told: list[str], tmp_path: Path) -> None:
+    merging.main([*told, "--count", "2", "--weights", "1", "0.5"])
+    rows = read_results(tmp_path / "results" / "toybox_merging.json").rows
+    assert {row["kinds"] for row in rows} == {
+        "character + character",
+        "character + style",
+        "character + background",
+        "style + background",
+    }
+    assert [row["weights"] for row in rows[:3]] == ["each alone at 1", "1", "0.5"]
+
+
+def test_tuned_weights_are_told_and_kept_for_compare(told: list[str], tmp_path: Path) -> None:
+    kept = tmp_path / "weights"
+    few = ["--count", "1", "--sets", "1", "--tuning", "1", "--kinds", "character+style"]
+    few += ["--tuned-regions", "character+style"]
+    merges.main([*told, *few, "--keep-weights", str(kept)])
+    rows = read_results(tmp_path / "results" / "gates_merges.json").rows
+    words, of_regions = [row["weights"] for row in rows if "weights" in row]
+    assert str(of_regions).count(" + ") == 1
+    (path,) = kept.iterdir()
+    found = read_tuned_weights(path)
+    assert words == " + ".join(f"{name} {weight:g}" for name, weight in found.weights().items())
+    assert found.judge == "the oracle of the toybox" and (found.pictures, found.points) == (1, 16)
+
+
+def test_renderings_can_be_judged_without_any_lora(told: list[str], tmp_path: Path) -> None:
+    empty = tmp_path / "none"
+    lora_alone.main([*told, "--loras", str(empty), "--truth", "--count", "1"])
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_missing_lora_is_named(told: list[str]) -> None:
+    with pytest.raises(ComposerError, match=r"lacks trophy\.safetensors"):
+        lora_alone.main([*told, "--names", "trophy"])
+
+
+def test_speed_runs(told: list[str], tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    try:
+        speed.main([*told, "--count", "2", "--steps", "2"])
+    finally:
+        torch.set_num_threads(threads)
+    rows = read_results(tmp_path / "results" / "toybox_speed.json").rows
+    assert rows[0]["times a single picture without LoRAs"] == 1.0
+    assert len(rows) == len(speed.WAYS) + 1
+
+
+def test_the_docs_show_the_results_there_are() -> None:
+    assert tables.PAGE.read_text(encoding="utf-8") == tables.page(), (
+        "docs/results.md is out of date: run `python -m benchmarks.tables`"
+    )
