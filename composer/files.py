@@ -16,7 +16,7 @@ from composer.errors import ComposerError
 if sys.platform != "win32":
     import fcntl
 
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}")
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -26,6 +26,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         ComposerError: the folder is missing or cannot be written to, or the disk is full.
     """
     beside = temporary(path, secrets.token_hex(4))
+    clean(path.parent, path.name)
     try:
         with held(beside) as file:
             file.write(data)
@@ -68,11 +69,17 @@ def held(path: Path) -> Generator[BinaryIO]:
             return
 
 
-def clean(folder: Path) -> None:
-    """Delete what writers that were killed have left in a folder; what is being written stays."""
+def clean(folder: Path, name: str = "") -> None:
+    """Delete what writers that were killed have left in a folder; what is being written stays.
+
+    name: of the one file that they were to write.
+    """
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
-            if _TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            found = _TEMPORARY.fullmatch(path.name)
+            if not found or name not in ("", found[1]):
+                continue
+            if path.is_file() and not path.is_symlink():
                 with contextlib.suppress(OSError), path.open("rb") as file:
                     _lock(file, wait=False)
                     if sys.platform == "win32":

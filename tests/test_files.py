@@ -29,6 +29,9 @@ def test_what_a_killed_writer_leaves_is_cleaned_and_the_old_file_stands(tmp_path
     clean(tmp_path)
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == b"old"
+    subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
+    write_atomically(path, b"once more")
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_what_is_being_written_and_what_is_not_ours_stays(tmp_path: Path) -> None:

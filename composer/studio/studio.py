@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from composer.errors import ComposerError
+from composer.files import clean
 from composer.studio.comparing import Comparison, Way, paint_each, ways_of
 from composer.studio.events import Event, Finished, Queued
 from composer.studio.gating import GateOffer, Plan, offers, plan_gating
@@ -402,7 +403,17 @@ class Studio:
 
             own_clip(self._engine.model)
 
+    def _clean(self) -> None:
+        """Delete what was being written when an earlier process was killed."""
+        with contextlib.suppress(OSError):  # a folder that is not to be listed
+            self.history.clean()
+            self.trainings.clean()
+        for folder in map(Path, self._lora_dirs):
+            for kind in ("", "gates", "weights", "mixlora"):
+                clean(folder.expanduser() / kind)
+
     def _load(self, cancelled: Callable[[], bool]) -> Iterator[Event]:
+        self._clean()
         try:
             from composer.studio.engine import Engine
 

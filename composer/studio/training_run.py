@@ -36,6 +36,7 @@ class Run:
     """Trains, tells how it goes, keeps it on the disk; a mistake becomes the training's message.
 
     get, update: the training as others see it.
+    keep: writes it to the disk, unless it was forgotten meanwhile.
     """
 
     files: TrainingFiles
@@ -44,6 +45,7 @@ class Run:
     turns: Turns
     get: Callable[[], Training]
     update: Update
+    keep: Callable[[], None]
     _pace: float | None = None
     _stage: str = ""
 
@@ -143,6 +145,6 @@ class Run:
 
     def _keep(self) -> None:
         try:
-            self.files.write(self.get())
+            self.keep()
         except ComposerError as error:
             self.update(message=str(error))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from composer.errors import ComposerError
+from composer.files import clean
 from composer.studio.jobs import JobQueue
 from composer.studio.training_files import TrainingFiles
 from composer.studio.training_request import MOST_LETTERS, TrainingRequest
@@ -113,6 +114,11 @@ class Trainings:
             ]
         )
 
+    def clean(self) -> None:
+        """Delete what was being written when a process was killed."""
+        for folder in self._files.folder.glob("*/"):
+            clean(folder)
+
     # --- what is done
 
     def start(self, request: TrainingRequest) -> Training:
@@ -169,8 +175,8 @@ class Trainings:
         """
         if self.get(name).active:
             raise ComposerError(f"The training {name!r} runs: stop it first.")
-        self._files.forget(name)
-        with self._changed:
+        with self._changed:  # a run that has just ended would write it again in between
+            self._files.forget(name)
             self._read().pop(name, None)
             self._changed.notify_all()
 
@@ -193,6 +199,7 @@ class Trainings:
             turns=self._turns,
             get=lambda: self.get(name),
             update=lambda **changes: self._update(name, **changes),
+            keep=lambda: self._keep(name),
         )
 
         def work(cancelled: Callable[[], bool]) -> Iterator[None]:
@@ -243,8 +250,14 @@ class Trainings:
 
     def _update(self, name: str, **changes: Any) -> None:
         with self._changed:
-            self._read()[name] = replace(self._read()[name], **changes)
-            self._changed.notify_all()
+            if name in self._read():
+                self._read()[name] = replace(self._read()[name], **changes)
+                self._changed.notify_all()
+
+    def _keep(self, name: str) -> None:
+        with self._changed:
+            if name in self._read():
+                self._files.write(self._read()[name])
 
     def _read(self) -> dict[str, Training]:
         if self._known is None:

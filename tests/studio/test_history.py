@@ -13,7 +13,8 @@ from composer.diffusion import png
 from composer.diffusion.record import LoraRecord, PictureRecord
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
-from composer.studio import History
+from composer.files import temporary
+from composer.studio import History, Studio
 
 RECORD = PictureRecord(
     request=Request(prompt="a <b>fox</b>", seed=5, width=16, height=16),
@@ -184,3 +185,18 @@ def test_what_is_no_picture_is_a_message_whatever_is_asked_of_it(
 
 def test_the_largest_picture_is_one_that_composer_paints() -> None:
     assert png.MAX_PIXELS == 8192**2 < 13_000**2
+
+
+def test_what_killed_writers_have_left_is_cleaned_when_a_studio_starts(tmp_path: Path) -> None:
+    outputs, loras = tmp_path / "outputs", tmp_path / "loras"
+    saved = History(outputs).save(PICTURE, RECORD)
+    folders = [saved.path.parent, outputs / "trainings" / "both", loras]
+    folders += [loras / kind for kind in ("gates", "weights", "mixlora")]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary(folder / "a.safetensors", "0123abcd").touch()
+    temporary(saved.path.parent / "0002", "00000000").touch()
+    studio = Studio(tmp_path / "no model", [loras], outputs)
+    assert studio.wait().state == "failed"
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [saved.path]
+    assert History(outputs).save(PICTURE, RECORD).path.name == "0002-5.png"

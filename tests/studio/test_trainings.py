@@ -27,6 +27,7 @@ from composer.studio import (
     Training,
     TrainingRequest,
 )
+from composer.studio.training_files import TrainingFiles
 
 SMALL: dict[str, Any] = {"trajectories": 3, "teacher_steps": 3, "steps": 6, "batch_size": 4}
 LONG: dict[str, Any] = {**SMALL, "steps": 100_000}
@@ -318,6 +319,33 @@ def test_what_is_forgotten_is_gone_but_for_its_gates(
     assert done.path is not None and done.path.is_file()
     with pytest.raises(ComposerError, match="no training called 'both'"):
         studio.trainings.stop("both")
+
+
+def test_what_is_forgotten_while_it_ends_does_not_come_back(
+    studio: Studio, loras: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_lora(loras / "foreign.safetensors", seed=4, width=768)
+    forgetting: list[threading.Thread] = []
+    write = TrainingFiles.write
+
+    def write_late(files: TrainingFiles, training: Training) -> None:
+        if training.state == "failed":
+            thread = threading.Thread(target=studio.trainings.forget, args=[training.name])
+            forgetting.append(thread)
+            thread.start()
+            thread.join(0.3)
+        write(files, training)
+
+    monkeypatch.setattr(TrainingFiles, "write", write_late)
+    studio.trainings.start(
+        asked(loras=("zibo", "foreign"), alone={"zibo": ("zibo",), "foreign": ("a",)})
+    )
+    ended(studio, "both")
+    while not forgetting:
+        time.sleep(0.01)
+    forgetting[0].join()
+    assert studio.trainings.all() == ()
+    assert not (tmp_path / "outputs" / "trainings" / "both").exists()
 
 
 def test_a_damaged_record_is_left_out(studio: Studio, tmp_path: Path) -> None:
