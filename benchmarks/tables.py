@@ -1,37 +1,85 @@
-"""Write docs/results.md from all results files: `python -m benchmarks.tables`."""
+"""Write docs/results.md and a page for each results file: `python -m benchmarks.tables`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.shared.markdown import results_section
-from benchmarks.shared.results import FOLDER, ROOT, read_results
+from benchmarks.questions import QUESTIONS
+from benchmarks.shared.markdown import markdown_table, results_section
+from benchmarks.shared.results import FOLDER, ROOT, Results, file_stem, read_results
 
-PAGE = ROOT / "docs" / "results.md"
-ORDER = ("toybox_model", "toybox_lora_alone", "toybox_merging", "toybox_speed")
-"""Sections in this order; others follow by name."""
+DOCS = ROOT / "docs"
+TITLE = "results.md"
+ROOMS = {
+    "toybox": "The model, its LoRAs and their sums",
+    "gates": "Gates",
+    "mixlora": "MixLoRA",
+    "language": "Language models",
+}
+"""Headings of the list of benchmarks, by room."""
 
 HEAD = """# Results
 
-Every figure here was measured by a module of `benchmarks/` and is written from the files in
-`benchmarks/results/` by `python -m benchmarks.tables`; nothing is typed by hand. Percentages have
-their 95 % interval (Wilson) in brackets, means theirs (bootstrap). The pictures were judged by the
-oracle, a classifier that no training of the model or of a LoRA ever uses."""
+Five questions, and what was measured. Every figure comes from a results file that a module of
+`benchmarks/` wrote into `benchmarks/results/`; `python -m benchmarks.tables` writes this page and
+those it links to, and nothing on them is typed by hand. Each of those pages says how its figures
+came about: the command, the commit, the settings, the machine and the versions.
+
+Percentages have their 95 % interval (Wilson) in brackets, means theirs (bootstrap). Pictures are
+judged by the oracle, a classifier that no training of the model, of a LoRA or of a gate uses.
+Prompts and seeds are unseen by any training."""
 
 
-def page(folder: Path = FOLDER) -> str:
-    """The whole page."""
-    found = {path.stem: path for path in sorted(folder.glob("*.json"))}
-    names = [name for name in ORDER if name in found]
-    names += [name for name in found if name not in ORDER]
-    sections = [results_section(read_results(found[name])) for name in names]
-    return "\n\n".join([HEAD, *sections]) + "\n"
+def pages(folder: Path = FOLDER) -> dict[str, str]:
+    """The text of every page by its path below docs/."""
+    found = {r.name: r for r in map(read_results, sorted(folder.glob("*.json")))}
+    written = {page_of(name): _page(results) for name, results in found.items()}
+    return {TITLE: _title_page(found), **written}
+
+
+def page_of(name: str) -> str:
+    """Where the page of `benchmarks.NAME` is, below docs/."""
+    return f"results/{file_stem(name)}.md"
+
+
+def _page(results: Results) -> str:
+    text = results_section(results, level=1).replace("](images/", "](../images/")
+    return f"{text}\n\n[All results](../{TITLE})\n"
+
+
+def _title_page(found: Mapping[str, Results]) -> str:
+    parts = [HEAD]
+    for question in QUESTIONS:
+        if not set(question.sources) <= found.keys():
+            continue
+        answer = question.answer(*(found[name] for name in question.sources))
+        links = ", ".join(_link(found[name]) for name in question.sources)
+        parts += [f"## {question.title}", *answer.words, markdown_table(answer.rows)]
+        parts.append(f"In full: {links}.")
+    parts.append("## All benchmarks")
+    for room, title in ROOMS.items():
+        listed = [r for name, r in found.items() if name.startswith(f"{room}.")]
+        lines = [f"- {_link(r)}: `python -m benchmarks.{r.name}`" for r in listed]
+        parts += [f"### {title}", "\n".join(lines)] if lines else []
+    return "\n\n".join(parts) + "\n"
+
+
+def _link(results: Results) -> str:
+    return f"[{results.title}]({page_of(results.name)})"
 
 
 def main() -> None:
-    """Write the page."""
-    PAGE.write_text(page(), encoding="utf-8")
-    print(f"docs/{PAGE.name} is written.")
+    """Write the pages, and delete those whose results are gone."""
+    written = pages()
+    for path in (DOCS / "results").glob("*.md"):
+        if f"results/{path.name}" not in written:
+            path.unlink()
+    for name, text in written.items():
+        path = DOCS / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    print(f"docs/{TITLE} and {len(written) - 1} pages beside it are written.")
 
 
 if __name__ == "__main__":

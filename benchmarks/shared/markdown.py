@@ -24,21 +24,23 @@ def markdown_table(rows: Sequence[Row]) -> str:
     numbers = {name: _is_number(name, rows) for name in columns}
     lines = ["| " + " | ".join(columns) + " |"]
     lines.append("|" + "|".join(" ---: " if numbers[name] else " --- " for name in columns) + "|")
-    lines += ["| " + " | ".join(_cell(row, name) for name in columns) + " |" for row in rows]
+    lines += ["| " + " | ".join(cell(row, name) for name in columns) + " |" for row in rows]
     return "\n".join(lines)
 
 
-def results_section(results: Results) -> str:
-    """One benchmark as a section of Markdown: figures first, then how they came about."""
-    parts = [f"## {results.title}", markdown_tables(results.rows), *results.notes]
+def results_section(results: Results, level: int = 2) -> str:
+    """One benchmark as a section of Markdown with a heading of this level: figures first, then how
+    they came about."""
+    tables = markdown_tables(results.rows, level + 1)
+    parts = [f"{'#' * level} {results.title}", tables, *results.notes]
     return "\n\n".join([*parts, _origin(results)])
 
 
-def markdown_tables(rows: Sequence[Row]) -> str:
-    """Rows as one table for each name in their column "table", under that name."""
+def markdown_tables(rows: Sequence[Row], level: int = 3) -> str:
+    """Rows as one table for each name in their column "table", under a heading of that name."""
     parts: list[str] = []
     for name in dict.fromkeys(str(row.get(TABLE, "")) for row in rows):
-        parts += [f"### {name}"] if name else []
+        parts += [f"{'#' * level} {name}"] if name else []
         parts.append(markdown_table([row for row in rows if str(row.get(TABLE, "")) == name]))
     return "\n\n".join(parts)
 
@@ -47,7 +49,7 @@ def _origin(results: Results) -> str:
     machine = results.machine
     gpu = f", {machine['gpu']}" if machine.get("gpu") else ", no GPU"
     versions = ", ".join(f"{name} {number}" for name, number in results.versions.items())
-    settings = ", ".join(f"{name} {_plain(value)}" for name, value in results.settings.items())
+    settings = ", ".join(f"{name} {plain(value)}" for name, value in results.settings.items())
     lines = [
         f"Made by `{results.command}` on {results.date} at commit {results.commit}.",
         f"Settings: {settings}." if settings else "",
@@ -67,19 +69,22 @@ def _is_number(name: str, rows: Sequence[Row]) -> bool:
     return all(isinstance(value, int | float) for value in values)
 
 
-def _cell(row: Mapping[str, Value], name: str) -> str:
+def cell(row: Mapping[str, Value], name: str) -> str:
+    """A row's value in this column, with its interval if it has one."""
     value = row.get(name)
     if value is None:
         return ""
     low, high = row.get(f"{name} low"), row.get(f"{name} high")
     if not isinstance(low, int | float) or not isinstance(high, int | float):
-        return _plain(value)
+        return plain(value)
     if "(" in name:  # its unit is in its name
-        return f"{_plain(value)} ({_plain(low)}–{_plain(high)})"
+        dash = " to " if low < 0 else "–"
+        return f"{plain(value)} ({plain(low)}{dash}{plain(high)})"
     return f"{float(value) * 100:.1f} % ({low * 100:.0f}–{high * 100:.0f})"
 
 
-def _plain(value: Value) -> str:
+def plain(value: Value) -> str:
+    """A value as a reader sees it: three digits of a fraction, "yes" or "no", "" for none."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
