@@ -51,7 +51,9 @@ def test_gates_and_sums_are_tuned_alike(
 ) -> None:
     few = [*told, "--count", "2", "--sets", "1", "--tuning", "1", "--kinds", "character+style"]
     merges.main([*few, "--keep-weights", str(tmp_path / "loras" / "weights")])
-    (tuned_sum,) = (r for r in read_results(tmp_path / "results/gates.json").rows if "weights" in r)
+    (tuned_sum,) = (
+        r for r in read_results(tmp_path / "results/gates_merges.json").rows if "weights" in r
+    )
     monkeypatch.setattr(learned, "trained", quickly)
     learned.main(few)
     whole, summed, plain, louder = read_results(tmp_path / "results" / "gates_learned.json").rows
@@ -105,7 +107,7 @@ def test_ablations_train_each_variant_and_draw_how_they_went(
         c for c in (tmp_path / "cache" / "gates").glob("*.curve.json") if c.read_text() != "[]"
     )
     assert [step for step, _ in json.loads(curve.read_text())] == [1, 2]
-    assert (tmp_path / "images" / "gate_ablations.webp").stat().st_size > 1000
+    assert (tmp_path / "images" / "gates_ablations.webp").stat().st_size > 1000
 
 
 def test_a_company_that_changes_nothing_is_trained_once(
@@ -123,7 +125,7 @@ def test_a_company_that_changes_nothing_is_trained_once(
     results = read_results(tmp_path / "results" / "gates_company.json")
     assert companies == ["nobody", "fitting"]  # one figure: all fit
     assert [row["fusion"] for row in results.rows] == [company.WAYS[c] for c in companies]
-    assert (tmp_path / "images" / "gate_company.webp").stat().st_size > 1000
+    assert (tmp_path / "images" / "gates_company.webp").stat().st_size > 1000
 
 
 def test_every_ablation_is_a_training_that_could_be_made(tmp_path: Path) -> None:
