@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -114,9 +114,9 @@ def sd15(told: Options) -> Subject:
     """Stable Diffusion 1.5's U-Net at its real width, its weights random."""
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-    torch.manual_seed(0)
+    cast(Any, torch).manual_seed(0)
     # the class's own defaults are SD1.5's but for these two
-    unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768).eval()
+    unet: Any = UNet2DConditionModel(sample_size=64, cross_attention_dim=768).eval()
     paths = [
         path
         for path, module in unet.named_modules()

@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _known(loras: Path, some: Set) -> tuple[float, ...]:
-    """The weights of the sum that `benchmarks.gates --keep-weights` tuned and kept."""
+    """The weights of the sum that `benchmarks.gates.merges --keep-weights` found."""
     path = loras / WEIGHTS_FOLDER / file_name_for(e.file for e in some)
     weights = read_tuned_weights(path).weights()
     return tuple(weights[e.file] for e in some)

@@ -56,12 +56,16 @@ def search(
     if tries < 1:
         raise ComposerError(f"tries is {tries}: give 1 or more.")
     generator = np.random.default_rng(seed)
+
+    def drawn(*shape: int) -> np.ndarray:
+        return generator.standard_normal(shape)
+
     strategy: Any = cast(Any, cma).CMAEvolutionStrategy(
         np.zeros(len(names)),
         STEP,
         {
             "bounds": [-BOUND, BOUND],
-            "randn": lambda *shape: generator.standard_normal(shape),
+            "randn": drawn,
             "seed": np.nan,  # NumPy's own generator is neither seeded nor drawn from
             "verbose": -9,
         },

@@ -1,6 +1,6 @@
-"""Does MixLoRA lose less than a LoRA when one adapter is to learn several tasks at once?
+"""Does MixLoRA lose less than a LoRA when one adapter learns several tasks at once?
 
-    python -m benchmarks.mixlora_study
+    python -m benchmarks.mixlora.study
 
 The base is the toybox's language model, which has seen none of the tasks. A LoRA of as many
 trained numbers learns beside MixLoRA: each task by itself, and all of them in one adapter.

@@ -1,9 +1,10 @@
-"""The ways of adapting one language model that `benchmarks.mixlora` sets against each other."""
+"""The ways of adapting one language model that `benchmarks.mixlora.cost` compares."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, cast
 
 import torch
@@ -37,7 +38,7 @@ class Shape:
         """The frozen model."""
         from transformers import LlamaConfig, LlamaForCausalLM
 
-        torch.manual_seed(0)
+        cast(Any, torch).manual_seed(0)
         config = LlamaConfig(
             vocab_size=self.words,
             hidden_size=self.hidden,
@@ -47,7 +48,7 @@ class Shape:
             num_key_value_heads=self.hidden // 64,
             use_cache=False,
         )
-        return LlamaForCausalLM(config).to(self.device).requires_grad_(False)
+        return cast(nn.Module, LlamaForCausalLM(config)).to(self.device).requires_grad_(False)
 
     @property
     def config(self) -> MixLoraConfig:
@@ -62,7 +63,7 @@ def sparse(shape: Shape, adapters: int = 1) -> tuple[nn.Module, MixLora]:
     model = shape.base()
     names = {f"a{number}": shape.config for number in range(adapters)}
     mixlora = attach_mixlora(model, names, seed=0)
-    torch.manual_seed(1)
+    cast(Any, torch).manual_seed(1)
     with torch.no_grad():
         for name in names:
             for _, parameter in mixlora.named_parameters(name):
@@ -138,13 +139,13 @@ def reference(shape: Shape) -> nn.Module:
     Raises:
         Exception: it is not installed, or does not run with these libraries.
     """
-    from mixlora import model as package  # pyright: ignore
-    from mixlora.config import MixLoraConfig as PackageConfig  # pyright: ignore
+    package: Any = import_module("mixlora.model")
+    config: Any = import_module("mixlora.config").MixLoraConfig
 
     _, mixlora = sparse(shape)
-    fields = {**mixlora.configs["a0"].to_reference(), "base_model_name_or_path": "random"}
+    fields = {**shape.config.to_reference(), "base_model_name_or_path": "random"}
     # it refuses a dropout of 0
-    told = PackageConfig.from_config({**fields, "lora_dropout": shape.dropout or 1e-9})
+    told = config.from_config({**fields, "lora_dropout": shape.dropout or 1e-9})
     told.adapter_name_, told.dtype_ = "default", torch.float32
     weights = {key: value.to(shape.device) for key, value in mixlora.state_dict("a0").items()}
     model = shape.base()

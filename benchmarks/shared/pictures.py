@@ -7,11 +7,12 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -186,7 +187,7 @@ class Studio:
         return mixture
 
     @contextmanager
-    def _placed(self, path: Path, case: Case) -> Iterator[Mixture | None]:
+    def _placed(self, path: Path, case: Case) -> Generator[Mixture | None, None, None]:
         file = read_mixlora(path)
         file.check_model(self.model.name, self.model.hash)
         with file.attach(self.model.unet, path.name), self.attached(case) as mixture:
@@ -206,7 +207,7 @@ class Studio:
         """Where this picture is kept: a name made of everything that decides it."""
         sampling = self.options.sampling
         loras = [(self.expert(name).sha256, weight) for name, weight in case.weights]
-        decides = [self._model_hash, loras, case.prompt, case.seed]
+        decides: list[Any] = [self._model_hash, loras, case.prompt, case.seed]
         if case.fusion != "weighted":
             decides += [case.fusion, case.off, repr(sorted(REACHES.items())), EVERY]
         if case.gates is not None:

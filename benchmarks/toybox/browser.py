@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from playwright.sync_api import Page, expect, sync_playwright
 
@@ -23,7 +23,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 
 @contextlib.contextmanager
-def opened(*arguments: str) -> Iterator[tuple[Page, float]]:
+def opened(*arguments: str) -> Generator[tuple[Page, float], None, None]:
     """The first page of a new `app.py`, and when that was started (`time.monotonic`)."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -83,7 +83,7 @@ def part_rows(judged: Sequence[Judged]) -> list[Row]:
         for side, figure in zip(("first", "second"), j.case.scene.figures, strict=False):
             found.setdefault(("thing", figure.name), []).append(j.score[side])
         found.setdefault(("background", j.case.scene.background), []).append(j.score["background"])
-    rows = [
+    rows: list[Row] = [
         {
             "table": "Where the misses are",
             "part": part,
@@ -94,7 +94,7 @@ def part_rows(judged: Sequence[Judged]) -> list[Row]:
         for (part, name), answers in found.items()
         if not all(answers)
     ]
-    return sorted(rows, key=lambda row: float(row["right"]))[:12]
+    return sorted(rows, key=lambda row: float(row["right"] or 0))[:12]
 
 
 def vae_rows(studio: Studio, count: int) -> tuple[list[Row], list[Cell]]:
