@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
+from typing import Any
 
 from benchmarks.shared.markdown import results_section
 from benchmarks.shared.results import FOLDER, ROOT, read_results
@@ -79,6 +81,11 @@ The weights and the code are under Apache 2.0.
 """
 
 
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON file; nothing where there is none."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 def _parts() -> str:
     rows: list[str] = []
     parts = ("unet", "vae", "text_encoder", "clip", "oracle", "language", "language/adapter")
@@ -86,8 +93,7 @@ def _parts() -> str:
         files = list((MODEL / name).glob("*.safetensors"))
         shapes = [entry.shape for file in files for entry in read_header(file).tensors.values()]
         size = sum(file.stat().st_size for file in files)
-        config = MODEL / name / "config.json"
-        settings = json.loads(config.read_text()) if config.exists() else {}
+        settings = _read(MODEL / name / "config.json")
         kind = settings.get("_class_name") or (settings.get("architectures") or ["OracleNet"])[0]
         if name.endswith("adapter"):
             kind = "MixLoRA, in float32"
@@ -98,16 +104,14 @@ def _parts() -> str:
 
 def main() -> None:
     """Write the card."""
-    unet = json.loads((MODEL / "unet" / "config.json").read_text())
-    vae = json.loads((MODEL / "vae" / "config.json").read_text())
-    training = MODEL / "training.json"
-    spent = json.loads(training.read_text()) if training.exists() else {}
+    unet, vae = (_read(MODEL / part / "config.json") for part in ("unet", "vae"))
+    spent = _read(MODEL / "training.json")
     told = "; ".join(
         f"{stage}: {said['images']:,} pictures in {said['minutes']:.0f} minutes"
         f" on {said['machine']}"
         for stage, said in spent.items()
     )
-    words = json.loads((MODEL / "language" / "training.json").read_text())
+    words = _read(MODEL / "language" / "training.json")
     told += (
         f"; language: {words['examples']:,} prompts in {words['minutes']:.0f} minutes, then "
         f"{words['adapter_steps']} steps of its adapter, on {words['machine']}"
