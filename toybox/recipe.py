@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -276,10 +275,3 @@ def _language(build: Build) -> None:
 
 def _megabytes(folder: Path) -> float:
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6
-
-
-def start_over(build: Build, names: tuple[str, ...]) -> None:
-    """Forget the checkpoints of the named stages."""
-    for name in names:
-        for path in build.work.glob(f"{name}.safetensors"):
-            shutil.move(path, path.with_suffix(".old"))

@@ -21,7 +21,7 @@ from composer.language.expand import request
 from composer.language.records import Record
 from composer.language.samples import encode
 from toybox.language_tokens import WINDOW, build_language_tokenizer
-from toybox.loop import Stage, load_average, precision, run_stage
+from toybox.loop import Stage, precision, run_stage
 from toybox.networks import moved, seed_torch
 from toybox.optimizer import MuonAdamW
 from toybox.words import Example, base_example
@@ -88,12 +88,6 @@ def unseen_loss(model: nn.Module, tokenizer: Any, count: int = 192) -> float:
     device = next(model.parameters()).device
     logits = model(**batch.inputs(device)).logits
     return float(answer_loss(logits, batch.labels.to(device))) / batch.learnt
-
-
-def load_trained_language(work: Path) -> LlamaForCausalLM:
-    """The averaged weights that the stage left in the work folder."""
-    model = new_language_model(build_language_tokenizer())
-    return cast(Any, load_average(work / "language.safetensors", model)).eval()
 
 
 def write_language(folder: Path, model: LlamaForCausalLM) -> None:

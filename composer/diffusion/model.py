@@ -105,11 +105,6 @@ class Model:
                     digest.update(block)
         return digest.hexdigest()
 
-    def to_latents(self, images: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        """Latents ``(batch, channels, h, w)`` of images ``(batch, 3, H, W)`` in [-1, 1]."""
-        images = images.to(self.device, torch.float32)
-        return self.vae.encode(images).latent_dist.sample(generator) * self.scaling_factor
-
     @torch.no_grad()
     def to_images(self, latents: torch.Tensor) -> torch.Tensor:
         """Images ``(batch, 3, H, W)`` in [0, 1], float32 on the CPU, of ``latents``."""

@@ -10,21 +10,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .card import Card as Card
-    from .expert import Expert as Expert
-    from .fit import check_fits as check_fits
-    from .header import Header as Header, read_header as read_header
-    from .info import ROLES as ROLES, LoraInfo as LoraInfo
-    from .library import Library as Library
-    from .low_rank import LowRank as LowRank
-    from .module_names import ModuleNames as ModuleNames
-    from .read import read_expert as read_expert
-    from .write import write_lora as write_lora
+    from composer.experts.card import Card as Card
+    from composer.experts.expert import Expert as Expert
+    from composer.experts.header import Header as Header, read_header as read_header
+    from composer.experts.info import ROLES as ROLES, LoraInfo as LoraInfo
+    from composer.experts.library import Library as Library
+    from composer.experts.low_rank import LowRank as LowRank
+    from composer.experts.module_names import ModuleNames as ModuleNames
+    from composer.experts.read import read_expert as read_expert
+    from composer.experts.write import write_lora as write_lora
 
 _ROOMS = {
     "card": ("Card",),
     "expert": ("Expert",),
-    "fit": ("check_fits",),
     "header": ("Header", "read_header"),
     "info": ("ROLES", "LoraInfo"),
     "library": ("Library",),

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-from .formats import parse_key
-from .header import Header
+from composer.experts.formats import parse_key
+from composer.experts.header import Header
 
 _FAMILIES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL"}
 _CROSS_KEY = re.compile(r"attn2[._]to_k$")

@@ -5,19 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .info import LoraInfo
+from composer.experts.info import LoraInfo
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
     """One LoRA file of the library. `error` says why it cannot be used; None if it seems sound.
 
-    `name` is unique in the library; `modified` is the file's time in seconds since 1970.
+    `name` is unique in the library.
     """
 
     name: str
     path: Path
     info: LoraInfo
     size: int
-    modified: float
     error: str | None = None

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .info import LoraInfo
-from .low_rank import LowRank
+from composer.experts.info import LoraInfo
+from composer.experts.low_rank import LowRank
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,13 +25,3 @@ class Expert:
     unmatched: tuple[str, ...]
     sha256: str
     tensor_hash: str
-
-    @property
-    def auto_v2(self) -> str:
-        """The short hash that model sites show: the first 10 digits of the file's SHA-256."""
-        return self.sha256[:10]
-
-    @property
-    def short_hash(self) -> str:
-        """The short hash in A1111's `Lora hashes`: the first 12 digits of the tensor hash."""
-        return self.tensor_hash[:12]

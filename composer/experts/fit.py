@@ -1,20 +1,12 @@
-"""Whether a LoRA fits a model, and a message that says which model it was made for."""
+"""The error for a LoRA that does not fit a model: it says which one the LoRA was made for."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import ComposerError
-from .base_model import family
-from .expert import Expert
-from .module_names import ModuleNames, Shape
-
-
-def check_fits(expert: Expert, modules: ModuleNames) -> None:
-    """Raise ComposerError at the first site of `expert` that the model lacks or has otherwise."""
-    for site, factors in expert.sites.items():
-        if factors.weight_shape != modules.weight_shape(site):
-            raise misfit(expert.path, expert.info.base, modules, site, factors.weight_shape)
+from composer.errors import ComposerError
+from composer.experts.base_model import family
+from composer.experts.module_names import ModuleNames, Shape
 
 
 def misfit(
@@ -27,10 +19,8 @@ def misfit(
     if site is None:
         difference = "none of its modules is in the model"
     else:
-        there = modules.weight_shape(site)
-        difference = f"{site} is {_sizes(shape)} in the LoRA and " + (
-            f"{_sizes(there)} in the model" if there else "not in the model"
-        )
+        there = _sizes(modules.weight_shape(site) or ())
+        difference = f"{site} is {_sizes(shape)} in the LoRA and {there} in the model"
     width = modules.text_width
     loaded = f"{modules.model!r}" + (f" ({family(width)})" if width else "")
     return ComposerError(

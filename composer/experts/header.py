@@ -17,8 +17,8 @@ from math import prod
 from pathlib import Path
 from typing import Any, cast
 
-from ..errors import ComposerError
-from .magic import REFUSED_SUFFIXES, describe_foreign, is_safetensors_start
+from composer.errors import ComposerError
+from composer.experts.magic import REFUSED_SUFFIXES, describe_foreign, is_safetensors_start
 
 MAX_HEADER_BYTES = 8 * 2**20
 MAX_TENSORS = 20_000

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import ComposerError
+from composer.errors import ComposerError
 
 ROLES = ("character", "clothing", "style", "background", "object", "other")
 """What a LoRA adds to a picture: ComposLoRA's five kinds, and the rest."""

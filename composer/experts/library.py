@@ -13,16 +13,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ComposerError
-from .card import Card
-from .hashes import tensor_hash_of
-from .header import is_unicode, read_header
-from .info import LoraInfo
-from .magic import REFUSED_SUFFIXES
-from .metadata import read_info
-from .names import expert_name
-from .sidecar import with_sidecars
-from .supported import check_supported
+from composer.errors import ComposerError
+from composer.experts.card import Card
+from composer.experts.hashes import tensor_hash_of
+from composer.experts.header import is_unicode, read_header
+from composer.experts.info import LoraInfo
+from composer.experts.magic import REFUSED_SUFFIXES
+from composer.experts.metadata import read_info
+from composer.experts.names import expert_name
+from composer.experts.sidecar import with_sidecars
+from composer.experts.supported import check_supported
 
 GATES_FOLDER = "gates"
 """The folder in a LoRA folder that holds trained gates and no LoRAs."""
@@ -176,14 +176,13 @@ class Library:
             status = path.stat()
         except (ComposerError, OSError, RuntimeError) as error:  # RuntimeError: a circle of links
             info = LoraInfo(title=name)
-            return Card(name=name, path=path, info=info, size=0, modified=0.0, error=str(error))
+            return Card(name=name, path=path, info=info, size=0, error=str(error))
         info, error = self._read(path, (status.st_mtime_ns, status.st_size))
         return Card(
             name=name,
             path=path,
             info=with_sidecars(info, path),
             size=status.st_size,
-            modified=status.st_mtime,
             error=error,
         )
 

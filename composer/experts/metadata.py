@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, cast
 
-from .base_model import guess_base
-from .formats import parse_key
-from .header import Header, is_unicode
-from .info import ROLES, LoraInfo
+from composer.experts.base_model import guess_base
+from composer.experts.formats import parse_key
+from composer.experts.header import Header, is_unicode
+from composer.experts.info import ROLES, LoraInfo
 
 MAX_TAGS = 24
 _MAX_EXTRA = 1000

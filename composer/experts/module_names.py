@@ -9,7 +9,7 @@ from typing import cast
 
 from torch import nn
 
-from .sgm import sgm_names
+from composer.experts.sgm import sgm_names
 
 Shape = tuple[int, ...]
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from ..errors import ComposerError
-from .header import Header
-from .metadata import parse_table
+from composer.errors import ComposerError
+from composer.experts.header import Header
+from composer.experts.metadata import parse_table
 
 _DIFFUSERS_KEY = "lora_adapter_metadata"
 _MAX_BYTES = 2**20

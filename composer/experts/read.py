@@ -12,20 +12,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from ..errors import ComposerError
-from . import peft_config
-from .expert import Expert
-from .fit import misfit
-from .formats import Key, Slot, parse_key
-from .hashes import file_hash, tensor_hash
-from .header import Header, parse_header, read_header
-from .low_rank import LowRank
-from .metadata import read_info
-from .module_names import ModuleNames, Shape
-from .names import expert_name
-from .peft_config import PeftConfig
-from .sidecar import with_sidecars
-from .supported import check_supported
+from composer.errors import ComposerError
+from composer.experts import peft_config
+from composer.experts.expert import Expert
+from composer.experts.fit import misfit
+from composer.experts.formats import Key, Slot, parse_key
+from composer.experts.hashes import file_hash, tensor_hash
+from composer.experts.header import Header, parse_header, read_header
+from composer.experts.low_rank import LowRank
+from composer.experts.metadata import read_info
+from composer.experts.module_names import ModuleNames, Shape
+from composer.experts.names import expert_name
+from composer.experts.peft_config import PeftConfig
+from composer.experts.sidecar import with_sidecars
+from composer.experts.supported import check_supported
 
 MAX_RANK = 1024
 MAX_SCALE = 1000.0

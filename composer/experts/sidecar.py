@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from .info import LoraInfo
-from .metadata import parse_table, parse_weight
+from composer.experts.info import LoraInfo
+from composer.experts.metadata import parse_table, parse_weight
 
 PREVIEW_SUFFIXES = (".preview.png", ".png", ".jpg", ".jpeg", ".webp")
 _MAX_BYTES = 2**20

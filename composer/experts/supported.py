@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..errors import ComposerError
-from .formats import find_unsupported, parse_key
-from .header import Header
+from composer.errors import ComposerError
+from composer.experts.formats import find_unsupported, parse_key
+from composer.experts.header import Header
 
 GATES = "composer.gates"
 """The key in the metadata of a file that holds trained gates and no LoRA."""

@@ -10,12 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from composer.errors import ComposerError
+from composer.experts.hashes import tensor_hash
+from composer.experts.info import LoraInfo
+from composer.experts.low_rank import LowRank
 from composer.files import write_atomically
-
-from ..errors import ComposerError
-from .hashes import tensor_hash
-from .info import LoraInfo
-from .low_rank import LowRank
 
 Naming = Literal["kohya", "diffusers"]
 

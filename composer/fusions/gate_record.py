@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -160,9 +160,3 @@ def _mean(weights: Tensor) -> Tensor:
     """(rows, experts), on the CPU; where each token has its own weights, their mean."""
     kept = weights.detach().float().cpu()
     return kept.mean(1) if kept.ndim == 3 else kept
-
-
-def mean_weights(records: Sequence[GateRecord]) -> dict[str, list[float]]:
-    """Each unit's weights averaged over pictures and steps, by unit: what an export can keep."""
-    whole = np.stack([record.with_prompt for record in records]).mean((0, 1))
-    return {unit: whole[i].tolist() for i, unit in enumerate(records[0].units)}

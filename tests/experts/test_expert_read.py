@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import torch
 from lora_files import ATTENTION, KOHYA, SMALL, kohya_pair, raw_file, save
 
 from composer.errors import ComposerError
-from composer.experts import Expert, ModuleNames, check_fits, read_expert, read_header
+from composer.experts import Expert, ModuleNames, read_expert, read_header
 from composer.experts.metadata import read_info
 
 TEXT = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
@@ -42,7 +41,6 @@ def test_factors_scale_and_hashes(path: Path) -> None:
     start = 8 + int.from_bytes(content[:8], "little")
     assert expert.sha256 == hashlib.sha256(content).hexdigest()
     assert expert.tensor_hash == hashlib.sha256(content[start:]).hexdigest()
-    assert (expert.auto_v2, expert.short_hash) == (expert.sha256[:10], expert.tensor_hash[:12])
 
 
 def test_the_tensor_hash_outlives_an_edit_of_the_metadata(path: Path) -> None:
@@ -232,16 +230,6 @@ def test_a_lora_for_another_model(path: Path, width: int, family: str) -> None:
 def test_a_lora_of_which_nothing_is_in_the_model(path: Path) -> None:
     with pytest.raises(ComposerError, match=r"made for SDXL.*none of its modules"):
         read(path, renamed(KOHYA, "lora_te2_text_model_encoder_layers_31_mlp_fc1"))
-
-
-def test_check_fits(path: Path) -> None:
-    expert = read(path, kohya_pair())
-    check_fits(expert, SMALL)
-    other = replace(SMALL, shapes={"unet": {ATTENTION.removeprefix("unet."): (32, 768)}})
-    with pytest.raises(ComposerError, match="32×32 in the LoRA and 32×768 in the model"):
-        check_fits(expert, other)
-    with pytest.raises(ComposerError, match="not in the model"):
-        check_fits(expert, replace(SMALL, shapes={"unet": {}}))
 
 
 class TestPeftConfig:

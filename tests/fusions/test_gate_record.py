@@ -16,7 +16,7 @@ from composer.diffusion.model import Model
 from composer.errors import ComposerError
 from composer.evaluation.heat_map import heat_map
 from composer.experts import ModuleNames, read_expert
-from composer.fusions.gate_record import GateListener, GateRecord, mean_weights
+from composer.fusions.gate_record import GateListener, GateRecord
 from composer.mixture import GateSettings, LearnedGate, Mixture, attach
 
 STEPS = 3
@@ -70,9 +70,6 @@ def test_every_step_of_each_picture_both_rows_apart(model: Model, mixture: Mixtu
         assert not np.allclose(record.with_prompt, record.without)
         assert not np.allclose(record.with_prompt[0], record.with_prompt[1])
     assert not np.allclose(records[0].with_prompt, records[1].with_prompt)
-    means = mean_weights(records)
-    both = np.stack([r.with_prompt for r in records])
-    np.testing.assert_allclose(means["unet"], both.mean((0, 1, 2)), rtol=1e-5)
 
 
 def test_constant_weights_leave_no_record(model: Model, mixture: Mixture) -> None:

@@ -13,11 +13,10 @@ from composer.language.complete import with_adapter
 from composer.language.load import LanguageModel, load_language_model
 from toybox import stage_expand, stage_language
 from toybox.language_tokens import build_language_tokenizer
-from toybox.loop import Stage
+from toybox.loop import Stage, load_average
 from toybox.stage_expand import examples, judge, judge_tries, settings, train_expander
 from toybox.stage_language import (
     batch_of,
-    load_trained_language,
     new_language_model,
     train_language,
     unseen_loss,
@@ -73,7 +72,9 @@ def test_the_stage_learns_and_writes_what_loads(
     stage = Stage(name="language", minutes=0.1, folder=tmp_path / "work", average=0.1)
     trained = train_language(stage)
     assert unseen_loss(trained, tokenizer, 16) < untrained
-    again: Any = load_trained_language(tmp_path / "work")
+    again: Any = load_average(
+        tmp_path / "work/language.safetensors", stage_language.new_language_model(tokenizer)
+    )
     assert all(
         torch.equal(a, b) for a, b in zip(again.parameters(), trained.parameters(), strict=True)
     )

@@ -6,9 +6,9 @@ them, as old trainers did for the two text encoders.
 
 from __future__ import annotations
 
-from . import comfyui, diffusers, kohya, peft, processors
-from .key import Key, Slot
-from .unsupported import find_unsupported
+from composer.experts.formats import comfyui, diffusers, kohya, peft, processors
+from composer.experts.formats.key import Key, Slot
+from composer.experts.formats.unsupported import find_unsupported
 
 __all__ = ["FORMATS", "Key", "Slot", "find_unsupported", "parse_key"]
 

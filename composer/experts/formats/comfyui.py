@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from .key import AB_SLOTS, LORA_AB, SLOTS, Key
+from composer.experts.formats.key import AB_SLOTS, LORA_AB, SLOTS, Key
 
 _PART = re.compile(
     r"(?:(?P<unet>diffusion_model)|text_encoders\.(?P<clip>clip_[lg])\.transformer)\.(?P<rest>.+)"

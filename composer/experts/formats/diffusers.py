@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from .key import AB_SLOTS, LORA_AB, PART, SLOTS, Key
+from composer.experts.formats.key import AB_SLOTS, LORA_AB, PART, SLOTS, Key
 
 _PART = re.compile(PART + r"(?P<rest>.+)")
 _OLD = re.compile(r"(?P<module>.+?)\.(?:lora|lora_linear_layer)\.(?P<slot>down|up)\.weight")

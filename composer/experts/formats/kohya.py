@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from .key import Key, Slot
+from composer.experts.formats.key import Key, Slot
 
 _KEY = re.compile(
     r"lora_(?P<part>unet|te1|te2|te)_(?P<module>[^.]+)\.(?P<slot>lora_down\.weight|lora_up\.weight|alpha)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .key import AB_SLOTS, LORA_AB, PART, Key
+from composer.experts.formats.key import AB_SLOTS, LORA_AB, PART, Key
 
 _PREFIX = "base_model.model."
 _PART = re.compile(PART + r"(?P<rest>.+)")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from .key import PART, SLOTS, Key
+from composer.experts.formats.key import PART, SLOTS, Key
 
 _KEY = re.compile(
     PART + r"(?P<attention>.+?)(?:\.processor)?\.(?P<projection>to_(?:q|k|v|out))_lora\."
