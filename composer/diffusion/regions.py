@@ -6,7 +6,6 @@ It costs one row of the U-Net for the prompt and one for each expert that it nam
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from composer.diffusion.conditioning import encode_prompts
 from composer.diffusion.model import Model
+from composer.experts.triggers import without_words
 from composer.mixture import Mixture, Reach, region_maps
 
 EVERY = 3
@@ -47,23 +47,6 @@ class Voice:
             return self.reach
         known = REACHES.get(self.role) if self.trigger.strip() else None
         return known or Reach(local=False)
-
-
-def without_words(prompt: str, trigger: str) -> str | None:
-    """The prompt without the words of a trigger, or None if it has none of them.
-
-    The whole trigger is looked for first, and then its parts between commas, in any case.
-    """
-    for parts in ([trigger], trigger.split(",")):
-        left, found = prompt, 0
-        for part in filter(None, (part.strip() for part in parts)):
-            words = r"\s+".join(re.escape(word) for word in part.split())
-            left, times = re.subn(rf"(?<!\w){words}(?!\w)", " ", left, flags=re.IGNORECASE)
-            found += times
-        if found:
-            left = re.sub(r"(\s*,)+\s*(?=,)|^\s*,", "", left)  # commas with nothing between
-            return " ".join(left.split()).strip(" ,")
-    return None
 
 
 class Regions:

@@ -10,10 +10,10 @@ from typing import Any
 
 from composer.diffusion.memory import within_memory
 from composer.diffusion.record import LoraRecord, PictureRecord
-from composer.diffusion.regions import without_words
 from composer.diffusion.request import Request
 from composer.diffusion.sample import Picture, Step, generate
 from composer.experts import Expert
+from composer.experts.triggers import without_words
 from composer.fusions.gate_record import GateRecord
 from composer.studio.engine import Engine
 from composer.studio.events import Event, Finished, PictureSaved, Progress, Started

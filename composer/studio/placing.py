@@ -26,7 +26,7 @@ class Placing:
 
     def notes(self, prompt: str) -> Iterator[str]:
         """What the user should know before the picture comes."""
-        from composer.diffusion.regions import without_words
+        from composer.experts.triggers import without_words
 
         triggers = [one.trigger for one in self.card.sets]
         if all(without_words(prompt, trigger) is None for trigger in triggers):

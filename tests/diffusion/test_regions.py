@@ -21,12 +21,12 @@ from composer.diffusion.regions import (
     Regions,
     Voice,
     regions_of,
-    without_words,
 )
 from composer.diffusion.request import Request
 from composer.diffusion.sample import Picture, generate
 from composer.evaluation.sampling import Sampling, Shot, sample
 from composer.experts import ModuleNames, read_expert
+from composer.experts.triggers import without_words
 from composer.fusions import region_gates
 from composer.mixture import Mixture, Reach, attach, region_maps
 

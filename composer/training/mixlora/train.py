@@ -7,8 +7,8 @@ from datetime import datetime, timezone
 from typing import Any
 
 from composer.diffusion.model import Model
-from composer.diffusion.regions import without_words
 from composer.errors import ComposerError
+from composer.experts.triggers import without_words
 from composer.fusions.mixlora_file import ADAPTER, LearnedSet, MixLoraFile
 from composer.mixture.mixlora import attach_mixlora
 from composer.training.file import FILE_TYPES
