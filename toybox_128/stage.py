@@ -1,0 +1,39 @@
+"""One stage of the recipe as a process: `python -m toybox_128.stage NAME --work FOLDER`.
+
+A stage goes on from its checkpoint in the work folder; its minutes are a budget for all its runs
+together, and its learning rate follows the part of it that is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from toybox.loop import Stage
+
+MINUTES: dict[str, float] = {"vae": 45, "clip": 14, "unet": 300, "oracle": 40}
+"""Budgets for one CPU core that multiplies bfloat16 fast."""
+
+
+def main() -> None:
+    """Run the stage that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=tuple(MINUTES))
+    parser.add_argument("--work", type=Path, default=Path("runs/toybox_128"))
+    parser.add_argument("--minutes", type=float, help="the whole budget, earlier runs included")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    given.work.mkdir(parents=True, exist_ok=True)
+    minutes = given.minutes or MINUTES[given.name]
+    stage = Stage(
+        name=given.name, minutes=minutes, folder=given.work, device=given.device, seed=given.seed
+    )
+    if given.name == "vae":
+        from toybox_128.stage_vae import examine_vae, train_vae
+
+        print(examine_vae(train_vae(stage)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

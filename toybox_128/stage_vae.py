@@ -1,0 +1,200 @@
+"""Stage 1: the VAE, on renderings of the whole world."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from toybox.loop import Stage, load_average, run_stage
+from toybox.networks import decode, encode, moved, posterior, seed_torch
+from toybox.optimizer import MuonAdamW
+from toybox_128.precision import precision
+from toybox_128.render import SIZE, render
+from toybox_128.world import random_any_scene, random_scene
+
+FACTOR = 8
+"""Side of one latent in pixels."""
+LATENT_CHANNELS = 16
+KL_WEIGHT = 1e-5
+"""Of the mean over latents. Fifty times as much puts channels to sleep, which are then noise that
+the U-Net must model."""
+
+NARROW = -12.0
+"""Log-variance of the finished VAE's posterior: a deviation of 0.0025."""
+
+CROP = 64
+
+
+def new_vae() -> AutoencoderKL:
+    """f8, 16 channels, no attention: 128 px become 16×16×16."""
+    vae: AutoencoderKL = cast(Any, AutoencoderKL)(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(32, 64, 128, 192),
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=8,
+        sample_size=SIZE,
+        scaling_factor=1.0,
+        mid_block_add_attention=False,
+    )
+    return cast(Any, vae).to(memory_format=torch.channels_last)
+
+
+def to_tensor(images: list[Image.Image]) -> Tensor:
+    """RGB pictures of one size as (n, 3, height, width) in -1..1."""
+    array = np.stack([np.asarray(image) for image in images])
+    x = torch.as_tensor(array).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def pictures(rng: random.Random, count: int, *, base: float = 0.5) -> Tensor:
+    """`count` renderings, `base` of them of the base world: (count, 3, 128, 128) in -1..1."""
+    drawn = [
+        render(random_scene(rng) if rng.random() < base else random_any_scene(rng), rng)
+        for _ in range(count)
+    ]
+    return to_tensor(drawn)
+
+
+def psnr(first: Tensor, second: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each picture in dB, for values in -1..1."""
+    error = (first - second).pow(2).flatten(1).mean(1)
+    return 10 * torch.log10(4 / error.clamp_min(1e-10))
+
+
+def gradient_energy(x: Tensor) -> Tensor:
+    """Mean squared difference of neighbouring pixels, of each picture: how crisp it is."""
+    dx = x.diff(dim=-1).pow(2).flatten(1).mean(1)
+    return dx + x.diff(dim=-2).pow(2).flatten(1).mean(1)
+
+
+def picture_loss(out: Tensor, x: Tensor) -> Tensor:
+    """L1, a little MSE, and the L1 of gradients at two scales: flat colour and sharp edges both."""
+    total = functional.l1_loss(out, x) + functional.mse_loss(out, x)
+    for scale in (1, 2):
+        a = functional.avg_pool2d(out, scale) if scale > 1 else out
+        b = functional.avg_pool2d(x, scale) if scale > 1 else x
+        total = total + 0.5 * functional.l1_loss(a.diff(dim=-1), b.diff(dim=-1))
+        total = total + 0.5 * functional.l1_loss(a.diff(dim=-2), b.diff(dim=-2))
+    return total
+
+
+def _crops(x: Tensor, rng: random.Random) -> Tensor:
+    """Two crops of each picture, where the figures are, on the grid of the latents."""
+    found: list[Tensor] = []
+    for picture in x:
+        for middle in (0, (SIZE - CROP) // FACTOR):
+            left = min(max(middle + rng.randint(-4, 4), 0), (SIZE - CROP) // FACTOR) * FACTOR
+            top = rng.randint(1, (SIZE - CROP) // FACTOR) * FACTOR
+            found.append(picture[:, top : top + CROP, left : left + CROP])
+    return torch.stack(found).contiguous(memory_format=torch.channels_last)
+
+
+def train_vae(stage: Stage) -> AutoencoderKL:
+    """The whole VAE; crops of 64 px first (four times as many), whole pictures from 80 % on."""
+    seed_torch(stage.seed)
+    vae = moved(new_vae(), stage.device)
+    rng = stage.rng()
+    optimizer = MuonAdamW(vae, muon_lr=0.04, adam_lr=2e-3)
+
+    def loss(part: float) -> tuple[Tensor, dict[str, float], int]:
+        x = _crops(pictures(rng, 6), rng) if part < 0.8 else pictures(rng, 4)
+        x = x.to(stage.device)
+        with precision(stage.device):
+            found = posterior(vae, x)
+            z = found.sample().float()
+            # generated latents are never quite exact: what a little noise swaps must look alike
+            spread = z.detach().std((0, 2, 3), keepdim=True)
+            z = z + torch.randn_like(z) * spread * 0.1 * torch.rand(len(z), 1, 1, 1)
+            out = decode(vae, z).float()
+        mean, var = found.mean.float(), found.var.float()
+        kl = (mean.pow(2) + var - 1 - var.log()).mean() / 2
+        error = picture_loss(out, x)
+        quality = float(psnr(out.detach(), x).mean())
+        crisp = float((gradient_energy(out.detach()) / gradient_energy(x)).mean())
+        figures = {"error": float(error.detach()), "kl": float(kl.detach())}
+        return error + KL_WEIGHT * kl, figures | {"psnr": quality, "crisp": crisp}, len(x)
+
+    def sample(model: nn.Module, step: int) -> None:
+        _draw(cast(AutoencoderKL, model), stage.folder / f"vae_{step:05d}.png")
+
+    run_stage(stage, vae, optimizer, loss, sample=sample)
+    vae.eval()
+    normalise_latents(vae)
+    return vae
+
+
+@torch.no_grad()
+def normalise_latents(vae: AutoencoderKL, *, count: int = 512) -> None:
+    """Fold each channel's mean and deviation on the base world into the 1x1 convolutions.
+
+    Afterwards latents have mean 0 and deviation 1 and `scaling_factor` 1 is exact.
+    """
+    rng = random.Random("latents")
+    z = torch.cat([encode(vae, pictures(rng, 16, base=1.0)) for _ in range(count // 16)])
+    mean, deviation = z.mean((0, 2, 3)), z.std((0, 2, 3))
+    channels = LATENT_CHANNELS
+    # bare convolutions, though diffusers' annotations say they may be absent
+    quant, post = cast(Any, vae).quant_conv, cast(Any, vae).post_quant_conv
+    quant.weight[:channels] /= deviation[:, None, None, None]
+    quant.bias[:channels] = (quant.bias[:channels] - mean) / deviation
+    # The second half are log-variances. The U-Net learns from means, so whoever samples latents to
+    # train on them is given the means too, as good as.
+    quant.weight[channels:] = 0
+    quant.bias[channels:] = NARROW
+    post.bias += (post.weight[:, :, 0, 0] * mean).sum(1)
+    post.weight *= deviation[None, :, None, None]
+
+
+@torch.no_grad()
+def _draw(vae: AutoencoderKL, path: Path) -> None:
+    """Renderings above their round trips, first seeds; the log has their figures."""
+    x = pictures(random.Random("look"), 16)
+    out = decode(vae, encode(vae, x.to(vae.device))).clamp(-1, 1).cpu()
+    crisp = (gradient_energy(out) / gradient_energy(x)).mean()
+    print(f"vae round trip {float(psnr(out, x).mean()):.2f} dB, crispness {crisp:.3f}", flush=True)
+    rows = [
+        torch.cat([torch.cat(list(p), 2) for p in (x[i : i + 8], out[i : i + 8])], 1)
+        for i in (0, 8)
+    ]
+    grid = torch.cat(rows, 1)
+    array = ((grid.permute(1, 2, 0).float() + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+    Image.fromarray(array).save(path)
+
+
+def load_trained_vae(folder: Path) -> AutoencoderKL:
+    """The VAE as its stage left it, latents normalised."""
+    vae = new_vae()
+    load_average(folder / "vae.safetensors", vae)
+    vae.eval()
+    normalise_latents(vae)
+    return vae
+
+
+@torch.no_grad()
+def examine_vae(vae: AutoencoderKL, *, count: int = 128) -> dict[str, float]:
+    """PSNR in dB and the share of gradient energy of round trips, of the base and whole world."""
+    found: dict[str, float] = {}
+    for name, base in (("base", 1.0), ("whole", 0.0)):
+        rng = random.Random("examination of the vae")
+        quality: list[Tensor] = []
+        crisp: list[Tensor] = []
+        for _ in range(count // 16):
+            x = pictures(rng, 16, base=base)
+            out = decode(vae, encode(vae, x)).clamp(-1, 1)
+            quality.append(psnr(out, x))
+            crisp.append(gradient_energy(out) / gradient_energy(x))
+        found[f"{name}_psnr"] = float(torch.cat(quality).mean())
+        found[f"{name}_crispness"] = float(torch.cat(crisp).mean())
+    return found
