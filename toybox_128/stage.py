@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("name", choices=tuple(MINUTES))
     parser.add_argument("--work", type=Path, default=Path("runs/toybox_128"))
     parser.add_argument("--minutes", type=float, help="the whole budget, earlier runs included")
+    parser.add_argument("--start", type=Path, help="a finished model's folder to start from")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -33,6 +34,11 @@ def main() -> None:
         from toybox_128.stage_vae import examine_vae, train_vae
 
         print(examine_vae(train_vae(stage)), flush=True)
+    elif given.name == "clip":
+        from toybox_128.stage_clip import train_clip
+        from toybox_128.tokens import build_tokenizer
+
+        train_clip(stage, build_tokenizer(), start=given.start and given.start / "clip")
 
 
 if __name__ == "__main__":
