@@ -11,7 +11,7 @@ from pathlib import Path
 
 from toybox.loop import Stage
 
-MINUTES: dict[str, float] = {"vae": 45, "clip": 14, "unet": 300, "oracle": 40}
+MINUTES: dict[str, float] = {"vae": 40, "clip": 14, "unet": 300, "oracle": 40}
 """Budgets for one CPU core that multiplies bfloat16 fast."""
 
 
@@ -33,7 +33,8 @@ def main() -> None:
     if given.name == "vae":
         from toybox_128.stage_vae import examine_vae, train_vae
 
-        print(examine_vae(train_vae(stage)), flush=True)
+        start = given.start and given.start / "vae"
+        print(examine_vae(train_vae(stage, start=start)), flush=True)
     elif given.name == "clip":
         from toybox_128.stage_clip import train_clip
         from toybox_128.tokens import build_tokenizer

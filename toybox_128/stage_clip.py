@@ -25,8 +25,8 @@ from toybox.networks import seed_torch, token_ids
 from toybox.optimizer import MuonAdamW
 from toybox_128.captions import caption, made_up_name
 from toybox_128.precision import precision
-from toybox_128.render import SIZE, render
-from toybox_128.stage_vae import to_tensor
+from toybox_128.render import SIZE
+from toybox_128.stage_vae import Rendered
 from toybox_128.tokens import MAX_LENGTH
 from toybox_128.world import (
     BACKGROUNDS,
@@ -37,8 +37,6 @@ from toybox_128.world import (
     STYLES,
     THINGS,
     Scene,
-    random_any_scene,
-    random_scene,
 )
 
 _WIDTH = 128
@@ -149,30 +147,6 @@ def start_from(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
     clip.load_state_dict(own)
 
 
-class _Rendered:
-    """Scenes with their renderings: a ring of which some are renewed at every step."""
-
-    def __init__(self, rng: random.Random, size: int) -> None:
-        self.rng, self.size = rng, size
-        self.scenes: list[Scene] = []
-        self.pictures: list[Tensor] = []
-
-    def renew(self, count: int) -> None:
-        rng = self.rng
-        scenes = [
-            random_scene(rng) if rng.random() < 0.5 else random_any_scene(rng) for _ in range(count)
-        ]
-        self.scenes += scenes
-        x = to_tensor([render(scene, rng) for scene in scenes])
-        self.pictures += list(((x + 1) * 127.5).round().byte())
-        del self.scenes[: -self.size], self.pictures[: -self.size]
-
-    def draw(self, count: int) -> tuple[list[Scene], Tensor]:
-        chosen = [self.rng.randrange(len(self.scenes)) for _ in range(count)]
-        x = torch.stack([self.pictures[i] for i in chosen]).float() / 127.5 - 1
-        return [self.scenes[i] for i in chosen], x
-
-
 def train_clip(
     stage: Stage, tokenizer: CLIPTokenizer, *, start: Path | None = None, ring: int = 6000
 ) -> CLIPModel:
@@ -183,7 +157,7 @@ def train_clip(
     if start is not None:
         start_from(clip, tokenizer, start)
     rng = stage.rng()
-    data = _Rendered(rng, ring)
+    data = Rendered(rng, ring)
     data.renew(1000)
     rate = 0.02 if start is None else 0.01
     optimizer = MuonAdamW(model, muon_lr=rate, adam_lr=rate / 10)

@@ -18,7 +18,7 @@ from toybox.networks import decode, encode, moved, posterior, seed_torch
 from toybox.optimizer import MuonAdamW
 from toybox_128.precision import precision
 from toybox_128.render import SIZE, render
-from toybox_128.world import random_any_scene, random_scene
+from toybox_128.world import Scene, random_any_scene, random_scene
 
 FACTOR = 8
 """Side of one latent in pixels."""
@@ -30,7 +30,8 @@ the U-Net must model."""
 NARROW = -12.0
 """Log-variance of the finished VAE's posterior: a deviation of 0.0025."""
 
-CROP = 64
+START_NARROW = -6.0
+"""Log-variance before training: latents that are noise at first teach the decoder only grey."""
 
 
 def new_vae() -> AutoencoderKL:
@@ -40,7 +41,7 @@ def new_vae() -> AutoencoderKL:
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(32, 64, 128, 192),
+        block_out_channels=(16, 48, 96, 192),
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
@@ -48,7 +49,30 @@ def new_vae() -> AutoencoderKL:
         scaling_factor=1.0,
         mid_block_add_attention=False,
     )
+    with torch.no_grad():
+        cast(Any, vae).quant_conv.bias[LATENT_CHANNELS:] = START_NARROW
     return cast(Any, vae).to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def start_from(vae: AutoencoderKL, folder: Path) -> None:
+    """Take over the levels next to the pixels from the VAE in `folder`, where shapes agree.
+
+    That VAE may have fewer levels: its decoder's blocks are counted from the pixels.
+    """
+    old = cast(Any, AutoencoderKL).from_pretrained(folder).float()
+    own = vae.state_dict()
+    deeper = len(cast(Any, vae).decoder.up_blocks) - len(old.decoder.up_blocks)
+    for name, weight in old.state_dict().items():
+        part, block, *rest = name.split(".")[0:3] + [".".join(name.split(".")[3:])]
+        outer = name.startswith(("encoder.conv_in", "decoder.conv_out", "decoder.conv_norm_out"))
+        if block == "up_blocks":
+            name = f"{part}.up_blocks.{int(rest[0]) + deeper}.{rest[1]}"
+        elif block != "down_blocks" and not outer:
+            continue
+        if name in own and own[name].shape == weight.shape:
+            own[name].copy_(weight)
+    vae.load_state_dict(own)
 
 
 def to_tensor(images: list[Image.Image]) -> Tensor:
@@ -90,39 +114,68 @@ def picture_loss(out: Tensor, x: Tensor) -> Tensor:
     return total
 
 
-def _crops(x: Tensor, rng: random.Random) -> Tensor:
-    """Two crops of each picture, where the figures are, on the grid of the latents."""
+class Rendered:
+    """Scenes with their renderings: a ring of which some are renewed at every step."""
+
+    def __init__(self, rng: random.Random, size: int) -> None:
+        self.rng, self.size = rng, size
+        self.scenes: list[Scene] = []
+        self.pictures: list[Tensor] = []
+
+    def renew(self, count: int) -> None:
+        rng = self.rng
+        scenes = [
+            random_scene(rng) if rng.random() < 0.5 else random_any_scene(rng) for _ in range(count)
+        ]
+        self.scenes += scenes
+        x = to_tensor([render(scene, rng) for scene in scenes])
+        self.pictures += list(((x + 1) * 127.5).round().byte())
+        del self.scenes[: -self.size], self.pictures[: -self.size]
+
+    def draw(self, count: int) -> tuple[list[Scene], Tensor]:
+        chosen = [self.rng.randrange(len(self.scenes)) for _ in range(count)]
+        x = torch.stack([self.pictures[i] for i in chosen]).float() / 127.5 - 1
+        return [self.scenes[i] for i in chosen], x
+
+
+def _crops(x: Tensor, side: int, rng: random.Random) -> Tensor:
+    """One crop of each picture from where figures are, on the grid of the latents."""
+    places = (SIZE - side) // FACTOR
     found: list[Tensor] = []
     for picture in x:
-        for middle in (0, (SIZE - CROP) // FACTOR):
-            left = min(max(middle + rng.randint(-4, 4), 0), (SIZE - CROP) // FACTOR) * FACTOR
-            top = rng.randint(1, (SIZE - CROP) // FACTOR) * FACTOR
-            found.append(picture[:, top : top + CROP, left : left + CROP])
+        left, top = rng.randint(0, places) * FACTOR, rng.randint(min(2, places), places) * FACTOR
+        found.append(picture[:, top : top + side, left : left + side])
     return torch.stack(found).contiguous(memory_format=torch.channels_last)
 
 
-def train_vae(stage: Stage) -> AutoencoderKL:
-    """The whole VAE; crops of 64 px first (four times as many), whole pictures from 80 % on."""
+def train_vae(stage: Stage, *, start: Path | None = None) -> AutoencoderKL:
+    """The whole VAE; crops of 32 px first, then of 64 px, and whole pictures from 80 % on."""
     seed_torch(stage.seed)
-    vae = moved(new_vae(), stage.device)
+    vae = new_vae()
+    if start is not None:
+        start_from(vae, start)
+    vae = moved(vae, stage.device)
     rng = stage.rng()
+    data = Rendered(rng, 4000)
+    data.renew(600)
     optimizer = MuonAdamW(vae, muon_lr=0.04, adam_lr=2e-3)
 
     def loss(part: float) -> tuple[Tensor, dict[str, float], int]:
-        x = _crops(pictures(rng, 6), rng) if part < 0.8 else pictures(rng, 4)
-        x = x.to(stage.device)
+        data.renew(3)
+        side, count = (32, 24) if part < 0.5 else (64, 8) if part < 0.8 else (SIZE, 3)
+        x = _crops(data.draw(count)[1], side, rng).to(stage.device)
         with precision(stage.device):
             found = posterior(vae, x)
             z = found.sample().float()
             # generated latents are never quite exact: what a little noise swaps must look alike
             spread = z.detach().std((0, 2, 3), keepdim=True)
-            z = z + torch.randn_like(z) * spread * 0.1 * torch.rand(len(z), 1, 1, 1)
-            out = decode(vae, z).float()
+            noise = torch.randn_like(z) * torch.rand(len(z), 1, 1, 1, device=z.device)
+            out = decode(vae, z + 0.06 * spread * noise).float()
         mean, var = found.mean.float(), found.var.float()
         kl = (mean.pow(2) + var - 1 - var.log()).mean() / 2
         error = picture_loss(out, x)
         quality = float(psnr(out.detach(), x).mean())
-        crisp = float((gradient_energy(out.detach()) / gradient_energy(x)).mean())
+        crisp = float(gradient_energy(out.detach()).mean() / gradient_energy(x).mean())
         figures = {"error": float(error.detach()), "kl": float(kl.detach())}
         return error + KL_WEIGHT * kl, figures | {"psnr": quality, "crisp": crisp}, len(x)
 
