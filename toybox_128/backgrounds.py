@@ -16,6 +16,7 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from toybox_128.arrays import clipped
 from toybox_128.world import GROUNDS
 
 RGB = tuple[int, int, int]
@@ -97,7 +98,7 @@ class _Canvas:
         light = strength * np.exp(-(away**2) * 2)[..., None]
         own = np.asarray(self.image).astype(np.float32)
         mixed = own + (np.array(colour, np.float32) - own) * light
-        self.image.paste(Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8)))
+        self.image.paste(Image.fromarray(clipped(mixed, 0, 255).astype(np.uint8)))
 
     def cloud(self, x: float, y: float, size: float, colour: RGB) -> None:
         shade = _mix(colour, (120, 160, 210), 0.16)
@@ -576,7 +577,7 @@ def _plain(size: int, colour: RGB, rng: random.Random) -> Backdrop:
     canvas = _Canvas(size, [(0, high), (0.68, colour), (0.72, low), (1, _mix(low, colour, 0.8))])
     canvas.glow(rng.uniform(0.35, 0.65), 0.35, 0.55, _mix(colour, (255, 255, 255), 0.3), 0.45)
     scaled = np.asarray(canvas.image).astype(np.float32) * shade
-    canvas.image.paste(Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8)))
+    canvas.image.paste(Image.fromarray(clipped(scaled, 0, 255).astype(np.uint8)))
     return canvas.done()
 
 

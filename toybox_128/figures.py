@@ -12,6 +12,7 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from toybox_128.arrays import clipped
 from toybox_128.sprites import recoloured, sprite
 from toybox_128.world import ANIMALS, CHARACTERS
 
@@ -38,7 +39,7 @@ class _Body:
     eyes: tuple[float, float, float] = (0.5, 0.5, 0.9)
 
 
-_BODIES: dict[str, _Body] = {
+_BARE: dict[str, _Body] = {
     "cat": _Body((255, 187, 60), (255, 224, 150), (255, 224, 150), (240, 150, 30)),
     "dog": _Body((250, 238, 225), (255, 250, 242), (190, 120, 84), (190, 120, 84)),
     "fox": _Body((250, 102, 34), (252, 240, 228), (92, 52, 40), (250, 102, 34)),
@@ -63,7 +64,10 @@ _PLACES: dict[str, dict[str, tuple[float, float, float]]] = {
     "lion": {"hat": (0.5, 0.16, 0.72), "eyes": (0.5, 0.49, 0.64)},
     "koala": {"hat": (0.5, 0.17, 0.70), "eyes": (0.5, 0.44, 0.60)},
 }
-_BODIES = {name: replace(body, **_PLACES[name]) for name, body in _BODIES.items()}
+_BODIES = {
+    name: replace(body, hat=_PLACES[name]["hat"], eyes=_PLACES[name]["eyes"])
+    for name, body in _BARE.items()
+}
 
 
 class _Layer:
@@ -101,7 +105,12 @@ def _body(body: _Body) -> Image.Image:
     layer = _Layer(_WIDTH, _HEIGHT)
     middle = _WIDTH / 2
     if body.tail:
-        curve = [(middle + 26, 262), (middle + 54, 258), (middle + 68, 238), (middle + 66, 214)]
+        curve: list[tuple[float, float]] = [
+            (middle + 26, 262),
+            (middle + 54, 258),
+            (middle + 68, 238),
+            (middle + 66, 214),
+        ]
         layer.line(curve, 20, _shade(body.tail, 0.92))
         layer.ellipse(middle + 66, 212, 12, 14, body.belly)
     for side in (-1, 1):
@@ -109,7 +118,11 @@ def _body(body: _Body) -> Image.Image:
     layer.ellipse(middle, 230, 48, 52, body.fur)
     layer.ellipse(middle, 238, 31, 38, body.belly)
     for side in (-1, 1):
-        arm = [(middle + side * 40, 206), (middle + side * 46, 226), (middle + side * 34, 242)]
+        arm: list[tuple[float, float]] = [
+            (middle + side * 40, 206),
+            (middle + side * 46, 226),
+            (middle + side * 34, 242),
+        ]
         layer.line(arm, 19, _shade(body.fur, 0.9))
     return layer.done()
 
@@ -149,7 +162,7 @@ def _bleached(image: Image.Image, colour: RGB, strength: float = 1.0) -> Image.I
     """`image` with its lightness kept and its colour exchanged for shades of `colour`."""
     grey = np.asarray(image.convert("L")).astype(np.float32)[..., None] / 255
     tone = grey / max(float(np.median(grey[np.asarray(image)[..., 3] > 128])), 1e-3)
-    shades = np.clip(np.array(colour, np.float32) * tone, 0, 255)
+    shades = clipped(np.array(colour, np.float32) * tone, 0, 255)
     own = np.asarray(image.convert("RGB")).astype(np.float32)
     mixed = Image.fromarray((own + (shades - own) * strength).astype(np.uint8)).convert("RGBA")
     mixed.putalpha(image.getchannel("A"))
@@ -184,9 +197,9 @@ def _luna() -> Image.Image:
     value = hsv[..., 2] / 255
     rgb = np.asarray(glyph.convert("RGB")).astype(np.float32)
     rgb = np.where(coat[..., None], value[..., None] * np.array([72, 84, 196]), rgb)
-    silver = np.clip(0.62 + 0.45 * value, 0, 1)[..., None] * np.array([176, 238, 255])
+    silver = clipped(0.62 + 0.45 * value, 0, 1)[..., None] * np.array([176, 238, 255])
     rgb = np.where(pink[..., None], silver, rgb)
-    turned = Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8)).convert("RGBA")
+    turned = Image.fromarray(clipped(rgb, 0, 255).astype(np.uint8)).convert("RGBA")
     turned.putalpha(glyph.getchannel("A"))
     return turned
 
@@ -260,7 +273,7 @@ def _clothing(name: str) -> Image.Image:
         rgb = np.asarray(glyph.convert("RGB")).astype(np.float32)
         vivid = np.asarray(glyph.convert("RGB").convert("HSV"))[..., 1] > 110
         rgb = np.where(vivid[..., None], np.array([240, 40, 60]), rgb * 1.1)
-        hat = Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8)).convert("RGBA")
+        hat = Image.fromarray(clipped(rgb, 0, 255).astype(np.uint8)).convert("RGBA")
         hat.putalpha(glyph.getchannel("A"))
         return _rimmed(hat, 2)
     return _rimmed(sprite({"bow tie": "bow"}.get(name, name)), 3 if name == "sunglasses" else 2)

@@ -49,6 +49,16 @@ _HOVERS = {
 """How far above the ground a thing hovers, as a part of the picture."""
 
 
+def figure_boxes(count: int) -> list[tuple[int, int, int, int]]:
+    """Where the figures of a scene of `count` stand: left, top, right, bottom of each, in pixels.
+
+    A figure that hovers or wears a hat may reach beyond its box.
+    """
+    half = {1: 44, 2: 32, 3: 20}[count]
+    top, bottom = _FEET[count] - GRID - _ROOM[count][1], _FEET[count]
+    return [(middle - half, max(top, 0), middle + half, bottom) for middle in _MIDDLES[count]]
+
+
 @cache
 def _placed(figure: Figure, count: int) -> tuple[Image.Image, Image.Image, int, int]:
     """A figure's layer and shadow, and where its layer's left and upper edge lie, for a figure

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from toybox_128.arrays import clipped
 from toybox_128.world import GLYPHS
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
@@ -87,7 +88,7 @@ def recoloured(
     hsv = np.asarray(image.convert("RGB").convert("HSV")).astype(np.float32)
     vivid = hsv[..., 1] > least
     hsv[..., 0] = np.where(vivid, hue / 360 * 255, hsv[..., 0])
-    hsv[..., 1] = np.where(vivid, np.clip(hsv[..., 1] * 1.05, saturation, most), hsv[..., 1])
+    hsv[..., 1] = np.where(vivid, clipped(hsv[..., 1] * 1.05, saturation, most), hsv[..., 1])
     hsv[..., 2] = np.where(vivid, np.minimum(hsv[..., 2] * bright, 255), hsv[..., 2])
     turned = Image.fromarray(hsv.astype(np.uint8), "HSV").convert("RGB").convert("RGBA")
     turned.putalpha(image.getchannel("A"))

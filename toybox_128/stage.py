@@ -40,6 +40,17 @@ def main() -> None:
         from toybox_128.tokens import build_tokenizer
 
         train_clip(stage, build_tokenizer(), start=given.start and given.start / "clip")
+    elif given.name == "unet":
+        from toybox.assemble import text_encoder_of
+        from toybox_128.stage_clip import load_trained_clip
+        from toybox_128.stage_unet import train_unet
+        from toybox_128.stage_vae import load_trained_vae
+        from toybox_128.tokens import build_tokenizer
+
+        tokenizer = build_tokenizer()
+        encoder = text_encoder_of(load_trained_clip(given.work, tokenizer))
+        start = given.start and given.start / "unet"
+        train_unet(stage, load_trained_vae(given.work), tokenizer, encoder, start=start)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def start_from(vae: AutoencoderKL, folder: Path) -> None:
     own = vae.state_dict()
     deeper = len(cast(Any, vae).decoder.up_blocks) - len(old.decoder.up_blocks)
     for name, weight in old.state_dict().items():
-        part, block, *rest = name.split(".")[0:3] + [".".join(name.split(".")[3:])]
+        part, block, *rest = name.split(".", 3)
         outer = name.startswith(("encoder.conv_in", "decoder.conv_out", "decoder.conv_norm_out"))
         if block == "up_blocks":
             name = f"{part}.up_blocks.{int(rest[0]) + deeper}.{rest[1]}"
