@@ -82,6 +82,34 @@ def parse_object(text: str | bytes, *, unique: bool = False) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
+def number(value: object) -> float:
+    """A finite number that JSON brought; `true` is none.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{str(value)[:40]!r} is not a number")
+    try:
+        found = float(value)
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(found):
+        raise ValueError("a number is too large")
+    return found
+
+
+def whole(value: object) -> int:
+    """A whole number that JSON brought; neither `true` nor 2.7 is one.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{str(value)[:40]!r} is not a whole number")
+    return value
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = dict(pairs)
     if len(names) != len(pairs):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 TOYBOX = str(ROOT / "assets" / "toybox")
 _LIMITS = {"@": "steps", "^": "depth"}  # the marks before them in --lora
-_SIZE = re.compile(r"(\d+)\s*[x×]\s*(\d+)")
+_SIZE = re.compile(r"(\d{1,6})\s*[x×]\s*(\d{1,6})")
 
 
 def register(app: typer.Typer) -> None:

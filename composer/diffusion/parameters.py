@@ -24,7 +24,7 @@ _NEGATIVE = "Negative prompt:"
 _NO_KEY = re.compile(r"[^\w \-/]")
 _SPACE = re.compile(r"\s*")
 _QUOTED = re.compile(r'"(?:\\.|[^\\"])+"(?=,|$)')
-_SIZE = re.compile(r"(\d+)x(\d+)")
+_SIZE = re.compile(r"(\d{1,6})x(\d{1,6})")
 _TYPES: dict[str, Callable[[str], object]] = {"sampler": str, "cfg_scale": float}
 _LEAST_PAIRS = 3
 _OWN = {

@@ -8,7 +8,6 @@ limited in steps and in depth speaks inside both alone, and in a pinned unit too
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -26,7 +25,6 @@ MAX_WEIGHT = 10.0
 MAX_PINS = 256
 MAX_LENGTH = 2000  # of one pin's line
 _PARTS = ("steps", "depth")
-_WEIGHT = re.compile(r"\s*(\S.*?)\s*=\s*([^=,]+?)\s*(?:,|$)")  # names may hold commas
 
 
 @dataclass(frozen=True)
@@ -59,14 +57,20 @@ class Pin:
         """
         units, _, said = text.partition(":")
         weights: dict[str, float] = {}
-        place = 0
-        while place < len(said):
-            found = _WEIGHT.match(said, place) if len(text) <= MAX_LENGTH else None
-            number = _number(found[2]) if found else None
-            if found is None or number is None:
-                raise ComposerError(f"The pin {text[:MAX_LENGTH]!r} {_HOW}")
-            weights[found[1]] = number
-            place = found.end()
+        try:
+            if len(text) > MAX_LENGTH:
+                raise ValueError("it is too long")
+            begun: list[str] = []  # of a name, which may hold commas
+            for part in said.split(","):
+                name, equals, weight = part.rpartition("=")
+                begun.append(name if equals else part)
+                if equals:
+                    weights[",".join(begun).strip()] = float(weight)
+                    begun = []
+            if "" in weights or "".join(begun).strip():
+                raise ValueError("a weight has no name, or a name no weight")
+        except ValueError:
+            raise ComposerError(f"The pin {text[:MAX_LENGTH]!r} {_HOW}") from None
         return cls(units.strip(), weights)
 
     def __str__(self) -> str:
@@ -222,13 +226,6 @@ def pinned(pin: Pin, units: Iterable[str]) -> tuple[str, ...]:
             f"{some} and the like. Write one of their names, or a pattern such as *mid_block*."
         )
     return found
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def _span(value: object) -> Span:

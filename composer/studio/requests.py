@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from composer.diffusion.prompt import LoraTag, parse_prompt
+from composer.diffusion.prompt import MAX_LORAS, LoraTag, parse_prompt
 from composer.diffusion.record import LoraRecord
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
@@ -102,8 +103,13 @@ class ComposeRequest:
                 "A MixLoRA decides by its own routers, and LoRAs are added to it by their weights: "
                 "leave out the gates or the other fusion, or the MixLoRA."
             )
-        names = [row.name for row in self.rows]
-        if twice := next((name for name in names if names.count(name) > 1), None):
+        if len(self.rows) > MAX_LORAS:
+            raise ComposerError(
+                f"{len(self.rows)} LoRAs are chosen; {MAX_LORAS} are the most. Take some of them "
+                "out."
+            )
+        count = Counter(row.name for row in self.rows)
+        if twice := next((name for name, times in count.items() if times > 1), None):
             raise ComposerError(f"The LoRA {twice!r} is chosen twice. Remove one of its rows.")
 
     @property
@@ -160,8 +166,8 @@ class ComposeRequest:
         return replace(self, gates="", mixlora="", gate_map=False, pins=())
 
 
-def find_fusion(name: str) -> Fusion:
+def find_fusion(name: object) -> Fusion:
     """The fusion of that name."""
-    if name not in FUSIONS:
+    if not isinstance(name, str) or name not in FUSIONS:  # pages and pictures may hold anything
         raise ComposerError(f"There is no fusion {name!r}. Choose one of: {', '.join(FUSIONS)}.")
     return FUSIONS[name]

@@ -14,6 +14,7 @@ from PIL import Image
 
 from composer.diffusion.display import enlarge
 from composer.errors import ComposerError
+from composer.outside import whole
 from composer.studio import Finished, GateOffer, Progress, SavedPicture, Way, WeightOffer
 from composer.studio.comparing import KINDS, MOST_SEEDS, Kind
 from composer.studio.comparison_sheet import comparison_sheet
@@ -74,7 +75,7 @@ def read_ways(value: object) -> tuple[tuple[Kind, ...], int]:
     try:
         given = cast("dict[str, Any]", value)
         on = {str(line["kind"]) for line in given["kinds"] if line["on"]}
-        return tuple(kind for kind in KINDS if kind in on), int(given["seeds"])
+        return tuple(kind for kind in KINDS if kind in on), whole(given["seeds"])
     except (TypeError, KeyError, ValueError) as error:
         raise ComposerError("The page sent ways that are none. Reload the page.") from error
 

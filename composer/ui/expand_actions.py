@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from composer.errors import ComposerError
+from composer.outside import whole
 from composer.studio import Studio
 from composer.ui import gate_views, views
 from composer.ui.layout import Page
@@ -38,7 +39,7 @@ class Expansion:
             return None
         try:
             loras = tuple(str(name) for name in kept["loras"])
-            seed = int(kept["seed"]) % 2**32
+            seed = whole(kept["seed"]) % 2**32
             return cls(typed=str(kept["typed"]), made=str(kept["made"]), seed=seed, loras=loras)
         except (KeyError, TypeError, ValueError):
             return None

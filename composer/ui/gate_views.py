@@ -56,9 +56,14 @@ def mixlora_title(offer: MixLoraOffer) -> str:
     return f"MixLoRA: {' + '.join(offer.titles)}"
 
 
-def mixlora_of(fusion: str) -> str:
+def mixlora_of(fusion: object) -> str:
     """The name of the MixLoRA if that is what was chosen as fusion; otherwise empty."""
-    return fusion.removeprefix(MIXLORA_MARK) if fusion.startswith(MIXLORA_MARK) else ""
+    return _after(MIXLORA_MARK, fusion)
+
+
+def _after(mark: str, chosen: object) -> str:
+    """It comes from a browser, and may be anything."""
+    return chosen.removeprefix(mark) if isinstance(chosen, str) and chosen.startswith(mark) else ""
 
 
 def describe_mixlora(offer: MixLoraOffer | None) -> str:
@@ -72,9 +77,9 @@ def describe_mixlora(offer: MixLoraOffer | None) -> str:
     )
 
 
-def gates_of(fusion: str) -> str:
+def gates_of(fusion: object) -> str:
     """The name of the gate file if that is what was chosen as fusion; otherwise empty."""
-    return fusion.removeprefix(MARK) if fusion.startswith(MARK) else ""
+    return _after(MARK, fusion)
 
 
 def offers_view(offers: Iterable[GateOffer], cards: Mapping[str, Card], chosen: str) -> Json:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from composer.errors import ComposerError
+from composer.outside import whole
 from composer.studio import Training
 from composer.ui.views import card_view, thumbnail, thumbnail_url
 
@@ -57,7 +58,7 @@ def read_lessons(value: object) -> Json:
         groups = {
             key: {name: str(given[key][name]) for name in BLANK} for key in ("together", "neutral")
         }
-        return {"turn": int(given["turn"]), "loras": loras, **groups}
+        return {"turn": whole(given["turn"]), "loras": loras, **groups}
     except (TypeError, KeyError, ValueError) as error:
         raise ComposerError("The page sent lessons that are none. Reload the page.") from error
 

@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from composer.errors import ComposerError
 from composer.fusions import FUSIONS
+from composer.outside import number
 from composer.studio import (
     Event,
     Finished,
@@ -139,7 +140,7 @@ def read_rows(value: object, *, gated: bool = False) -> tuple[LoraRow, ...]:
     lines = cast("list[Any]", value or [])
     try:
         return tuple(_read_row(line, gated) for line in lines)
-    except (TypeError, KeyError, IndexError, ValueError, OverflowError) as error:
+    except (TypeError, KeyError, IndexError, ValueError) as error:
         if isinstance(error, ComposerError):
             raise
         raise ComposerError("The page sent rows that are not rows. Reload the page.") from error
@@ -149,16 +150,16 @@ def _read_row(line: Any, gated: bool) -> LoraRow:
     row = LoraRow(
         name=str(line["name"]),
         on=bool(line["on"]),
-        steps=(float(line["steps"][0]), float(line["steps"][1])),
-        depth=(float(line["depth"][0]), float(line["depth"][1])),
+        steps=(number(line["steps"][0]), number(line["steps"][1])),
+        depth=(number(line["depth"][0]), number(line["depth"][1])),
     )
     if gated:
-        return replace(row, strength=float(line["strength"]))
+        return replace(row, strength=number(line["strength"]))
     words = line["text_encoder"]
     return replace(
         row,
-        unet=float(line["unet"]),
-        text_encoder=None if words is None else float(words),
+        unet=number(line["unet"]),
+        text_encoder=None if words is None else number(words),
     )
 
 

@@ -69,7 +69,9 @@ def test_the_choice_of_ways_survives_what_is_new_of_gates() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["ways", 3, {}, {"kinds": [{}], "seeds": 1}, {"kinds": [{"on": 1}]}]
+    "value",
+    ["ways", 3, {}, {"kinds": [{}], "seeds": 1}, {"kinds": [{"on": 1}]}]
+    + [{"kinds": [], "seeds": seeds} for seeds in (True, 2.7, "2", None, 1e400)],
 )
 def test_a_choice_that_no_page_sends_is_refused(value: Any) -> None:
     with pytest.raises(ComposerError, match="Reload the page"):

@@ -133,7 +133,8 @@ def test_without_a_model_the_button_is_off_with_the_reason(tmp_path: Path, page:
 
 @pytest.mark.parametrize(
     "told",
-    [None, 3, [], {}, {"phase": "done"}, {"phase": "done", "typed": "a", "made": "b", "seed": "x"}],
+    [None, 3, [], {}, {"phase": "done"}, {"phase": "done", "typed": "a", "made": "b", "seed": "x"}]
+    + [{"phase": "done", "typed": "a", "made": "b", "loras": [], "seed": s} for s in (True, 2.7)],
 )
 def test_what_a_browser_makes_up_is_no_expansion(
     studio: Studio, page: Page, asked: list[Any], told: object

@@ -147,7 +147,13 @@ def test_lessons_come_back_from_the_browser() -> None:
     lessons = views.no_lessons([line])
     assert views.read_lessons(lessons) == lessons
     assert views.read_lessons(None) == views.no_lessons()
-    for wrong in ("lessons", {"turn": 0}, {**lessons, "loras": [{"name": "a"}]}, [1]):
+    for wrong in (
+        "lessons",
+        {"turn": 0},
+        {**lessons, "loras": [{"name": "a"}]},
+        [1],
+        {**lessons, "turn": 2.7},
+    ):
         with pytest.raises(ComposerError, match="Reload the page"):
             views.read_lessons(wrong)
 

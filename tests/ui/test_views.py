@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import base64
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -12,8 +14,16 @@ from composer.diffusion.request import Request
 from composer.errors import ComposerError
 from composer.experts.card import Card
 from composer.experts.info import LoraInfo
-from composer.studio import Finished, History, LoraRow, Progress, Queued, SavedPicture
-from composer.ui import views
+from composer.studio import (
+    ComposeRequest,
+    Finished,
+    History,
+    LoraRow,
+    Progress,
+    Queued,
+    SavedPicture,
+)
+from composer.ui import gate_views, views
 from composer.ui.examples import choose_examples
 
 EVIL = "<img src=x onerror=alert(1)>${alert(2)}`{{value}}"
@@ -69,12 +79,21 @@ def test_rows_come_back_from_the_browser() -> None:
     assert views.read_rows(None) == ()
 
 
-@pytest.mark.parametrize(
-    "value", ["rows", [{"name": "zibo"}], [{"name": "z", "on": 1, "unet": "x", "text_encoder": 1}]]
-)
+@pytest.mark.parametrize("value", ["rows", 3, [3], [{"name": "zibo"}]])
 def test_rows_that_no_page_sends_are_refused(value: object) -> None:
     with pytest.raises(ComposerError, match="Reload the page"):
         views.read_rows(value)
+
+
+@pytest.mark.parametrize("value", [True, "x", "1", None, [1], math.nan, math.inf, 10**400])
+@pytest.mark.parametrize("field", ["unet", "strength", "steps", "depth", "text_encoder"])
+def test_numbers_that_no_page_sends_are_refused(field: str, value: object) -> None:
+    if (field, value) == ("text_encoder", None):
+        return  # as the U-Net's
+    line = views.row_view(LoraRow(name="zibo"), None)
+    line[field] = [0, value] if field in ("steps", "depth") else value
+    with pytest.raises(ComposerError, match="Reload the page"):
+        views.read_rows([line], gated=field == "strength")
 
 
 def test_progress_is_told_in_words() -> None:
@@ -136,3 +155,15 @@ def test_examples_name_loras_of_the_roles_they_need() -> None:
     assert set(first.loras) == {"zibo", "neon"}
     assert "zibo fox" in first.prompt and "neon style" in first.prompt
     assert choose_examples([card("blank")], 4) == ()
+
+
+@pytest.mark.parametrize("chosen", [None, True, 3, [], {}, "", "magic"])
+def test_a_fusion_that_no_page_sends_is_told(chosen: Any) -> None:
+    assert not gate_views.gates_of(chosen) and not gate_views.mixlora_of(chosen)
+    with pytest.raises(ComposerError, match="There is no fusion"):
+        ComposeRequest(fusion=chosen)
+
+
+def test_more_loras_than_a_picture_takes_are_told() -> None:
+    with pytest.raises(ComposerError, match="101 LoRAs are chosen; 100 are the most"):
+        ComposeRequest(rows=tuple(LoraRow(name=str(n)) for n in range(101)))

@@ -1,0 +1,121 @@
+"""What comes from outside is read within limits, and with work that grows as its length."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+
+import pytest
+from work import growth
+
+from composer.diffusion.parameters import from_parameters, read_pairs
+from composer.diffusion.prompt import parse_prompt
+from composer.outside import MAX_DEPTH, MAX_DIGITS, parse_json, parse_object, whole
+from composer.studio.limits import read_pins
+
+SETTINGS = "Steps: 20, Sampler: Euler, Seed: 1"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('{"a": [1, -2.5, true, null, "x"]}', {"a": [1, -2.5, True, None, "x"]}),
+        (b'\xef\xbb\xbf{"a": "\xc3\xa4"}', {"a": "ä"}),
+        ('"\\ud83d\\ude00"', "😀"),
+        ("[" * MAX_DEPTH + "]" * MAX_DEPTH, None),
+        ('"' + "[" * 1000 + '\\""', "[" * 1000 + '"'),
+        ("9" * MAX_DIGITS, int("9" * MAX_DIGITS)),
+    ],
+)
+def test_json_as_programs_write_it(text: str | bytes, value: object) -> None:
+    found = parse_json(text)
+    assert value is None or found == value
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "Expecting"),
+        ("NaN", "NaN is not JSON"),
+        ("-Infinity", "Infinity is not JSON"),
+        ("1e999", "too large"),
+        ("1" * 5000, "5000 digits; 300 are the most"),
+        ("0." + "1" * 5000, "5002 digits"),
+        ("[" * 65 + "]" * 65, "nested deeper than 64"),
+        ("[" * 500_000, "nested deeper than 64"),
+        ('{"a":' * 400 + "1" + "}" * 400, "nested deeper than 64"),
+        ('["\\ud800"]', "lone surrogate"),
+        ('{"\\uDFFF": 1}', "lone surrogate"),
+        ('"\ud800"', "lone surrogate"),
+        (b"\xff\xfe\xff", "is not utf-16"),
+        (b'"\xff"', "is not utf-8"),
+        (" " * (8 * 2**20) + "1", "is the most"),
+        ("[]", "not a JSON object"),
+        ('{"a": 1, "a": 2}', "twice"),
+    ],
+)
+def test_json_beyond_the_limits_is_refused_with_a_reason(text: str | bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        parse_object(text, unique=True)
+
+
+@pytest.mark.parametrize("value", [True, 2.7, 2.0, "2", None, [2]])
+def test_what_is_no_whole_number(value: object) -> None:
+    with pytest.raises(ValueError, match="not a whole number"):
+        whole(value)
+    assert whole(2) == 2
+
+
+def test_pairs_are_those_of_a1111s_own_expression() -> None:
+    theirs = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+    draw = random.Random(1)
+    for _ in range(20_000):
+        line = "".join(draw.choices('ab :,"\\-/.\t(1', k=draw.randrange(24))).strip()
+        assert list(read_pairs(line)) == theirs.findall(line), line
+
+
+HOSTILE: dict[str, tuple[Callable[[str], object], Callable[[int], str]]] = {
+    "a key that never ends": (from_parameters, lambda n: "a" * n),
+    "words and no key": (from_parameters, lambda n: "a -/" * n),
+    "short keys": (from_parameters, lambda n: "a:" * n),
+    "pairs": (from_parameters, lambda n: "ab: 1, " * n + SETTINGS),
+    "quotes that open": (from_parameters, lambda n: f'{SETTINGS}, ab: "' + '\\"' * n),
+    "quotes of several": (from_parameters, lambda n: f"{SETTINGS}, " + 'ab: "\\" , ' * n),
+    "spaces after a key": (from_parameters, lambda n: f"{SETTINGS}, ab:" + " " * n + "x"),
+    "hashes": (
+        from_parameters,
+        lambda n: f'x <lora:a:1>\n{SETTINGS}, Lora hashes: "{"a: 1, " * n}"',
+    ),
+    "lines": (from_parameters, lambda n: "a\n" * n + SETTINGS),
+    "tags": (parse_prompt, lambda n: "".join(f"<lora:{i:03}:1>" for i in range(n // 2))),
+    "tags that open": (parse_prompt, lambda n: "<lora:" * n),
+    "words that open": (parse_prompt, lambda n: "<lora " * n),
+    "weights": (parse_prompt, lambda n: "<lora:a" + ":1" * n + ">"),
+    "arguments": (parse_prompt, lambda n: "<lora:a" + ":te=1" * n + ">"),
+    "spaces": (parse_prompt, lambda n: "<lora:a>" + " " * n + "x" + " \t" * n),
+    "commas": (parse_prompt, lambda n: "<lora:a>" + ", " * n + "x" + " ," * n),
+    "breaks": (parse_prompt, lambda n: "<lora:a>x" + " \n," * n),
+    "pins": (read_pins, lambda n: "u: a=1\n" * n),
+    "a pin": (read_pins, lambda n: "u: " + "a=1, " * n),
+    "a pin of spaces": (read_pins, lambda n: "u: a" + " " * n),
+    "a pin of names": (read_pins, lambda n: "u: " + "a " * n + "=1"),
+    "strings": (parse_json, lambda n: '[""' + ', "a"' * n + "]"),
+    "escapes": (parse_json, lambda n: '"' + '\\"' * n + '"'),
+    "arrays": (parse_json, lambda n: f"[{'[], ' * n}0]"),
+}
+
+
+@pytest.mark.parametrize(("function", "text"), HOSTILE.values(), ids=HOSTILE)
+def test_twice_the_text_is_twice_the_work(
+    monkeypatch: pytest.MonkeyPatch,
+    function: Callable[[str], object],
+    text: Callable[[int], str],
+) -> None:
+    assert growth(function, text, monkeypatch) < 2.3
+
+
+def test_work_that_grows_as_the_square_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = re.compile(r"(\w[\w \-/]+):")
+    monkeypatch.setattr("composer.outside._STRING", slow)
+    assert growth(lambda text: parse_json(f'"{text}"'), lambda n: "a" * n, monkeypatch) > 3
