@@ -1,17 +1,13 @@
-"""Prompts made of a few words: are all words kept, and does the toybox understand the prompt?
-
-python -m benchmarks.language.expand
-"""
+"""Prompts made of a few words: do they hold all words, and does the toybox's grammar read them?"""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.shared.intervals import share_columns
-from benchmarks.shared.markdown import markdown_tables
-from benchmarks.shared.results import FOLDER, ROOT, Row, write_results
+from benchmarks.shared.options import plain_parser, publish
+from benchmarks.shared.results import ROOT, Row
 from composer.language.complete import with_adapter
 from composer.language.expand import ROUNDS, TEMPERATURE, TRIES, Expander
 from composer.language.load import load_language_model
@@ -27,7 +23,7 @@ from toybox.words import IDLE_WORDS, SKILLS, Example, is_understood
 NAME = "language.expand"
 KINDS: dict[str, str] = {
     "base": "the base world",
-    "names": "the base world, with a name never heard",
+    "names": "the base world, with an unknown name",
     **{skill: skill for skill in SKILLS},
     "mixed": "all of it together",
 }
@@ -63,10 +59,9 @@ def row(kind: str, way: str, kept: Sequence[Kept]) -> Row:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print and write the results."""
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{NAME}", description=__doc__)
+    parser = plain_parser(NAME, __doc__)
     parser.add_argument("--count", type=int, default=200, help="jottings of each kind")
     parser.add_argument("--model", type=Path, default=ROOT / "assets/toybox/language")
-    parser.add_argument("--results", type=Path, default=FOLDER)
     given = parser.parse_args(arguments)
     made = {kind: asked(kind, given.count) for kind in KINDS}
     rows: list[Row] = []
@@ -82,20 +77,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         kept = judge_expander(expander, some)
         rows.append(row(kind, f"the expander, best of {TRIES} to {TRIES * ROUNDS}", kept))
         shown += [f"`{one.example.jotting.words}` → {one.prompt}" for one in kept[:2]]
-    print(markdown_tables(rows), flush=True)
     notes = [
-        "Words are jotted down from captions whose pair of thing and place no training saw. Kept: "
-        "every word stands in the prompt. Understood: the prompt reads back as a scene of the "
-        "world, and asks for each thing, colour, piece of clothing, place and style that the "
-        "words name. Words that no try keeps are put after the prompt, or the words are left as "
-        "they are, so the expander loses none.",
-        "The first of each, not chosen: " + "; ".join(shown) + ".",
+        "The words come from captions whose pair of thing and place no training saw. Kept: the "
+        "prompt holds every word. Understood: the toybox's grammar reads the prompt as a scene "
+        "with each thing, colour, piece of clothing, place and style that the words name. Words "
+        "that no try keeps are put after the prompt, or the words stay as they are, so the "
+        "expander loses none.",
+        "The first prompts of each kind, not chosen: " + "; ".join(shown) + ".",
     ]
-    write_results(
+    publish(
         NAME,
         rows,
-        command=f"python -m benchmarks.{NAME}"
-        + (f" --count {given.count}" if given.count != 200 else ""),
+        arguments,
         title="Prompts made of a few words",
         notes=notes,
         settings={"temperature": TEMPERATURE, "tries": TRIES, "rounds": ROUNDS},

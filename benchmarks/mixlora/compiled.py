@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any, cast
 
@@ -14,8 +12,8 @@ from torch import nn
 
 from benchmarks.mixlora.cost import PHASES, Times, once, ratio, time_all
 from benchmarks.mixlora.ways import BARE, OURS, WAYS, Shape, words
-from benchmarks.shared.markdown import markdown_tables
-from benchmarks.shared.results import FOLDER, Row, write_results
+from benchmarks.shared.options import plain_parser, publish
+from benchmarks.shared.results import Row
 
 NAME = "mixlora.compiled"
 SHAPE = Shape(
@@ -47,10 +45,9 @@ def rows_of(times: Times, first: dict[str, float]) -> list[Row]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print and write the results."""
-    asked = argparse.ArgumentParser(prog=f"python -m benchmarks.{NAME}", description=__doc__)
+    asked = plain_parser(NAME, __doc__)
     asked.add_argument("--count", type=int, default=7, help="rounds (%(default)s)")
     asked.add_argument("--backend", default="inductor", help="of torch.compile (%(default)s)")
-    asked.add_argument("--results", type=Path, default=FOLDER, help="folder of the results files")
     given = asked.parse_args(arguments)
     torch.set_num_threads(1)
     ids = words(SHAPE, BATCH, TOKENS)
@@ -65,18 +62,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         first[way] = time.perf_counter() - begun
         print(f"{way}: {first[way]:.0f} s", flush=True)
     rows = rows_of(time_all(models, ids, SHAPE.device, given.count), first)
-    print(markdown_tables(rows))
-    write_results(
+    publish(
         NAME,
         rows,
-        command=f"python -m benchmarks.{NAME}",
+        arguments,
         title="MixLoRA under torch.compile",
         notes=[
             f"A Llama of random weights in float32 with {SHAPE.layers} layers, and {BATCH} rows of "
-            f"{TOKENS} words. `model.compile()` after the adapter was attached; how many tokens an "
-            "expert gets breaks the graph in each feed-forward, and the parts between are "
-            "compiled. Each round runs every way once; ratios are medians over rounds of those "
-            "within one, and hold on a busy machine. The first round holds the compiling.",
+            f"{TOKENS} words. `model.compile()` after the adapter was attached. How many tokens an "
+            "expert gets depends on the data and breaks the graph in each feed-forward; the parts "
+            "between are compiled. Each round runs every way once; ratios are medians of those "
+            "within a round, so other work on the machine hardly changes them. The first round "
+            "includes compiling.",
         ],
         settings={"rounds": given.count, "backend": given.backend, "threads": 1},
         folder=given.results,

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
-from pathlib import Path
 from statistics import median
 from typing import Any, cast
 
@@ -30,8 +26,8 @@ from benchmarks.mixlora.ways import (
     trained,
     words,
 )
-from benchmarks.shared.markdown import markdown_tables
-from benchmarks.shared.results import FOLDER, Row, write_results
+from benchmarks.shared.options import plain_parser, publish
+from benchmarks.shared.results import Row
 
 NAME = "mixlora.cost"
 PHASES = ("inference", "forward", "backward")
@@ -43,7 +39,7 @@ Times = Mapping[str, list[tuple[float, ...]]]
 
 
 def clock(device: str) -> float:
-    """Now, with all work done."""
+    """The time when all work given to the device is done."""
     if device != "cpu":
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -81,14 +77,14 @@ def models_of(shape: Shape, batch: int) -> tuple[dict[str, nn.Module], str]:
 
 
 def check(models: Mapping[str, nn.Module], ids: Tensor) -> None:
-    """All MixLoRAs of the same weights say the same."""
-    said = {
+    """Stop unless all MixLoRAs of the same weights predict the same."""
+    found = {
         way: cast(Any, models[way].eval())(input_ids=ids).logits
         for way in (OURS, LOOP, SHARED, PACKAGE)
         if way in models
     }
-    for way, logits in said.items():
-        error = float(((logits - said[OURS]).abs().max() / said[OURS].abs().max()).detach())
+    for way, logits in found.items():
+        error = float(((logits - found[OURS]).abs().max() / found[OURS].abs().max()).detach())
         print(f"{way}: off by {error:.1e}", flush=True)
         if error > 1e-3:
             raise RuntimeError(f"{way} computes something else.")
@@ -131,7 +127,7 @@ def time_rows(times: Times, models: Mapping[str, nn.Module], tokens: int, why: s
 
 
 def goal_rows(times: Times, memory: Mapping[str, dict[str, float]]) -> list[Row]:
-    """What was asked for."""
+    """What was asked for, and what was measured."""
     rows: list[Row] = []
     for number, phase in enumerate(PHASES):
         saved = (1.0 - ratio(times, OURS, LOOP, number)) * 100.0
@@ -166,7 +162,7 @@ def memory_rows(memory: Mapping[str, dict[str, float]]) -> list[Row]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and write results."""
-    asked = argparse.ArgumentParser(prog=f"python -m benchmarks.{NAME}", description=__doc__)
+    asked = plain_parser(NAME, __doc__)
     whole = {"hidden": 512, "inner": 1376, "layers": 4, "words": 4096, "experts": 8, "top_k": 2}
     whole |= {"rank": 16, "batch": 4, "tokens": 256, "count": 9, "threads": 1}
     whole |= {"memory_hidden": 4096, "memory_inner": 11008, "memory_layers": 2}
@@ -176,7 +172,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         asked.add_argument(option, type=int, default=value, help="(%(default)s)")
     asked.add_argument("--dropout", type=float, default=0.0, help="(%(default)s)")
     asked.add_argument("--device", default="cpu", help="(%(default)s)")
-    asked.add_argument("--results", type=Path, default=FOLDER, help="folder of the results files")
     given = asked.parse_args(arguments)
     torch.set_num_threads(given.threads)
     shape = Shape(**{field.name: getattr(given, field.name) for field in fields(Shape)})
@@ -197,24 +192,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{way}: {memory[way]}", flush=True)
     rows = goal_rows(times, memory)
     rows += time_rows(times, models, ids.numel(), why) + memory_rows(memory)
-    print(markdown_tables(rows))
-    typed = sys.argv[1:] if arguments is None else list(arguments)
-    typed = [word for word in typed if not Path(word).is_absolute() and word != "--results"]
-    path = write_results(
+    publish(
         NAME,
         rows,
-        command=shlex.join(["python", "-m", f"benchmarks.{NAME}", *typed]),
+        arguments,
         title="MixLoRA: what its experts cost",
         notes=[
-            "A Llama of random weights in float32, all ways with the same weights where they have "
-            "the same, and checked to say the same. Each round runs every way once; ratios are "
-            "medians over rounds, and hold on a busy machine. The loop over experts is the "
-            "authors' code without its optimisation, the one with W1 and W3 shared the one with "
-            "it. Two MixLoRAs on one base share the batch, half of its rows each.",
-            "The authors' package (mixlora 0.2.3, on the path for this run and no dependency "
-            "here) keeps its experts outside of the model's parameters: they are not counted, and "
-            "its backward pass is that of the same work.",
-            f"Memory: each way in a process of its own, over what the libraries take, for a model "
+            "A Llama of random weights in float32. All MixLoRAs have the same weights, and their "
+            "outputs are checked to agree. Each round runs every way once; ratios are medians over "
+            "rounds, so other work on the machine hardly changes them. The loop over experts is "
+            "the authors' code without its optimisation, the one with W1 and W3 shared the one "
+            "with it. Two MixLoRAs on one base share the batch, half of its rows each.",
+            "The authors' package (mixlora 0.2.3, installed for this run alone) keeps its experts "
+            "outside the model's parameters, so that they are not counted as trained; its backward "
+            "pass does the same work.",
+            f"Memory: each way in its own process, minus what the libraries take, for a model "
             f"of {large.layers} layers of the widths {large.hidden} and {large.inner} (LLaMA2-7B's "
             f"are 4096 and 11008) with 2 rows of {given.memory_tokens} words for each adapter. "
             "Asked for are the authors' figures on LLaMA2-7B: what their optimisation saves, and "
@@ -224,7 +216,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         | {key: value for key, value in asdict(shape).items() if key != "device"},
         folder=given.results,
     )
-    print(f"{path.name} is written. `python -m benchmarks.tables` brings it into the docs.")
 
 
 if __name__ == "__main__":

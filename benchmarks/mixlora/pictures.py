@@ -1,4 +1,4 @@
-"""One MixLoRA for three characters against their LoRAs: one alone, two side by side, and none."""
+"""One MixLoRA of three characters beside their LoRAs: one alone, two side by side, and none."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def placed(case: Case, path: Path) -> Case:
 
 
 def row(table: str, called: str, way: str, size: int, judged: Sequence[Judgement]) -> Row:
-    """Whether what is called is right, the rest, and everything."""
+    """The shares of right characters, of the rest, and of whole pictures."""
     named = [all(j.right(element_heads(j.case.scene, e)) for e in some) for some, j in judged]
     rest = [j.right(rest_heads(j.case.scene, some)) for some, j in judged]
     found: Row = {"table": table, "prompts call": called, "way": way, "n": len(judged)}
@@ -126,8 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     show(judged)
 
     notes = [
-        "One file that knows all three characters, always in the model, against LoRAs that are "
-        "chosen for the prompt, and against all three at once. " + _trained(path),
+        "One file trained on all three characters and always in the model, compared with LoRAs "
+        "chosen by the prompt, and with all three LoRAs at once. " + _trained(path),
         "No picture that any of them was trained on shows two of the three. The first pictures: "
         "the MixLoRA with Zibo, Tavo and Luna; two characters by their LoRAs, and by the MixLoRA; "
         "and a prompt that calls none, with the MixLoRA:",
@@ -150,8 +150,8 @@ def _trained(path: Path) -> str:
         f"feed-forward, {router.top_k} for each token, and was trained for "
         f"{facts.training['steps']} steps of {settings['batch_size']} pictures in all; each LoRA "
         f"for 400 steps of 10. In {few} of the {len(loads)} feed-forwards the same {router.top_k} "
-        "experts got more than 95 % of all choices in the end: the balance loss, taken over all "
-        "layers together as its authors do, allows that, and routing decides little there. "
+        "experts got more than 95 % of all choices in the end: the balance loss, computed over "
+        "all layers together as in the authors' code, allows that. Routing decides little there."
     )
 
 

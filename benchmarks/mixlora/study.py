@@ -1,9 +1,7 @@
 """Does MixLoRA lose less than a LoRA when one adapter learns several tasks at once?
 
-    python -m benchmarks.mixlora.study
-
-The base is the toybox's language model, which has seen none of the tasks. A LoRA of as many
-trained numbers learns beside MixLoRA: each task by itself, and all of them in one adapter.
+The base is the toybox's language model, which has seen none of the tasks. MixLoRA and a LoRA of as
+many trained numbers learn each task by itself, and all tasks in one adapter.
 """
 
 from __future__ import annotations
@@ -15,8 +13,8 @@ from pathlib import Path
 
 from benchmarks.mixlora.tasks import TASKS, draw
 from benchmarks.shared.intervals import bootstrap_mean, interval_columns
-from benchmarks.shared.markdown import markdown_tables
-from benchmarks.shared.results import FOLDER, ROOT, Row, write_results
+from benchmarks.shared.options import plain_parser, publish
+from benchmarks.shared.results import ROOT, Row
 from composer.language.complete import Asking, complete, with_adapter
 from composer.language.load import LanguageModel, load_language_model
 from composer.language.mixlora_config import MixLoraConfig
@@ -150,37 +148,33 @@ def rows_of(found: Sequence[tuple[str, bool, str, float]]) -> list[Row]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train everything, measure, print and write the results."""
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{NAME}", description=__doc__)
+    parser = plain_parser(NAME, __doc__)
     parser.add_argument("--model", type=Path, default=ROOT / "assets/toybox/language")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=150, help="for each task")
     parser.add_argument("--batch", type=int, default=8, help="packed rows of a step")
     parser.add_argument("--examples", type=int, default=3000, help="of each task")
     parser.add_argument("--count", type=int, default=200, help="test requests of each task")
-    parser.add_argument("--results", type=Path, default=FOLDER)
     given = parser.parse_args(arguments)
     study = Study(load_language_model(given.model), given)
     with tempfile.TemporaryDirectory() as folder:
         rows = rows_of(list(study.runs(Path(folder))))
-    print(markdown_tables(rows), flush=True)
-    defaults = {k: v for k, v in vars(given).items() if k in ("seeds", "steps", "batch", "count")}
-    changed = [f" --{k} {v}" for k, v in defaults.items() if v != parser.get_default(k)]
     notes = [
         "The share of requests never seen that are answered exactly; means over seeds. Alone: an "
         "adapter for this task. With the others: one adapter for all tasks, which saw as many "
         "steps of each.",
         f"MixLoRA trains {study.mixlora_size:,} numbers ({EXPERTS} experts, {TOP_K} for each token,"
         f" rank {RANK}), the LoRA {study.lora_size:,} (rank {study.rank}) on the same modules."
-        " Each took the best of three learning rates, by loss on data kept apart.",
+        " Each took the best of three learning rates, by the loss on held-out data.",
     ]
-    write_results(
+    publish(
         NAME,
         rows,
-        command=f"python -m benchmarks.{NAME}{''.join(changed)}",
+        arguments,
         title="MixLoRA and LoRA: one task, and several",
         notes=notes,
         settings={
-            **defaults,
+            **{name: getattr(given, name) for name in ("seeds", "steps", "batch", "count")},
             **{f"{m} {'several' if s else 'one'} rate": r for (m, s), r in study.rates.items()},
         },
         folder=given.results,

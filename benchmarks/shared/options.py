@@ -1,24 +1,24 @@
-"""What every benchmark of the toybox can be told on the command line, and where it writes."""
+"""The options that benchmarks share, and how they publish what they measured."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from benchmarks.shared.markdown import markdown_tables
-from benchmarks.shared.results import FOLDER, ROOT, Row, file_stem, write_results
+from benchmarks.shared.results import FOLDER, ROOT, Row, Value, file_stem, write_results
 from composer.evaluation.sampling import Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options all benchmarks share; `name` is the benchmark's own."""
+    """The options of all benchmarks of pictures; `name` is the benchmark's own."""
 
     name: str
     model: Path
@@ -29,7 +29,7 @@ class Options:
     cache: Path
     results: Path
     images: Path
-    command: str
+    arguments: tuple[str, ...]
 
     @property
     def settings(self) -> dict[str, str | int | float | bool]:
@@ -45,20 +45,19 @@ class Options:
         self, title: str, rows: Sequence[Row], notes: Sequence[str], **settings: str | int | float
     ) -> None:
         """Print the table, and write the results unless renderings were judged."""
-        print(markdown_tables(rows), flush=True)
         if self.truth:
+            print(markdown_tables(rows), flush=True)
             print("Renderings were judged, not pictures of the model: no results written.")
             return
-        path = write_results(
+        publish(
             self.name,
             rows,
-            command=self.command,
+            self.arguments,
             title=title,
             notes=notes,
             settings={**self.settings, **settings},
             folder=self.results,
         )
-        print(f"{path.name} is written. `python -m benchmarks.tables` brings it into the docs.")
 
     def save_sheet(self, name: str, sheet: Image.Image) -> str:
         """Save a contact sheet; returns the Markdown that shows it in the docs."""
@@ -68,9 +67,46 @@ class Options:
         return f"![{stem.replace('_', ' ').capitalize()}](images/{stem}.webp)"
 
 
+def publish(
+    name: str,
+    rows: Sequence[Row],
+    arguments: Sequence[str] | None,
+    *,
+    title: str,
+    notes: Sequence[str] = (),
+    settings: Mapping[str, Value] | None = None,
+    folder: Path = FOLDER,
+) -> None:
+    """Print the tables, and write the results with the command of these arguments (None: those of
+    this process), folders outside the project by their names alone."""
+    print(markdown_tables(rows), flush=True)
+    words = [Path(word).name if Path(word).is_absolute() else word for word in typed(arguments)]
+    command = shlex.join(["python", "-m", f"benchmarks.{name}", *words])
+    path = write_results(
+        name, rows, command=command, title=title, notes=notes, settings=settings, folder=folder
+    )
+    print(f"{path.name} is written. `python -m benchmarks.tables` brings it into the docs.")
+
+
+def typed(arguments: Sequence[str] | None) -> Sequence[str]:
+    """The arguments, or those of this process."""
+    return sys.argv[1:] if arguments is None else arguments
+
+
+def plain_parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser with the one option of every benchmark, `--results`."""
+    found = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    found.add_argument("--results", type=Path, default=FOLDER, help="folder of the results files")
+    return found
+
+
 def parser(name: str, description: str, *, count: int, what: str) -> argparse.ArgumentParser:
-    """A parser with the options all benchmarks share; `count` counts `what`."""
-    found = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
+    """A parser with the options of all benchmarks of pictures; `count` counts `what`."""
+    found = plain_parser(name, description)
     found.add_argument("--count", type=int, default=count, help=f"{what} (%(default)s)")
     found.add_argument("--model", type=Path, default=ROOT / "assets/toybox", help="model folder")
     found.add_argument("--loras", type=Path, default=ROOT / "loras", help="folder of the LoRAs")
@@ -83,7 +119,6 @@ def parser(name: str, description: str, *, count: int, what: str) -> argparse.Ar
         action="store_true",
         help="judge renderings instead of the model's pictures: the best any model can reach",
     )
-    found.add_argument("--results", type=Path, default=FOLDER, help="folder of the results files")
     found.add_argument("--images", type=Path, default=ROOT / "docs/images", help="for the sheets")
     found.add_argument(
         "--cache",
@@ -109,11 +144,5 @@ def options(name: str, given: argparse.Namespace, arguments: Sequence[str] | Non
         cache=given.cache / "pictures",
         results=given.results,
         images=sheets,
-        command=_command(name, sys.argv[1:] if arguments is None else arguments),
+        arguments=tuple(typed(arguments)),
     )
-
-
-def _command(name: str, arguments: Sequence[str]) -> str:
-    """What was typed, with folders outside the project by their names alone."""
-    words = [Path(word).name if Path(word).is_absolute() else word for word in arguments]
-    return shlex.join(["python", "-m", f"benchmarks.{name}", *words])

@@ -61,8 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     notes = [
         "Asked for: element right ≥ 90 %, rest right ≥ 85 %. The rest is everything else in the "
         "prompt: the other thing and its side, colour words, the background, and nothing added. "
-        "The rest is right less often than in pictures of the bare model only as far as the LoRA "
-        "disturbs it. The first pictures of each, not chosen:",
+        "Where the rest is right less often than in pictures without a LoRA, the LoRA disturbs "
+        "it. The first pictures of each, not chosen:",
         told.save_sheet("loras_alone", contact_sheet(shown, columns=2 * SHOWN)),
     ]
     told.publish("Each LoRA alone", rows, notes)

@@ -191,9 +191,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows += [*alike, *trips, *oracle_rows(studio, given.renderings)]
     one, two = [[j for j in judged if len(j.case.scene.figures) == n][:24] for n in (1, 2)]
     notes = [
-        "A picture counts as right only when all the oracle is asked of it is right: each thing on "
+        "A picture is right only if every answer of the oracle about it is right: each thing on "
         "its side, each colour word, the background, no style, nothing added. Prompts and seeds "
-        "are unseen; wordings that leave the background unsaid are not used. The first pictures, "
+        "are unseen; wordings that do not name the background are not used. The first pictures, "
         "not chosen; a broken red line marks what the oracle found wrong:",
         told.save_sheet("toybox_one_thing", contact_sheet([j.cell() for j in one], columns=8)),
         told.save_sheet("toybox_two_things", contact_sheet([j.cell() for j in two], columns=8)),

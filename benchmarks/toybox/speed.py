@@ -101,9 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     rows = rows_of(measure(model, told)) + rows
     notes = [
-        f"Pictures of {model.size} px. Ratios are of the same round, and hold on a busy machine; "
-        "seconds are as long as the machine was busy. Asked for: a 20-step picture in at most 1 s "
-        "on two cores."
+        f"Pictures of {model.size} px. Ratios compare times of one round, so other work on the "
+        "machine hardly changes them; it does change the seconds. Asked for: a 20-step "
+        "picture in at most 1 s on two cores."
     ]
     told.publish("Speed", rows, notes, threads=given.threads)
 
