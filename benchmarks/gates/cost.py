@@ -46,8 +46,8 @@ def check(subject: Subject, ways: dict[str, Any]) -> None:
 
 @torch.no_grad()
 def measure(ways: dict[str, Any], subject: Subject, rounds: int) -> tuple[Times, Times]:
-    """CPU time of a step and seconds by the clock on the wall, round by round, each round in
-    another order, so that a busy machine is busy for all ways alike."""
+    """CPU time and wall-clock time of a step in seconds, round by round, each round in another
+    order, so that other work on the machine disturbs all ways alike."""
     times: Times = {name: [] for name in ways}
     wall: Times = {name: [] for name in ways}
     names = list(ways)
@@ -64,7 +64,7 @@ def measure(ways: dict[str, Any], subject: Subject, rounds: int) -> tuple[Times,
 
 
 def ratio(times: Sequence[float], beside: Sequence[float]) -> Interval:
-    """The ratio of two medians; its interval is of drawing rounds again, both ways together."""
+    """The ratio of two medians; its interval comes from resampling rounds, both ways together."""
     both = np.asarray([times, beside])
     drawn = np.random.default_rng(0).integers(both.shape[1], size=(RESAMPLES, both.shape[1]))
     again = np.median(both[:, drawn], axis=2)  # (2, resamples)
@@ -144,10 +144,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "sum in the weights, the floor. Gated: a learned gate with the recommended settings for "
         "each block, not trained. Constant gates: this sum without touching the weights. "
         "set_adapters: diffusers and PEFT, not fused. All hold the same experts; before measuring, "
-        f"the three constant ways are seen to agree within {NEAR:g}.",
-        "Ways take turns within a round, and each round begins with another. Ratios are of medians "
-        "of CPU time, which other work on the machine disturbs less than the clock on the wall; "
-        "their intervals are of drawing whole rounds again. Memory is the most that a process of "
+        f"the three constant ways are checked to agree within {NEAR:g}.",
+        "The ways take turns within a round, and each round begins with another way. Ratios are of "
+        "medians of CPU time, which other work on the machine disturbs less than wall-clock time; "
+        "their intervals come from resampling whole rounds. Memory is the most that a process of "
         "its own holds (VmHWM) during a step, Python and its libraries included. Asked for: "
         "gated with three experts no dearer than set_adapters, and at most 1.10 times the floor.",
     ]

@@ -38,7 +38,7 @@ def exported(studio: Studio, gates: Path) -> Path:
 
 
 def loss_of(lora: Path) -> float:
-    """What the file says it lost."""
+    """The loss of the export that its file records."""
     return float(json.loads(read_header(lora).metadata["composer.export"])["loss"])
 
 
@@ -117,12 +117,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             shown += [j for _, j in way[:: max(len(way) // SHOWN, 1)][:SHOWN]]
     notes = [
         "Gates with the default settings, exported as one LoRA (float16, rank of all together): "
-        "in each unit the constant weights nearest to what the gates say, over 24 pictures of the "
+        "in each unit the constant weights nearest to those of the gates over 24 pictures of the "
         "prompts they were trained on. The loss is the squared distance of its predictions from "
-        "the gates', as a part of the bare model's, where the gates lead; it is the mean of the "
-        "sets, as is the file's size. "
-        "Test prompts and seeds are those of the benchmark of gates, which no training saw. The "
-        "first pictures: in each kind a row of the sum at weights 1, the gates, the exported LoRA:",
+        "the gates', as a part of the bare model's, at the latents of the gates' own pictures; "
+        "loss and file size are means over the sets. Prompts and seeds are those of "
+        "`benchmarks.gates.merges`, which no training used. The first pictures: in each kind a "
+        "row of the sum at weights 1, the gates, the exported LoRA:",
         told.save_sheet(NAME, contact_sheet([j.cell() for j in shown], columns=SHOWN)),
     ]
     told.publish("Gates exported as one LoRA", rows, notes, sets=given.sets)

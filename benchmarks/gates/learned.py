@@ -78,15 +78,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for way in (best, plain, loud):
             shown += first_of(way)
     notes = [
-        "A picture counts when the oracle sees every named element where the prompt puts it. Gates "
-        "have the default settings, in bfloat16, and learn from drafted prompts. Both tuned ways "
-        f"have, for each set of LoRAs, the point of one grid ({', '.join(f'{w:g}' for w in GRID)} "
-        "for each LoRA: its weight in the sum, or how many times what the gates say of it counts) "
-        f"that was best in {given.tuning} pictures of prompts and seeds of their own; the sum's "
-        "are those that ship in `loras/weights`, found by the benchmark above. No training and no "
-        "tuning saw the prompts or seeds below, and no training the oracle. Gains are paired, "
-        "picture by picture. The first pictures: in each kind a row of the tuned sum, the gates, "
-        "and the gates with tuned strengths:",
+        "A picture counts if the oracle finds every named element where the prompt puts it. Gates "
+        "have the default settings, in bfloat16, and were trained on drafted prompts. For each set "
+        "of LoRAs, both tuned ways have the best point of one grid "
+        f"({', '.join(f'{w:g}' for w in GRID)} for each LoRA): its weight in the sum, or its "
+        "strength, which multiplies the weight that the gates give it. The best is that of "
+        f"{given.tuning} pictures of other prompts and seeds; the sum's weights are those that "
+        "ship in `loras/weights`, found by `benchmarks.gates.merges`. No training and no tuning "
+        "used the prompts or seeds of these tables, and no training the oracle. Gains are paired, "
+        "picture by picture. The first pictures, in each kind a row for each way: the tuned sum, "
+        "the gates, and the gates with tuned strengths:",
         told.save_sheet(NAME, contact_sheet([j.cell() for j in shown], columns=SHOWN)),
     ]
     told.publish("Learned gates against the tuned sum", rows, notes, sets=given.sets)

@@ -91,15 +91,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for way in ways:
             shown += first_of(way)
     notes = [
-        "A picture counts when the oracle sees every named element where the prompt puts it. The "
-        "tuned ways have, for each set of LoRAs, the weights of a grid "
-        f"({', '.join(f'{w:g}' for w in GRID)} for each LoRA) that were best on prompts and seeds "
-        "of their own. The reaches of trigger regions are the same for all sets, chosen on other "
-        "prompts; learned gates have the default settings, in bfloat16, and learnt from drafted "
-        "prompts; no training and no tuning saw the prompts or seeds below, and no training the "
-        "oracle. "
-        "Gains are paired, picture by picture. The first pictures: in each kind a row of the sum "
-        "at weights 1, the tuned sum, the regions (the tuned regions, the gates):",
+        "A picture counts if the oracle finds every named element where the prompt puts it. For "
+        "each set of LoRAs, the tuned ways have the weights of a grid "
+        f"({', '.join(f'{w:g}' for w in GRID)} for each LoRA) that were best on other prompts and "
+        "seeds. The reaches of trigger regions are the same for all sets and were chosen on other "
+        "prompts. Learned gates have the default settings, in bfloat16, and were trained on "
+        "drafted prompts. No training and no tuning used the prompts or seeds of these tables, "
+        "and no training the oracle. Gains are paired, picture by picture. The first pictures, in "
+        "each kind a row for each way: the sum at weights 1, the tuned sum, the regions (the tuned "
+        "regions, the gates):",
         told.save_sheet(NAME, contact_sheet([j.cell() for j in shown], columns=SHOWN)),
     ]
     told.publish("Learned gates and weighted merges", rows, notes, sets=given.sets)

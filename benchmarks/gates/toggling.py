@@ -1,4 +1,4 @@
-"""One of three gated LoRAs switched off, nothing trained again: do the others keep speaking?"""
+"""One of three gated LoRAs switched off, nothing trained again: do the others keep their effect?"""
 
 from __future__ import annotations
 
