@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -14,7 +13,6 @@ TEXT_SIZE = 12
 TITLE_SIZE = 18
 PAPER, INK, PALE = (255, 255, 255), (28, 28, 32), (104, 106, 114)
 RIGHT, WRONG = (38, 150, 84), (206, 58, 52)
-_FILTERS = {"lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +34,8 @@ def contact_sheet(
     columns: int,
     side: int = 128,
     title: str = "",
-    enlarge: Literal["lanczos", "nearest"] = "lanczos",
 ) -> Image.Image:
-    """The cells in rows of `columns`, each picture `side` pixels wide, captions below in full.
-
-    `enlarge` "nearest" keeps the pixels of the picture as squares; "lanczos" shows it as the page
-    does.
-    """
+    """The cells in rows of `columns`, each picture `side` pixels wide, captions below in full."""
     if not cells or columns < 1:
         raise ValueError("a contact sheet needs at least one cell and one column.")
     font, heading = _font(TEXT_SIZE), _font(TITLE_SIZE)
@@ -60,7 +53,7 @@ def contact_sheet(
     for row, height in zip(rows, heights, strict=True):
         for place, index in enumerate(row):
             left = GAP + place * (side + GAP)
-            _paste(sheet, draw, cells[index], (left, top), side, _FILTERS[enlarge])
+            _paste(sheet, draw, cells[index], (left, top), side)
             for number, line in enumerate(captions[index]):
                 draw.text((left, top + side + 7 + number * LINE), line, PALE, font)
         top += height
@@ -73,14 +66,13 @@ def _paste(
     cell: Cell,
     corner: tuple[int, int],
     side: int,
-    resample: Image.Resampling,
 ) -> None:
     left, top = corner
     if cell.image is not None:
         shown = cell.image.convert("RGB")
         scale = side / max(shown.size)
         size = (max(1, round(shown.width * scale)), max(1, round(shown.height * scale)))
-        sheet.paste(shown.resize(size, resample), corner)
+        sheet.paste(shown.resize(size, Image.Resampling.LANCZOS), corner)
     bar = top + side + 2
     if cell.right is True:
         draw.rectangle((left, bar, left + side - 1, bar + 2), RIGHT)

@@ -4,15 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from composer.evaluation.sheets import PAPER, RIGHT, WRONG, Cell, contact_sheet
+from composer.evaluation.sheets import RIGHT, WRONG, Cell, contact_sheet
 
 
 def picture(colour: tuple[int, int, int]) -> Image.Image:
     return Image.new("RGB", (16, 16), colour)
-
-
-def colours(image: Image.Image) -> set[tuple[int, ...]]:
-    return {tuple(colour) for colour in np.asarray(image).reshape(-1, 3).tolist()}
 
 
 def test_a_grid_of_enlarged_pictures_with_captions() -> None:
@@ -38,14 +34,6 @@ def test_right_and_wrong_differ_without_colour() -> None:
     full = (np.asarray(right) == RIGHT).all(-1).sum()
     broken = (np.asarray(wrong) == WRONG).all(-1).sum()
     assert full == 120 * 3 and 0.4 * full < broken < 0.7 * full
-
-
-def test_nearest_invents_no_colours() -> None:
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8))
-    sheet = contact_sheet([Cell(image=image)], columns=1, side=64, enlarge="nearest")
-    assert colours(sheet) == colours(image) | {PAPER}
-    smooth = contact_sheet([Cell(image=image)], columns=1, side=64)
-    assert len(colours(smooth)) > len(colours(sheet))
 
 
 def test_long_captions_stay_in_their_column_and_make_room() -> None:
