@@ -44,7 +44,7 @@ def page_of(name: str) -> str:
 
 
 def _page(results: Results) -> str:
-    text = results_section(results, level=1).replace("](images/", "](../images/")
+    text = results_section(results, level=1, docs="../")
     return f"{text}\n\n[All results](../{TITLE})\n"
 
 

@@ -28,12 +28,12 @@ def markdown_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def results_section(results: Results, level: int = 2) -> str:
+def results_section(results: Results, *, level: int = 2, docs: str = "") -> str:
     """One benchmark as a section of Markdown with a heading of this level: figures first, then how
-    they came about."""
+    they came about. `docs` is the way from the page to docs/, such as "../"."""
     tables = markdown_tables(results.rows, level + 1)
     parts = [f"{'#' * level} {results.title}", tables, *results.notes]
-    return "\n\n".join([*parts, _origin(results)])
+    return "\n\n".join([*parts, _origin(results)]).replace("](images/", f"]({docs}images/")
 
 
 def markdown_tables(rows: Sequence[Row], level: int = 3) -> str:

@@ -102,8 +102,8 @@ def _parts() -> str:
     return "\n".join(rows)
 
 
-def main() -> None:
-    """Write the card."""
+def card() -> str:
+    """The text of the card."""
     unet, vae = (_read(MODEL / part / "config.json") for part in ("unet", "vae"))
     spent = _read(MODEL / "training.json")
     told = "; ".join(
@@ -116,7 +116,7 @@ def main() -> None:
         f"; language: {words['examples']:,} prompts in {words['minutes']:.0f} minutes, then "
         f"{words['adapter_steps']} steps of its adapter, on {words['machine']}"
     )
-    card = TEXT.format(
+    return TEXT.format(
         parts=_parts(),
         size=vae["sample_size"],
         latent=unet["sample_size"],
@@ -127,9 +127,13 @@ def main() -> None:
         backgrounds=", ".join(BASE_BACKGROUNDS),
         elements=", ".join(element.name for element in ELEMENTS),
         training=f"These weights took: {told}." if told else "",
-        figures=results_section(read_results(FOLDER / "toybox_model.json")),
+        figures=results_section(read_results(FOLDER / "toybox_model.json"), docs="../../docs/"),
     )
-    (MODEL / "README.md").write_text(card, encoding="utf-8")
+
+
+def main() -> None:
+    """Write the card."""
+    (MODEL / "README.md").write_text(card(), encoding="utf-8")
     print(f"wrote {MODEL / 'README.md'}")
 
 

@@ -11,6 +11,7 @@ import pytest
 from benchmarks import tables
 from benchmarks.questions import QUESTIONS
 from benchmarks.shared.results import FOLDER, file_stem, read_results
+from benchmarks.toybox import model_card
 
 FILES = sorted(FOLDER.glob("*.json"))
 
@@ -22,6 +23,13 @@ def test_the_docs_are_what_the_results_files_say() -> None:
     for name, text in pages.items():
         found = (tables.DOCS / name).read_text(encoding="utf-8")
         assert found == text, f"docs/{name} is out of date: run `python -m benchmarks.tables`"
+
+
+def test_the_models_card_is_what_its_files_say() -> None:
+    written = (model_card.MODEL / "README.md").read_text(encoding="utf-8")
+    assert written == model_card.card(), (
+        "assets/toybox/README.md is out of date: run `python -m benchmarks.toybox.model_card`"
+    )
 
 
 def test_every_question_is_answered_with_a_small_table() -> None:
