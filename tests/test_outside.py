@@ -11,6 +11,7 @@ from work import growth
 
 from composer.diffusion.parameters import from_parameters, read_pairs
 from composer.diffusion.prompt import parse_prompt
+from composer.experts.triggers import taken_back, with_words, without_words
 from composer.outside import MAX_DEPTH, MAX_DIGITS, parse_json, parse_object, whole
 from composer.studio.limits import read_pins
 
@@ -75,6 +76,15 @@ def test_pairs_are_those_of_a1111s_own_expression() -> None:
         assert list(read_pairs(line)) == theirs.findall(line), line
 
 
+def with_trigger(prompt: str) -> object:
+    trigger = "zibo fox, pink bow"
+    return (
+        without_words(prompt, trigger),
+        with_words(prompt, [trigger]),
+        taken_back(prompt, trigger),
+    )
+
+
 HOSTILE: dict[str, tuple[Callable[[str], object], Callable[[int], str]]] = {
     "a key that never ends": (from_parameters, lambda n: "a" * n),
     "words and no key": (from_parameters, lambda n: "a -/" * n),
@@ -96,6 +106,10 @@ HOSTILE: dict[str, tuple[Callable[[str], object], Callable[[int], str]]] = {
     "spaces": (parse_prompt, lambda n: "<lora:a>" + " " * n + "x" + " \t" * n),
     "commas": (parse_prompt, lambda n: "<lora:a>" + ", " * n + "x" + " ," * n),
     "breaks": (parse_prompt, lambda n: "<lora:a>x" + " \n," * n),
+    "spaces about a trigger": (with_trigger, lambda n: "x" + " " * n + "zibo" + " " * n + "y"),
+    "triggers": (with_trigger, lambda n: "zibo fox, " * n),
+    "halves of triggers": (with_trigger, lambda n: "zibo " * n),
+    "commas about a trigger": (with_trigger, lambda n: "zibo fox" + " , " * n + "x"),
     "pins": (read_pins, lambda n: "u: a=1\n" * n),
     "a pin": (read_pins, lambda n: "u: " + "a=1, " * n),
     "a pin of spaces": (read_pins, lambda n: "u: a" + " " * n),

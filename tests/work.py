@@ -75,6 +75,8 @@ class _Re:
         self._counter = counter
 
     def __getattr__(self, name: str) -> Any:
+        if name == "compile":
+            return lambda *arguments: _Pattern(re.compile(*arguments), self._counter)
         if name not in ("match", "fullmatch", "search", "sub", "subn", "split", "findall"):
             return getattr(re, name)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -16,6 +15,7 @@ from composer.diffusion.model import Model
 from composer.errors import ComposerError
 from composer.evaluation.sampling import Sampling, Shot, sample
 from composer.experts import Expert
+from composer.experts.triggers import without_words
 from composer.fusions.tuned_weights import MOST_LORAS, TunedLora, TunedWeights
 from composer.mixture import attach
 
@@ -69,12 +69,8 @@ def prompts_without(prompt: str, triggers: Sequence[str]) -> list[str]:
     Raises:
         ComposerError: it names none of them.
     """
-    found: list[str] = []
-    for trigger in triggers:
-        words = r"\s+".join(map(re.escape, trigger.split()))
-        rest, count = re.subn(rf"(?<!\w){words}(?!\w)", "", prompt, flags=re.IGNORECASE)
-        if words and count:
-            found.append(re.sub(r"\s+(?=,)|(?<=\s)\s+", "", rest).strip(" ,"))
+    without = (without_words(prompt, trigger) for trigger in triggers)
+    found = [rest for rest in without if rest is not None]
     if not found:
         raise ComposerError(
             f"The prompt {prompt!r} holds the trigger words of none of these LoRAs, so CLIP cannot "

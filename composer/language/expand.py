@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 
+from composer.experts.triggers import has_words, with_words
 from composer.language.complete import Asking, attach_adapter, complete
 from composer.language.load import LanguageModel, load_language_model
-from composer.language.phrases import has_phrase, missing, with_phrases
+from composer.language.phrases import missing
 from composer.language.records import Record
 from composer.language.template import uses_chat
 
@@ -78,10 +79,10 @@ class Expander:
         Words that none has kept are put after the prompt, unless it is better to leave the words as
         they are: they make such a prompt, or no try did.
         """
-        words = " ".join(with_phrases(words, keep).split())
+        words = " ".join(with_words(words, keep).split())
 
         def faults(prompt: str) -> tuple[int, int, bool]:
-            broken = sum(not has_phrase(prompt, phrase) for phrase in keep if phrase.strip())
+            broken = sum(not has_words(prompt, phrase) for phrase in keep if phrase.strip())
             strange = self.understood is not None and not self.understood(words, prompt)
             return len(missing(words, prompt)), broken, strange
 
@@ -97,7 +98,7 @@ class Expander:
         if self.understood is not None:
             # the words as they are do no harm, a prompt of no known world might
             best = min((best, words), key=lambda one: faults(one)[::-1])
-        whole = with_phrases(best, keep)
+        whole = with_words(best, keep)
         return ", ".join([whole, *missing(words, whole)])
 
     def tries(self, words: str, seed: int = 0, count: int = TRIES) -> list[str]:

@@ -1,28 +1,13 @@
-"""Words and phrases in prompts: what is there already, and what was lost."""
+"""Words in prompts: which of those given were lost."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 _FILLING = frozenset(("a", "an", "the", "and", "with", "in", "on", "at", "of", "style"))
 _WORD = re.compile(r"[^\s,;]+")
 _MARKS = ".!?:\"'"
-
-
-def has_phrase(prompt: str, phrase: str) -> bool:
-    """Whether the prompt holds these words, whatever their case and the spaces between them."""
-    words = r"\s+".join(map(re.escape, phrase.split()))
-    return bool(re.search(rf"(?<!\w){words}(?!\w)", prompt, re.IGNORECASE))
-
-
-def with_phrases(prompt: str, phrases: Sequence[str]) -> str:
-    """The prompt with those phrases at its end that it does not hold."""
-    for phrase in phrases:
-        if phrase.strip() and not has_phrase(prompt, phrase):
-            kept = prompt.rstrip().rstrip(",")
-            prompt = f"{kept}, {phrase}" if kept else phrase
-    return prompt
 
 
 def missing(words: str, prompt: str) -> list[str]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from composer.diffusion.prompt import parse_prompt
 from composer.errors import ComposerError
+from composer.experts.triggers import has_words
 from composer.language.paths import check_adapter, check_language_model
-from composer.language.phrases import has_phrase
 
 # PyTorch and transformers are imported where they are needed, so that the page answers meanwhile.
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Wording:
         names = dict.fromkeys((*loras, *(tag.name for tag in parsed.loras)))
         known = dict.fromkeys(self._card(name).info.trigger.strip() for name in names)
         added = [words for words in known if words and triggers]
-        there = [w for w in (*known, *whole) if w.strip() and has_phrase(parsed.text, w)]
+        there = [w for w in (*known, *whole) if w.strip(" ,") and has_words(parsed.text, w)]
         keep = [*dict.fromkeys((*added, *there))]
         self._before()
         with self._lock:

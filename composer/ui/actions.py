@@ -14,6 +14,7 @@ import gradio as gr
 
 from composer.diffusion.request import SEEDS, Request
 from composer.errors import ComposerError
+from composer.experts.triggers import taken_back, with_words
 from composer.studio import (
     ComposeRequest,
     Event,
@@ -30,7 +31,6 @@ from composer.ui.examples import Example, choose_examples
 from composer.ui.expand_actions import ExpandActions
 from composer.ui.gate_actions import WEIGHTED, GateActions
 from composer.ui.layout import Page
-from composer.ui.triggers import with_trigger, without_trigger
 
 if TYPE_CHECKING:
     from composer.studio import Card
@@ -152,11 +152,11 @@ class Actions:
 
     def add_trigger(self, prompt: str, wanted: bool, event: gr.EventData) -> Any:
         """The prompt with the trigger words of a LoRA that was just chosen."""
-        return changed(prompt, with_trigger(prompt, self._trigger(event)) if wanted else prompt)
+        return changed(prompt, with_words(prompt, [self._trigger(event)]) if wanted else prompt)
 
     def remove_trigger(self, prompt: str, wanted: bool, event: gr.EventData) -> Any:
         """The prompt without the trigger words of a LoRA that was just removed."""
-        return changed(prompt, without_trigger(prompt, self._trigger(event)) if wanted else prompt)
+        return changed(prompt, taken_back(prompt, self._trigger(event)) if wanted else prompt)
 
     def _trigger(self, event: gr.EventData) -> str:
         card = self._cards().get(str(event.name))

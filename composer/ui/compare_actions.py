@@ -11,6 +11,7 @@ import gradio as gr
 
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
+from composer.experts.triggers import taken_back, with_words
 from composer.studio import (
     Comparison,
     Event,
@@ -26,7 +27,6 @@ from composer.ui.actions import TELL_EVERY, changed
 from composer.ui.compare_layout import ComparePage
 from composer.ui.layout import Page
 from composer.ui.train_views import picker_view
-from composer.ui.triggers import with_trigger, without_trigger
 
 if TYPE_CHECKING:
     from composer.studio import Card
@@ -89,11 +89,11 @@ class CompareActions:
 
     def add_trigger(self, prompt: str, event: gr.EventData) -> Any:
         """The prompt with the trigger words of a LoRA that was just chosen."""
-        return changed(prompt, with_trigger(prompt, self._trigger(event)))
+        return changed(prompt, with_words(prompt, [self._trigger(event)]))
 
     def remove_trigger(self, prompt: str, event: gr.EventData) -> Any:
         """The prompt without the trigger words of a LoRA that was just removed."""
-        return changed(prompt, without_trigger(prompt, self._trigger(event)))
+        return changed(prompt, taken_back(prompt, self._trigger(event)))
 
     def _trigger(self, event: gr.EventData) -> str:
         card = self._cards().get(str(event.name))

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from composer.errors import ComposerError
+from composer.experts.triggers import taken_back, with_words
 from composer.outside import whole
 from composer.studio import Studio
 from composer.ui import gate_views, views
 from composer.ui.layout import Page
-from composer.ui.triggers import with_trigger, without_trigger
 
 Update = dict[Any, Any]
 log = logging.getLogger("composer")
@@ -102,8 +102,10 @@ class ExpandActions:
                 now = tuple(row.name for row in views.read_rows(mixer) if row.speaks)
                 for name in (*last.loras, *now):
                     if (name in now) != (name in last.loras):
-                        change = with_trigger if name in now else without_trigger
-                        typed = change(typed, self._studio.card(name).info.trigger)
+                        words = self._studio.card(name).info.trigger
+                        typed = (
+                            with_words(typed, [words]) if name in now else taken_back(typed, words)
+                        )
             except ComposerError:
                 pass  # a LoRA that is gone since has no words to add
         return {page.prompt: typed, page.expander: self.offer()}

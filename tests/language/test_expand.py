@@ -11,10 +11,11 @@ from language_training import language, training
 from tiny_language import CHATML, make_tiny_language
 
 from composer.errors import ComposerError
+from composer.experts.triggers import has_words, with_words
 from composer.language.complete import complete
 from composer.language.expand import ORDER, Expander, request
 from composer.language.load import load_language_model
-from composer.language.phrases import has_phrase, missing, with_phrases
+from composer.language.phrases import missing
 from composer.language.records import Record
 from composer.training.language import train_adapter
 
@@ -98,7 +99,7 @@ def test_trigger_words_stay_together() -> None:
 @given(strategies.text("ab ,", max_size=12), strategies.lists(strategies.text("ab ", max_size=5)))
 def test_no_phrase_is_ever_lost(words: str, keep: list[str]) -> None:
     made = expander("a b on a", "bb ab").expand(words, keep=keep)
-    assert all(has_phrase(made, phrase) for phrase in keep if phrase.strip())
+    assert all(has_words(made, phrase) for phrase in keep if phrase.strip())
     assert missing(words, made) == []
 
 
@@ -117,7 +118,7 @@ def test_a_mark_at_the_end_of_a_sentence_is_no_word() -> None:
     ],
 )
 def test_phrases_are_added_once(prompt: str, phrases: list[str], whole: str) -> None:
-    assert with_phrases(prompt, phrases) == whole
+    assert with_words(prompt, phrases) == whole
 
 
 @pytest.mark.parametrize("way", ["taught", "chat", "plain"])

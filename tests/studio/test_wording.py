@@ -17,7 +17,8 @@ from composer.diffusion.png import read_png
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
 from composer.experts.library import Library
-from composer.language.phrases import has_phrase, missing
+from composer.experts.triggers import has_words
+from composer.language.phrases import missing
 from composer.studio import ComposeRequest, Finished, Progress, Studio, Wording
 
 TRIGGERS = {"zibo": "zibo fox", "neon": "in neon style", "plain": ""}
@@ -51,24 +52,24 @@ def test_the_shipped_model_makes_a_prompt_of_its_world(shipped: Wording) -> None
 def test_trigger_words_of_chosen_loras_survive(shipped: Wording, words: str) -> None:
     for seed in range(4):
         made = shipped.expand(words, ["zibo", "neon", "plain"], seed=seed)
-        assert has_phrase(made, "zibo fox") and has_phrase(made, "in neon style")
+        assert has_words(made, "zibo fox") and has_words(made, "in neon style")
         assert missing(words, made) == []
 
 
 def test_words_are_not_added_where_they_are_not_wanted(shipped: Wording) -> None:
     made = shipped.expand("neon, beach", ["zibo"], triggers=False)
     assert "zibo" not in made
-    assert has_phrase(shipped.expand("snow, zibo fox", ["zibo"], triggers=False), "zibo fox")
+    assert has_words(shipped.expand("snow, zibo fox", ["zibo"], triggers=False), "zibo fox")
 
 
 def test_words_that_call_a_mixlora_come_out_whole_and_are_not_added(shipped: Wording) -> None:
     made = shipped.expand("tavo robot, beach", whole=["tavo robot", "luna unicorn", ""])
-    assert has_phrase(made, "tavo robot") and "luna" not in made
+    assert has_words(made, "tavo robot") and "luna" not in made
 
 
 def test_tags_are_kept_and_their_loras_are_chosen(shipped: Wording) -> None:
     made = shipped.expand("cat <lora:neon:0.8>, beach")
-    assert made.endswith(" <lora:neon:0.8>") and has_phrase(made, "in neon style")
+    assert made.endswith(" <lora:neon:0.8>") and has_words(made, "in neon style")
     with pytest.raises(ComposerError, match="'neon'"):
         shipped.expand("cat <lora:nean:0.8>")
     with pytest.raises(ComposerError, match="not complete"):
@@ -147,7 +148,7 @@ def test_the_command_prints_prompts(loras: Path) -> None:
     ]
     assert [line["prompt"] for line in told] == done.stdout.splitlines()
     assert [line["seed"] for line in told] == [0, 1]
-    assert all(has_phrase(line["prompt"], "in neon style") for line in told)
+    assert all(has_words(line["prompt"], "in neon style") for line in told)
     wrong = CliRunner().invoke(app, ["expand", "fox", "--language-model", "./nowhere"])
     assert wrong.exit_code == 2 and "nowhere" in wrong.output
 
