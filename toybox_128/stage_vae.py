@@ -149,7 +149,7 @@ def _crops(x: Tensor, side: int, rng: random.Random) -> Tensor:
 
 
 def train_vae(stage: Stage, *, start: Path | None = None) -> AutoencoderKL:
-    """The whole VAE; crops of 32 px first, then of 64 px, and whole pictures from 80 % on."""
+    """The whole VAE; crops of 32 px first, then of 64 px, and whole pictures from 85 % on."""
     seed_torch(stage.seed)
     vae = new_vae()
     if start is not None:
@@ -161,8 +161,8 @@ def train_vae(stage: Stage, *, start: Path | None = None) -> AutoencoderKL:
     optimizer = MuonAdamW(vae, muon_lr=0.04, adam_lr=2e-3)
 
     def loss(part: float) -> tuple[Tensor, dict[str, float], int]:
-        data.renew(3)
-        side, count = (32, 24) if part < 0.5 else (64, 8) if part < 0.8 else (SIZE, 3)
+        data.renew(4)
+        side, count = (32, 48) if part < 0.55 else (64, 12) if part < 0.85 else (SIZE, 4)
         x = _crops(data.draw(count)[1], side, rng).to(stage.device)
         with precision(stage.device):
             found = posterior(vae, x)
