@@ -35,22 +35,32 @@ def main() -> None:
 
         start = given.start and given.start / "vae"
         print(examine_vae(train_vae(stage, start=start)), flush=True)
-    elif given.name == "clip":
+        return
+    from toybox_128.tokens import build_tokenizer
+
+    tokenizer = build_tokenizer()
+    if given.name == "clip":
         from toybox_128.stage_clip import train_clip
-        from toybox_128.tokens import build_tokenizer
 
-        train_clip(stage, build_tokenizer(), start=given.start and given.start / "clip")
-    elif given.name == "unet":
-        from toybox.assemble import text_encoder_of
-        from toybox_128.stage_clip import load_trained_clip
-        from toybox_128.stage_unet import train_unet
-        from toybox_128.stage_vae import load_trained_vae
-        from toybox_128.tokens import build_tokenizer
+        train_clip(stage, tokenizer, start=given.start and given.start / "clip")
+        return
+    from toybox.assemble import text_encoder_of
+    from toybox_128.stage_clip import load_trained_clip
+    from toybox_128.stage_unet import load_trained_unet, train_unet
+    from toybox_128.stage_vae import load_trained_vae
 
-        tokenizer = build_tokenizer()
-        encoder = text_encoder_of(load_trained_clip(given.work, tokenizer))
-        start = given.start and given.start / "unet"
-        train_unet(stage, load_trained_vae(given.work), tokenizer, encoder, start=start)
+    vae = load_trained_vae(given.work)
+    encoder = text_encoder_of(load_trained_clip(given.work, tokenizer))
+    if given.name == "unet":
+        train_unet(stage, vae, tokenizer, encoder, start=given.start and given.start / "unet")
+        return
+    from toybox_128.stage_oracle import examine, first_guess, train_oracle
+
+    guess = first_guess(load_trained_unet(given.work), tokenizer, encoder)
+    oracle = train_oracle(stage, vae, guess)
+    oracle.save(given.work / "oracle")
+    for row in examine(oracle, vae, guess):
+        print(row, flush=True)
 
 
 if __name__ == "__main__":
