@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import threading
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -62,6 +63,8 @@ class Library:
         # Path → (modified, size) when it was read, and what was read.
         self._headers: dict[Path, tuple[tuple[int, int], LoraInfo, str | None]] = {}
         self._hashes: dict[Path, tuple[tuple[int, int], str]] = {}
+        self._scanning = threading.RLock()
+        self._reader: threading.Thread | None = None
 
     def scan(self) -> tuple[Card, ...]:
         """Look at the folders anew; cards sorted by name.
@@ -72,33 +75,38 @@ class Library:
         Raises:
             ComposerError: a folder is missing or cannot be listed.
         """
-        files = list(
-            {file.path: file for root in self.folders for file in self._walk(root)}.values()
-        )
-        named: dict[str, list[Card]] = {}
-        cards: list[Card] = []
-        for file, name in zip(files, _tell_apart(files), strict=True):
-            card = self._card(file.path, name)
-            cards.append(card)
-            for spelling in {_plain(spelling) for spelling in file.names()}:
-                named.setdefault(spelling, []).append(card)
-        self._cards = tuple(sorted(cards, key=lambda card: _plain(card.name)))
-        self._named = named
-        return self._cards
+        with self._scanning:
+            files = list(
+                {file.path: file for root in self.folders for file in self._walk(root)}.values()
+            )
+            named: dict[str, list[Card]] = {}
+            cards: list[Card] = []
+            for file, name in zip(files, _tell_apart(files), strict=True):
+                card = self._card(file.path, name)
+                cards.append(card)
+                for spelling in {_plain(spelling) for spelling in file.names()}:
+                    named.setdefault(spelling, []).append(card)
+            self._cards = tuple(sorted(cards, key=lambda card: _plain(card.name)))
+            self._named = named
+            return self._cards
 
     def cards(self) -> tuple[Card, ...]:
         """The cards of the last scan."""
         return self.scan() if self._cards is None else self._cards
 
-    def find(self, name: str) -> Card:
+    def find(self, name: str, *, rescan: bool = True) -> Card:
         """The card called `name`: a file's name, or `subfolder/name`; case does not matter.
+
+        rescan: whether the folders are looked at again before giving up, where a file may have been
+            added since the last scan.
 
         Raises:
             ComposerError: no usable file is called so, or several are; the message names those
                 that come close.
         """
-        # A file may have been added since the last scan, so look again before giving up.
-        found = self._called(name, self.cards()) or self._called(name, self.scan())
+        found = self._called(name, self.cards())
+        if not found and rescan:
+            found = self._called(name, self.scan())
         if len(found) == 1:
             if found[0].error is not None:
                 raise ComposerError(found[0].error)
@@ -112,23 +120,50 @@ class Library:
         """The hash of a file's tensors, read once while the file does not change; empty if it is
         gone. What the metadata claims is not asked: trainers have written the same for all files.
         """
+        found = self._known_hash(card)
+        if found is not None:
+            return found
         try:
             status = card.path.stat()
-            version = (status.st_mtime_ns, status.st_size)
-            known = self._hashes.get(card.path)
-            if known is None or known[0] != version:
-                known = self._hashes[card.path] = (version, tensor_hash_of(card.path))
+            found = tensor_hash_of(card.path)
         except OSError:
             return ""
-        return known[1]
+        self._hashes[card.path] = ((status.st_mtime_ns, status.st_size), found)
+        return found
 
-    def with_hash(self, digits: str) -> tuple[Card, ...]:
-        """The usable LoRAs of the last scan whose tensors' hash begins so, however called."""
-        return tuple(
-            card
-            for card in self._cards or ()
-            if card.error is None and self.tensor_hash(card).startswith(digits)
-        )
+    def with_hash(self, digits: str, *, wait: bool = True) -> tuple[Card, ...]:
+        """The usable LoRAs of the last scan whose tensors' hash begins so, however called.
+
+        wait: whether every file may be read for it, which takes minutes of large folders. False
+            looks only among those read by now, and has a thread read the others.
+        """
+        usable = [card for card in self._cards or () if card.error is None]
+        if not wait and any(self._known_hash(card) is None for card in usable):
+            self._read_on(usable)
+        hashes = map(self.tensor_hash if wait else self._known_hash, usable)
+        return tuple(c for c, found in zip(usable, hashes, strict=True) if _begins(found, digits))
+
+    def _known_hash(self, card: Card) -> str | None:
+        """The hash if it has been read of the file as it is now; empty if the file is gone."""
+        try:
+            status = card.path.stat()
+        except OSError:
+            return ""
+        known = self._hashes.get(card.path)
+        same = known is not None and known[0] == (status.st_mtime_ns, status.st_size)
+        return known[1] if known is not None and same else None
+
+    def _read_on(self, cards: Iterable[Card]) -> None:
+        """Read these files' hashes on a thread of their own."""
+
+        def read() -> None:
+            for card in cards:
+                self.tensor_hash(card)
+
+        with self._scanning:
+            if self._reader is None or not self._reader.is_alive():
+                self._reader = threading.Thread(target=read, name="LoRA hashes", daemon=True)
+                self._reader.start()
 
     def _called(self, name: str, cards: Iterable[Card]) -> list[Card]:
         wanted = _plain(name.strip().removesuffix(".safetensors"))
@@ -201,9 +236,13 @@ class Library:
         return info, error
 
 
+def _begins(found: str | None, digits: str) -> bool:
+    return found is not None and found.startswith(digits)
+
+
 def _plain(name: str) -> str:
-    """A name as it is compared: without case, and in one spelling of accents."""
-    return unicodedata.normalize("NFC", name).casefold()
+    """A name as it is compared: without case or space about it, in one spelling of accents."""
+    return unicodedata.normalize("NFC", name).casefold().strip()
 
 
 def _tell_apart(files: Sequence[_Found]) -> list[str]:

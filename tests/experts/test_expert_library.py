@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from lora_files import KOHYA, kohya_pair, save
 
 from composer.errors import ComposerError
 from composer.experts import Library, header
+from composer.experts.hashes import tensor_hash_of
 from composer.fusions.gate_library import GateLibrary
 
 
@@ -59,10 +61,47 @@ def test_find_a_name_with_accents_however_they_are_stored(folder: Path) -> None:
     assert Library([folder]).find("CAF\u00c9").error is None
 
 
+@pytest.mark.parametrize("spelling", ["cap ", "cap", "CAP .safetensors", " cap  "])
+def test_find_a_file_whose_name_ends_in_a_space(folder: Path, spelling: str) -> None:
+    lora(folder / "cap ")
+    assert Library([folder]).find(spelling).path.name == "cap .safetensors"
+
+
+def test_who_does_not_wait_reads_no_file_and_finds_it_later(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Library([folder])
+    _, pixel = library.scan()
+    wanted = tensor_hash_of(pixel.path)
+    readers: list[threading.Thread] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def read(path: Path) -> str:
+        readers.append(threading.current_thread())
+        begun.set()
+        assert go_on.wait(10)
+        return tensor_hash_of(path)
+
+    monkeypatch.setattr("composer.experts.library.tensor_hash_of", read)
+    assert library.with_hash(wanted, wait=False) == library.with_hash(wanted, wait=False) == ()
+    assert begun.wait(10)
+    go_on.set()
+    (reader,) = set(readers)
+    assert reader is not threading.current_thread()
+    reader.join(10)
+    assert pixel in library.with_hash(wanted, wait=False)
+    assert library.with_hash(wanted) == library.with_hash(wanted, wait=False)
+    assert len(readers) == 2  # each file once
+
+
 def test_unknown_names_get_suggestions(folder: Path) -> None:
     library = Library([folder])
     with pytest.raises(ComposerError, match=r"no such LoRA\. Did you mean 'pixel\.v2'\?"):
         library.find("pixel_v2")
+    lora(folder / "pixel_v2")
+    with pytest.raises(ComposerError, match="no such LoRA"):
+        library.find("pixel_v2", rescan=False)
+    assert library.find("pixel_v2").error is None
     with pytest.raises(ComposerError, match=r"'zebra'.*Put its \.safetensors file into"):
         library.find("zebra")
 
