@@ -12,7 +12,7 @@ from composer.diffusion.load import load_model
 from composer.experts import ModuleNames, read_expert
 from composer.fusions.gate_file import GatedExpert, GateFile, gate_sizes, gate_tensors
 from composer.mixture import GateSettings, Granularity, attach
-from composer.training.gates.build import new_gates
+from composer.mixture.build import new_gates
 
 
 def write_gates(
@@ -29,7 +29,7 @@ def write_gates(
     model = load_model(folder)
     modules = ModuleNames.of(model.models, model=model.name)
     experts = [read_expert(lora, modules, name=name) for name, lora in loras.items()]
-    settings = {"unet": GateSettings(activation="free", normalise="layer", time=True, bias=True)}
+    settings = {"unet": GateSettings(activation="free", time=True, bias=True)}
     with attach(
         model.models, {e.name: e.sites for e in experts}, granularity=granularity
     ) as mixture:

@@ -14,7 +14,6 @@ from benchmarks.shared.options import options, parser
 from benchmarks.shared.pictures import Case, Judged, Studio
 from benchmarks.shared.results import Row
 from composer.fusions.gate_file import read_gates
-from composer.training.gates.memory import COMPOSED
 
 NAME = "gates.ablations"
 KINDS = ("clothing", "style")
@@ -22,43 +21,13 @@ Changes = Mapping[str, Any]
 Tables = Mapping[str, Mapping[str, Changes]]
 """Changes of the recommended training by variant, by table."""
 
-DEFAULT, SOLVED = "as recommended", "the closed form itself, no steps"
-READING: Changes = {
-    "depth": 0.65,
-    "learning_rate": 4e-3,
-    "start": "solved",
-    "gate": {"reduce": "tokens", "normalise": "layer"},
-}
-"""Gates that weigh each place by itself, and stand where the model draws."""
-DISTILLED: Changes = {"objective": "distill", "start": "solved"}
 TABLES: Tables = {
     "The recommended gate, with one thing changed": {
-        DEFAULT: {},
-        "starts from the closed form": {"start": "solved"},
-        SOLVED: {"start": "solved", "steps": 0},
-        "starts even": {"start": "even"},
-        "sigmoid": {"gate": {"activation": "sigmoid"}},
-        "softmax": {"gate": {"activation": "softmax"}, "near": 0.0},
-        "softmax times a learned total": {"gate": {"activation": "scaled"}},
-        "weighs each place by itself": {**READING, "depth": 0.0},
-        "does not know the time": {"gate": {"time": False}},
-        "looks at the hidden state, and hears where": {"gate": {"input": "placed"}},
-        "hears the regions": {
-            **READING,
-            "gate": {"input": "regions", "reduce": "tokens", "normalise": "layer"},
-        },
+        "as recommended": {},
+        "weights count where each is called to": {"input": "placed"},
         "gates in the last third alone": {"depth": 0.65},
-        "has to be known everywhere": {"familiar": 0.5},
         "each LoRA judges alone": {"company": "nobody"},
-        "not held near the plain sum": {"near": 0.0},
-        "balance loss 0.5": {"balance": 0.5},
-        "the paper's objective (CLIP)": {"objective": "clip", "start": "even"},
-    },
-    "The same gate, taught by distillation": {
-        "regions teach": DISTILLED,
-        "regions teach gates that weigh each place": {**READING, **DISTILLED},
-        "the experts' changes, added up, teach": {**DISTILLED, "teacher": "changes"},
-        "stays with each LoRA alone and with the base": {**DISTILLED, "keep": 0.5, "rest": 0.25},
+        "one gate for each layer": {"granularity": "layer"},
     },
 }
 
@@ -66,8 +35,7 @@ TABLES: Tables = {
 def facts(file: Path) -> Row:
     """What the training of a gate file ended with."""
     told = read_gates(file).training
-    losses, evenness = told.get("losses", {}), told.get("entropy")
-    loss = losses.get(COMPOSED, losses.get("loss"))
+    loss, evenness = told.get("losses", {}).get("loss"), told.get("entropy")
     return {
         "loss": None if loss is None else round(loss, 4),
         "entropy": None if evenness is None else round(evenness, 3),
@@ -84,7 +52,6 @@ def run(name: str, about: str, title: str, tables: Tables, arguments: Sequence[s
     asked = parser(name, about, count=200, what="pictures of each variant")
     asked.add_argument("--sets", type=int, default=1, help="of LoRAs (%(default)s)")
     asked.add_argument("--optimiser-steps", type=int, default=100, help="(%(default)s)")
-    asked.add_argument("--trajectories", type=int, default=16, help="(%(default)s)")
     asked.add_argument("--gates", type=Path, help="folder of the gate files")
     given = asked.parse_args(arguments)
     told = options(name, given, arguments)
@@ -93,7 +60,6 @@ def run(name: str, about: str, title: str, tables: Tables, arguments: Sequence[s
     chosen = sets_of(studio.elements(), KINDS, given.sets)
     each = -(-told.count // len(chosen))
     scenes = [(some, case) for some in chosen for case in cases(some, each, "ablation", 700_000)]
-    effort = {"steps": given.optimiser_steps, "trajectories": given.trajectories}
 
     def judged(files: Mapping[Set, Path] | None, regions: bool = False) -> list[tuple[Set, Judged]]:
         def fused(some: Set, case: Case) -> Case:
@@ -117,24 +83,21 @@ def run(name: str, about: str, title: str, tables: Tables, arguments: Sequence[s
     for table, variants in tables.items():
         rows += [line(table, way, found, {}) for way, found in beside.items()]
         for variant, changes in variants.items():
-            values = {**effort, **changes}
+            values = {"steps": given.optimiser_steps, **changes}
             files = {some: trained(studio, folder, some, **values) for some in chosen}
             first = files[chosen[0]]
             rows.append(line(table, variant, judged(files), facts(first)))
-            if values["steps"]:
-                curves.setdefault(table, {})[variant] = first
+            curves.setdefault(table, {})[variant] = first
     names = ", ".join(" and ".join(e.name for e in some) for some in chosen)
     notes = [
         f"LoRAs: {names}. All variants learn from the same drafted prompts with the same seeds for "
-        f"{given.optimiser_steps} steps; those that are distilled from {given.trajectories} "
-        "samplings of the teacher. The loss is each objective's own, smoothed, at the end: what "
-        "the judges miss, or the squared error to the teacher on composed prompts, as a part of "
-        "the bare model's. Entropy is that of the gates' shares at the end: 1 is even, 0 is one "
-        "expert everywhere. Prompts and seeds are unseen by any training. The losses as the "
-        "trainings went:",
+        f"{given.optimiser_steps} steps. The loss is each objective's own, smoothed, at the end: "
+        "what the judges miss, or CLIP's. Entropy is that of the gates' shares at the end: 1 is "
+        "even, 0 is one expert everywhere. Prompts and seeds are unseen by any training. The "
+        "losses as the trainings went:",
         told.save_sheet(name, plot({t: curves_of(files) for t, files in curves.items()})),
     ]
-    settings = {"optimiser steps": given.optimiser_steps, "trajectories": given.trajectories}
+    settings = {"optimiser steps": given.optimiser_steps}
     told.publish(title, rows, notes, **settings, sets=given.sets)
 
 

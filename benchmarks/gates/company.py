@@ -12,8 +12,8 @@ from benchmarks.shared.options import options, parser
 from benchmarks.shared.pictures import Judged, Studio
 from benchmarks.shared.results import Row
 from composer.evaluation.sheets import contact_sheet
-from composer.training.gates.config import Company
 from composer.training.gates.judges import companies
+from composer.training.gates.settings import Company
 
 NAME = "gates.company"
 PROMPTS = "gate_company"  # decides which prompts are drawn
@@ -21,7 +21,6 @@ COMPARED = ("character+style", "clothing+style", "clothing+clothing", "character
 WAYS: dict[Company, str] = {
     "nobody": "each alone",
     "fitting": "beside all that fit (the default)",
-    "everybody": "beside all others",
 }
 
 
@@ -47,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         before: set[object] = set()
         for company, way in WAYS.items():
             if (beside := companies(company, kinds)) in before:
-                continue  # where nobody fits, or all do
+                continue  # where none fits
             before.add(beside)
             gates = {some: trained(studio, folder, some, company=company) for some in chosen}
             made = judged(lambda some, case: dataclasses.replace(case, gates=gates[some]))  # noqa: B023

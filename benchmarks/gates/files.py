@@ -13,7 +13,6 @@ from typing import Any
 from benchmarks.gates.curves import curve_path
 from benchmarks.shared.pictures import Studio
 from composer.training.gates import Called, GateTraining, draft_prompts, train_gates
-from composer.training.gates.memory import COMPOSED
 from toybox.world import Element
 
 
@@ -26,11 +25,9 @@ def default_training(output: Path, elements: Sequence[Element], **changes: Any) 
         output=output,
         prompts=drafted.composed,
         alone=drafted.alone,
-        neutral=drafted.neutral,
         precision="bfloat16",
     )
-    gate = changes.pop("gate", {})
-    return dataclasses.replace(config, gate=dataclasses.replace(config.gate, **gate), **changes)
+    return dataclasses.replace(config, **changes)
 
 
 def trained(studio: Studio, folder: Path, elements: Sequence[Element], **changes: Any) -> Path:
@@ -49,8 +46,7 @@ def trained(studio: Studio, folder: Path, elements: Sequence[Element], **changes
     curve: list[tuple[int, float]] = []
     for progress in train_gates(studio.model, experts, config):
         if progress.stage == "train" and "loss" in progress.losses:
-            losses = progress.losses
-            curve.append((progress.step, losses.get(COMPOSED, losses["loss"])))
+            curve.append((progress.step, progress.losses["loss"]))
         if time.monotonic() - told > 15:
             told = time.monotonic()
             print(f"gates of {name}: {progress}", flush=True)

@@ -23,7 +23,7 @@ from toybox.world import Element, element
 
 NAME = "gates.training_time"
 PAIRS = (("top hat", "neon"), ("top hat", "sunglasses"))
-"""One whose gates see the whole picture, and one whose gates hear where each is called to."""
+"""One whose gates see the whole picture, and one whose gates know where each is called to."""
 ASKED = 180.0
 
 
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     "precision": precision,
                     "threads": torch.get_num_threads(),
                     "steps": config.steps,
-                    "teachers (s)": round(seconds["teach"], 1),
+                    "LoRAs alone (s)": round(seconds["alone"], 1),
                     "all (s)": round(seconds["saved"], 1),
                     "asked for": f"≤ {ASKED:g} s",
                 }

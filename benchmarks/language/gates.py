@@ -39,7 +39,6 @@ from composer.mixture import GateSettings, Mixture
 from composer.mixture.lora_settings import LoraSettings
 from composer.training.gates.losses import entropy, shares
 from composer.training.language import LanguageTraining, train_adapter
-from composer.training.language.gated import without_padding
 
 NAME = "language.gates"
 COUNTS = (2, 4, 8)
@@ -47,7 +46,6 @@ RANK, LEARNING_RATE = 16, 5e-3
 GATES = {
     "MoLE": (GateSettings(), 0.5),
     "MoLE, no balance loss": (GateSettings(), 0.0),
-    "MoLE, each token, no balance loss": (GateSettings(reduce="tokens"), 0.0),
 }
 """By name the gates and alpha; all of them in each layer of the model."""
 PEFT: dict[str, tuple[PeftWay, bool, float | None]] = {
@@ -172,9 +170,8 @@ class Study:
             samples = encode(self.tests[name][:50], tokenizer, window_of(model, tokenizer)).samples
             batch = collate([[sample] for sample in samples], self.language.pad)
             look(mixture, sight_of(batch.request, encoder=False))
-            with mixture.listen() as said:
+            with mixture.record_weights() as said:
                 model(**batch.inputs("cpu"))
-            said = [(unit, without_padding(weights, batch)) for unit, weights in said]
             by_task.append(torch.stack([shares(w).mean(0) for _, w in said]).mean(0))
             spread.append(entropy(said))
         mixture.look_at({})
@@ -270,10 +267,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "each, density 0.5. Such weights, and LoRAHub's, are the same for every request, "
             "and gates see it: most of what they gain here is to tell one task from another. "
             "LoRAHub was made for one new task, and has to find one set of weights for all.",
-            "Gates: one in each of the model's layers, on the mean of the request or on each "
-            "token. Entropy of their shares over the LoRAs (1: even, 0: one alone), the largest "
-            "mean share that one LoRA has over all tasks (1/N: none takes over), and the mean "
-            "share of the LoRA made for the task. One training of each.",
+            "Gates: one in each of the model's layers, on the mean of the request. Entropy of "
+            "their shares over the LoRAs (1: even, 0: one alone), the largest mean share that one "
+            "LoRA has over all tasks (1/N: none takes over), and the mean share of the LoRA made "
+            "for the task. One training of each.",
         ],
         settings=told,
         folder=given.results,

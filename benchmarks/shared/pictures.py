@@ -195,7 +195,7 @@ class Studio:
 
     def regions(self, mixture: Mixture) -> Regions | None:
         """What finds out where each LoRA's words act, if a gate of this mixture hears it."""
-        if not mixture.hears_regions:
+        if not mixture.needs_regions:
             return None
         return regions_of(self.model, mixture, gated([self.expert(n) for n in mixture.names]))
 

@@ -70,8 +70,4 @@ RecordDevice = Annotated[str, Option(help="cpu, cuda, …; accelerate's choice."
 # Of gates.
 Granularity = Annotated[str, Option(help="What one gate governs: network, block, layer or matrix.")]
 GateBalance = Annotated[float, Option(help="Alpha of the gating balance loss.")]
-Normalise = Annotated[str, Option(help="l2 or layer.")]
-Activation = Annotated[str, Option(help="softmax, scaled, sigmoid or free.")]
-Strongest = Annotated[
-    int, Option(help="Only so many LoRAs speak at once, the strongest; 0 is all.")
-]
+Activation = Annotated[str, Option(help="softmax or free.")]

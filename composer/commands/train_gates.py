@@ -18,38 +18,8 @@ if TYPE_CHECKING:
     from composer.training.gates import Called, GateProgress, GateTraining
 
 ROOT = Path(__file__).parents[2]
-TRAINING = (
-    "granularity",
-    "depth",
-    "text_encoder",
-    "objective",
-    "teacher",
-    "clip",
-    "keep",
-    "compose",
-    "rest",
-    "familiar",
-    "near",
-    "company",
-    "balance",
-    "router_balance",
-    "start",
-    "trajectories",
-    "teacher_steps",
-    "cfg_scale",
-    "steps",
-    "batch_size",
-    "accumulation",
-    "learning_rate",
-    "seed",
-    "gradient_checkpointing",
-    "precision",
-    "preview_every",
-    "preview_prompt",
-    "checkpoint_every",
-    "resume",
-)
-GATE = ("input", "reduce", "cells", "normalise", "activation", "time", "bias", "top_k")
+_OTHER = {"loras", "prompt", "alone", "model", "lora_dir", "device"}
+"""Parameters that are no setting of a training by the same name."""
 
 
 def register(app: typer.Typer) -> None:
@@ -66,66 +36,36 @@ def train_gates(
         list[str] | None,
         typer.Option(help="NAME=PROMPT, that names this LoRA alone; drafted likewise; repeatable."),
     ] = None,
-    neutral: Annotated[
-        list[str] | None,
-        typer.Option(help="A prompt that names none of them; drafted likewise; repeatable."),
-    ] = None,
     granularity: options.Granularity = "block",
+    input: Annotated[
+        str,
+        typer.Option(
+            help="Gates see hidden, placed (and where each LoRA's words act), or with --paper "
+            "experts; auto: placed where several LoRAs draw figures."
+        ),
+    ] = "auto",
     depth: Annotated[
         float, typer.Option(help="Gates from this depth of the U-Net on: 0 is all of it.")
     ] = 0.0,
-    text_encoder: Annotated[bool, typer.Option(help="Gates in the text encoder too.")] = False,
-    objective: Annotated[
-        str, typer.Option(help="judged (by the LoRAs), distill, or clip as in the paper.")
-    ] = "judged",
-    teacher: Annotated[
-        str, typer.Option(help="To distill: regions, or changes added up.")
-    ] = "regions",
-    clip: Annotated[
-        str, typer.Option(help="A CLIP by folder or hub name; the model's own if not given.")
-    ] = "",
-    keep: Annotated[float, typer.Option(help="Weight of: each LoRA alone on its prompts.")] = 0.0,
-    compose: Annotated[float, typer.Option(help="Weight of: the composed teacher.")] = 1.0,
-    rest: Annotated[float, typer.Option(help="Weight of: the base on other prompts.")] = 0.0,
-    familiar: Annotated[
-        float, typer.Option(help="Weight of: every place is known to some judge.")
-    ] = 0.0,
-    near: Annotated[
-        float, typer.Option(help="Weight of: near the plain sum; 0 for softmax.")
-    ] = 0.3,
     company: Annotated[
         str,
         typer.Option(
-            help="Beside whom each LoRA judges: fitting (all others, but a figure beside "
-            "no other figure), everybody, nobody."
+            help="Beside which others each LoRA judges: fitting (all, but a figure beside no other "
+            "figure), or nobody."
         ),
     ] = "fitting",
-    balance: options.GateBalance = 0.0,
-    router_balance: Annotated[
-        float, typer.Option(help="Weight of: even loads, with --top-k (MixLoRA's loss).")
-    ] = 0.0,
-    start: Annotated[
-        # torchrun takes the letters --start for the beginning of options of its own
+    paper: Annotated[
+        bool,
+        typer.Option("--paper", help="Gates and training as published, judged by CLIP."),
+    ] = False,
+    clip: Annotated[
         str,
-        typer.Option("--begin", help="Where gates begin: sum, solved (closed form), or even."),
-    ] = "sum",
-    trajectories: Annotated[int, typer.Option(help="Samplings of each teacher.")] = 40,
-    teacher_steps: Annotated[int, typer.Option(help="Steps of these samplings.")] = 12,
-    cfg_scale: Annotated[float, typer.Option(help="CFG scale of these samplings.")] = 3.0,
+        typer.Option(help="With --paper: a CLIP by folder or hub name, if not the model's own."),
+    ] = "",
     steps: options.Steps = 120,
     batch_size: options.RecordBatch = 8,
     accumulation: options.Accumulation = 1,
     learning_rate: options.HighestRate = 1e-2,
-    input: Annotated[
-        str, typer.Option(help="They see hidden, experts, regions or placed; auto: as LoRAs ask.")
-    ] = "auto",
-    reduce: Annotated[str, typer.Option(help="mean, grid, flatten or tokens.")] = "mean",
-    cells: Annotated[int, typer.Option(help="Cells on a side of the grid.")] = 4,
-    normalise: options.Normalise = "l2",
-    activation: options.Activation = "free",
-    time: Annotated[bool, typer.Option(help="Gates know the timestep.")] = True,
-    bias: Annotated[bool, typer.Option(help="Gates have a bias; the start needs it.")] = True,
-    top_k: options.Strongest = 0,
     seed: options.Seed = 0,
     gradient_checkpointing: options.GradientCheckpointing = False,
     precision: options.Precision = "float32",
@@ -148,18 +88,11 @@ def train_gates(
 
     library = Library(lora_dir or [ROOT / "loras"])
     cards = dict(zip(loras, find_once(library, loras), strict=True))
-    given = context.params
     config = GateTraining.from_json(
-        {name: given[name] for name in TRAINING}
-        | {
-            "output": output,
-            "gate": {name: given[name] for name in GATE},
-            "prompts": prompt or (),
-            "alone": _read_alone(alone or (), loras),
-            "neutral": neutral or (),
-        }
+        {name: value for name, value in context.params.items() if name not in _OTHER}
+        | {"prompts": prompt or (), "alone": _read_alone(alone or (), loras)}
     )
-    if objective == "clip" and clip:
+    if clip:
         check_clip(clip)
     config = _with_drafts(
         config,
@@ -206,26 +139,19 @@ def _with_drafts(config: GateTraining, called: Sequence[Called]) -> GateTraining
     """
     from composer.training.gates import draft_prompts
 
-    silent = [one.name for one in called if not one.trigger.strip()]
-    drafted = draft_prompts([one for one in called if one.name not in silent], seed=config.seed)
+    unnamed = [one.name for one in called if not one.trigger.strip()]
+    drafted = draft_prompts([one for one in called if one.name not in unnamed], seed=config.seed)
     alone = {**drafted.alone, **config.alone}
-    shows_one = config.preview_every > 0 and not config.preview_prompt
-    if silent and not config.prompts and (_composes(config) or shows_one):
-        raise _undrafted(silent[0], "--prompt PROMPT")
-    lacking = [name for name in silent if name not in alone]
-    if lacking and (config.keep > 0 or config.objective == "clip"):
+    if unnamed and not config.prompts:
+        raise _undrafted(unnamed[0], "--prompt PROMPT")
+    lacking = [name for name in unnamed if name not in alone]
+    if lacking and config.paper:
         raise _undrafted(lacking[0], f"--alone {lacking[0]}=PROMPT")
     return dataclasses.replace(
         config,
-        prompts=config.prompts or (() if silent else drafted.composed),
+        prompts=config.prompts or drafted.composed,
         alone={one.name: alone[one.name] for one in called if one.name in alone},
-        neutral=config.neutral or drafted.neutral,
     )
-
-
-def _composes(config: GateTraining) -> bool:
-    """Whether prompts that name all LoRAs are learnt from."""
-    return config.objective != "distill" or config.compose > 0
 
 
 def _undrafted(name: str, remedy: str) -> ComposerError:
@@ -236,7 +162,7 @@ def _undrafted(name: str, remedy: str) -> ComposerError:
 
 
 def _show(progress: GateProgress, config: GateTraining) -> None:
-    words = {"teach": "teachers", "start": "start", "train": "step", "saved": "saved"}
+    words = {"alone": "LoRAs alone", "train": "step", "saved": "saved"}
     line = f"{words[progress.stage]} {progress.step}/{progress.total}"
     for group, loss in progress.losses.items():
         line += f"  {group} {loss:.3f}"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from composer.training.language import LanguageProgress, LanguageTraining
 
 _GATES = ("granularity", "balance")
-_GATE = ("input", "reduce", "normalise", "activation", "bias", "top_k")
+_GATE = ("input", "activation", "bias")
 # Parameters that are no setting of a training by the same name.
 _OTHER = {"loras", "model", "device", *_GATES, *_GATE}
 
@@ -33,13 +33,8 @@ def train_language_gates(
     granularity: options.Granularity = "block",
     balance: options.GateBalance = 0.5,
     input: Annotated[str, typer.Option(help="They see hidden, or experts.")] = "hidden",
-    reduce: Annotated[
-        str, typer.Option(help="mean: of the request; tokens: weights for each token.")
-    ] = "mean",
-    normalise: options.Normalise = "l2",
     activation: options.Activation = "softmax",
     bias: Annotated[bool, typer.Option(help="Gates have a bias.")] = False,
-    top_k: options.Strongest = 0,
     template: options.Template = "auto",
     window: options.Window = None,
     steps: options.StepsNotEpochs = None,

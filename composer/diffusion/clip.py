@@ -112,10 +112,7 @@ def own_clip(model: Model) -> Path:
     """
     folder = model.path / SUBFOLDER
     if not folder.is_dir():
-        raise ComposerError(
-            f"{model.name} has no CLIP beside it: name one, such as {EXAMPLE}, or choose the "
-            "objective distill."
-        )
+        raise ComposerError(f"{model.name} has no CLIP beside it: name one, such as {EXAMPLE}.")
     return folder
 
 

@@ -77,7 +77,7 @@ class Called(Protocol):
 
 def regions_of(model: Model, mixture: Mixture, experts: Iterable[Called]) -> Regions | None:
     """What finds out where the words of these experts act; None where no gate hears it."""
-    if not mixture.hears_regions:
+    if not mixture.needs_regions:
         return None
     voices = {e.name: Voice(trigger=e.trigger, role=e.role) for e in experts}
     return Regions(model, mixture, voices)
@@ -109,7 +109,7 @@ class Hearing:
     def __call__(self, noisy: Tensor, timestep: Tensor, step: int) -> None:
         """Tell the gates of these latents, (pictures, channels, height, width), at this step."""
         if step % EVERY == 0:
-            self._regions.mixture.hear(self.maps(noisy, timestep))
+            self._regions.mixture.set_region_maps(self.maps(noisy, timestep))
 
     @torch.no_grad()
     def maps(self, noisy: Tensor, timestep: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class Hearing:
             model = self._regions.model
             rows = torch.cat([noisy] * (1 + len(self._asked))).to(model.dtype)
             times = timestep.repeat(1 + len(self._asked)) if timestep.ndim else timestep
-            with self._regions.mixture.plainly():
+            with self._regions.mixture.without_gates():
                 output: Tensor = model.unet(
                     rows, times, encoder_hidden_states=self._text, return_dict=False
                 )[0].float()

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from composer.errors import ComposerError
 from composer.experts import Expert
 from composer.experts.low_rank import LowRank
-from composer.mixture import Mixture
+from composer.mixture import ConstantGate, Mixture, Unit
 
 LBW_SD1: tuple[tuple[str, ...], ...] = (
     ("text_encoder",),
@@ -49,7 +50,7 @@ def merged(
     """
     by_name = _by_name(mixture, experts)
     return {
-        site: _side_by_side(by_name, site, weights.get(name, unit.constant.weights))
+        site: _side_by_side(by_name, site, _weights_of(name, unit, weights))
         for name, unit in mixture.units.items()
         for site in unit.plan.sites
     }
@@ -77,6 +78,15 @@ def merged_by_blocks(
     return found
 
 
+def _weights_of(name: str, unit: Unit, weights: Mapping[str, Sequence[float]]) -> Sequence[float]:
+    """Those given for the unit, or else its constant ones."""
+    if name in weights:
+        return weights[name]
+    if not isinstance(unit.gate, ConstantGate) or isinstance(unit.gate.weights, Tensor):
+        raise ValueError(f"{name} has no constant weights: give those to export")
+    return unit.gate.weights
+
+
 def block_weights(
     mixture: Mixture, expert: str, weights: Mapping[str, Sequence[float]]
 ) -> tuple[float, ...]:
@@ -89,7 +99,7 @@ def block_weights(
     numbers: list[float] = []
     for places in LBW_SD1:
         here = [
-            weights.get(name, unit.constant.weights)[index]
+            _weights_of(name, unit, weights)[index]
             for name, unit in mixture.units.items()
             if unit.present[index] and any(_lies(site, places) for site in unit.plan.sites)
         ]

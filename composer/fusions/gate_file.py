@@ -20,8 +20,6 @@ from composer.mixture import (
     Granularity,
     LearnedGate,
     Mixture,
-    PlacedGate,
-    RegionGate,
 )
 
 KIND = OwnKind(
@@ -185,14 +183,14 @@ class GateFile(GateFacts):
 
 def gate_sizes(mixture: Mixture) -> dict[str, tuple[int, int | None]]:
     """What `GateFile.sizes` holds."""
-    return {unit: (gate.width, gate.tokens) for unit, gate in mixture.gates.items()}
+    return {unit: (gate.width, gate.tokens) for unit, gate in mixture.learned_gates.items()}
 
 
 def gate_tensors(mixture: Mixture) -> dict[str, dict[str, Tensor]]:
     """The parameters of a mixture's learned gates, by unit: what `GateFile.tensors` holds."""
     return {
         unit: {name: tensor.detach().clone() for name, tensor in gate.state_dict().items()}
-        for unit, gate in mixture.gates.items()
+        for unit, gate in mixture.learned_gates.items()
     }
 
 
@@ -264,26 +262,19 @@ def _build(
     order: list[int],
 ) -> LearnedGate:
     width, tokens = size
-    if settings.input == "regions":  # it sees the maps, one for each expert
-        width = len(order)
     try:
         _check_shapes(settings, named, width, tokens, len(order))
         present = named["present"].bool()[order]
         here = [bool(value) for value in present]
         clock = named["clock"].shape[1] if "clock" in named else None
-        if settings.input == "regions":
-            gate = RegionGate(settings, here, time_width=clock)
-        else:
-            kind = PlacedGate if settings.input == "placed" else LearnedGate
-            gate = kind(settings, width, here, time_width=clock, tokens=tokens)
+        gate = LearnedGate(settings, width, here, time_width=clock, tokens=tokens)
         state = dict(named) | {"present": present}
         for name in ("e", "b", "clock"):  # a row for each expert
             if name in state:
                 state[name] = state[name][order]
-        if settings.input == "regions":
-            state["e"] = state["e"][:, order]
-        if settings.input == "experts":
-            state["e"] = _regrouped(state["e"], settings, order, width)
+        if settings.input == "experts":  # (experts, tokens or one, experts, width)
+            whole = state["e"].reshape(len(order), -1, len(order), width)
+            state["e"] = whole[:, :, order].flatten(1)
         gate.load_state_dict(state)
     except (KeyError, IndexError, RuntimeError, TypeError) as error:
         raise ComposerError(
@@ -310,13 +301,3 @@ def _check_shapes(
     for name, shape in wanted.items():
         if tuple(named[name].shape) != shape:
             raise TypeError(f"its {name} is {tuple(named[name].shape)} and not {shape}")
-
-
-def _regrouped(e: Tensor, settings: GateSettings, order: list[int], width: int) -> Tensor:
-    """Columns of a gate that sees the experts' outputs, in the experts' new order."""
-    rows = e.shape[0]
-    if settings.reduce == "grid":  # (experts * width) channels, each with its cells
-        whole = e.reshape(rows, rows, width, -1)
-        return whole[:, order].reshape(rows, -1)
-    whole = e.reshape(rows, -1, rows, width)  # tokens (or one), experts, width
-    return whole[:, :, order].reshape(rows, -1)

@@ -115,7 +115,7 @@ class GateListener:
         Close it where the sampling may be left half-way, or the mixture is heard on and on.
         """
         units = self.mixture.units
-        with self.mixture.listen() as said:
+        with self.mixture.record_weights() as said:
             for item in steps:
                 heard = {unit: _mean(weights) for unit, weights in said if units[unit].timed}
                 said.clear()

@@ -1,10 +1,9 @@
 """Gates over LoRAs on a language model: MoLE's other half (arXiv 2404.13628, section 4.2).
 
-The mechanism is that of pictures; what is particular here is what a gate may look at. A gate that
-takes the mean of a sequence looks at the request alone, once, and holds for the whole answer: in
-training a mean over the answer would hear of words that are still to be written, and in generation
-it would change with each of them. So training, generation with a cache and generation without one
-give the same weights. A gate that weighs each token looks at that token alone.
+The mechanism is that of pictures; what is particular here is what a gate may look at: the mean of
+the request alone, once, for the whole answer. In training a mean over the answer would see words
+that are still to be written, and in generation it would change with each of them. So training,
+generation with a cache and generation without one give the same weights.
 """
 
 from __future__ import annotations
@@ -60,31 +59,18 @@ def attach_loras(
     return mixture
 
 
-def check_settings(settings: GateSettings, mixture: Mixture) -> None:
+def check_settings(settings: GateSettings) -> None:
     """Refuse gates that words give nothing to look at.
 
     Raises:
         ComposerError: which setting it is, and what to choose.
     """
-    if settings.hears or settings.time:
+    if settings.input == "placed" or settings.time:
         raise ComposerError("Language models know no places and no timestep: leave both out.")
-    if settings.reduce not in ("mean", "tokens"):
+    if settings.reduce != "mean":
         raise ComposerError(
-            f"A gate that takes {settings.reduce!r} of a text is bound to its length: choose mean "
-            "or tokens."
+            f"A gate that takes {settings.reduce!r} of a text is bound to its length: choose mean."
         )
-    if settings.reduce == "tokens":
-        if settings.input == "experts":
-            raise ComposerError(
-                "Gates that weigh each token see the hidden state, for what experts say is not "
-                "kept from token to token: choose the input hidden, or the mean."
-            )
-        mixed = [u for u in mixture.units.values() if not _reads_encoder(u) and _is_crossed(u)]
-        if mixed:
-            raise ComposerError(
-                f"{mixed[0].plan.name} has sites that read the encoder's tokens, and others the "
-                "decoder's: a gate for each token needs the granularity matrix. Or choose the mean."
-            )
 
 
 def look(mixture: Mixture, sight: Sight) -> None:
@@ -100,7 +86,7 @@ def look(mixture: Mixture, sight: Sight) -> None:
 
 @contextmanager
 def answering(mixture: Mixture, sight: Sight) -> Generator[None, None, None]:
-    """While an answer is generated: gates look at the request, and what they say there holds."""
+    """While an answer is generated: gates look at the request, and their weights there hold."""
     look(mixture, sight)
     try:
         with mixture.deciding_once():
@@ -120,8 +106,3 @@ def _reads_encoder(unit: Unit) -> bool:
     """Whether the unit's own input is the encoder's output."""
     path = unit.plan.path or ""
     return unit.plan.part == "decoder" and _READS_ENCODER.search(path) is not None
-
-
-def _is_crossed(unit: Unit) -> bool:
-    sites = (site.partition(".") for site in unit.plan.sites)
-    return any(part == "decoder" and _READS_ENCODER.search(path) for part, _, path in sites)

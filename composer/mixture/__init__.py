@@ -4,8 +4,7 @@ from composer.mixture.attach import attach
 from composer.mixture.gates import ConstantGate, Gate
 from composer.mixture.learned import GateSettings, LearnedGate
 from composer.mixture.mixture import Mixture
-from composer.mixture.placed import PlacedGate
-from composer.mixture.regions import REGIONS, Reach, RegionGate, region_maps
+from composer.mixture.regions import Reach, RegionGate, region_maps
 from composer.mixture.routing import Routing
 from composer.mixture.seen import Seen
 from composer.mixture.sites import ExpertConv2d, ExpertLinear, LowRankLike, Site
@@ -15,7 +14,6 @@ from composer.mixture.units import GRANULARITIES, Granularity
 
 __all__ = [
     "GRANULARITIES",
-    "REGIONS",
     "ConstantGate",
     "ExpertConv2d",
     "ExpertLinear",
@@ -25,7 +23,6 @@ __all__ = [
     "LearnedGate",
     "LowRankLike",
     "Mixture",
-    "PlacedGate",
     "Reach",
     "RegionGate",
     "Routing",

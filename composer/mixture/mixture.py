@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from composer.errors import ComposerError
-from composer.mixture.gates import ConstantGate
+from composer.mixture.gates import ConstantGate, Gate
 from composer.mixture.learned import LearnedGate
 from composer.mixture.replacement import Replacement, undo
 from composer.mixture.routing import Routing
-from composer.mixture.rows import Routed
 from composer.mixture.sites import Site
 from composer.mixture.stand_in import Watch, Weights
 from composer.mixture.switches import Switch
@@ -25,7 +24,7 @@ from composer.mixture.unit import Unit
 class Mixture:
     """Experts attached to models, with a gate for each unit.
 
-    After `attach` every expert speaks everywhere with weight 1. The handle is also a context
+    After `attach` every expert has weight 1 everywhere. The handle is also a context
     manager that detaches at its end. `copy.deepcopy(mixture)` is a mixture over copies of its
     models.
 
@@ -55,6 +54,14 @@ class Mixture:
         self._on = dict.fromkeys(names, True)
         self._limited: list[Switch] = []
         self._time: float | None = None
+        parts: dict[str, list[str]] = {}
+        for name, unit in units.items():
+            parts.setdefault(unit.plan.part, []).append(name)
+        self._depths = {
+            name: (place + 0.5) / len(some)
+            for some in parts.values()
+            for place, name in enumerate(some)
+        }
 
     @property
     def weights(self) -> dict[str, dict[str, float]]:
@@ -72,14 +79,19 @@ class Mixture:
         return {name: unit.routing for name, unit in self.units.items()}
 
     @property
-    def gates(self) -> dict[str, LearnedGate]:
-        """The learned gates, by unit."""
-        return {name: u.learned for name, u in self.units.items() if u.learned is not None}
+    def gates(self) -> dict[str, Gate]:
+        """The gates that look at what their units see, by unit."""
+        return {name: unit.gate for name, unit in self.units.items() if unit.gate.looks}
+
+    @property
+    def learned_gates(self) -> dict[str, LearnedGate]:
+        """Those among them that were trained, or are to be."""
+        return {n: gate for n, gate in self.gates.items() if isinstance(gate, LearnedGate)}
 
     def set_weights(self, weights: Mapping[str, float | Mapping[str, float]]) -> None:
         """Set the weight of every expert, in all units; one that is not named gets 0.
 
-        Learned gates are taken off.
+        Other gates are taken off.
 
         weights: by expert, one number for all parts or a number for each part:
             {"ada": 0.8, "ink": {"unet": 0.6, "text_encoder": 0.0}}.
@@ -91,12 +103,11 @@ class Mixture:
         self._check_names(weights)
         self._weights = {name: self._by_part(name, weights.get(name, 0.0)) for name in self.names}
         for unit in self.units.values():
-            unit.learned = None
-            unit.constant = ConstantGate([self._weights[n][unit.plan.part] for n in self.names])
-        self._tell()
+            unit.gate = ConstantGate([self._weights[n][unit.plan.part] for n in self.names])
+        self._set_masks()
 
-    def set_gates(self, gates: Mapping[str, LearnedGate]) -> None:
-        """Let learned gates speak in their units, in place of the constant weights there.
+    def set_gates(self, gates: Mapping[str, Gate]) -> None:
+        """Let these gates weigh their units, in place of the constant weights there.
 
         Raises:
             ComposerError: an unknown unit, a gate for another number of experts or one that sees
@@ -106,12 +117,12 @@ class Mixture:
             self._unit(name).check(gate)
         for name, gate in gates.items():
             unit = self.units[name]
-            unit.learned = gate.to(unit.routing.weights.device)
-        self._tell()
+            unit.gate = gate.to(unit.routing.weights.device)
+        self._set_masks()
 
     def strengthen(self, strengths: Mapping[str, float]) -> None:
-        """Let what is said of these experts count so many times, in all units that are not pinned:
-        the weights of learned gates, and constant ones; 1 for an expert that is not named.
+        """Multiply the weights of these experts, in all units that are not pinned: those of learned
+        gates, and constant ones; by 1 for an expert that is not named.
 
         Raises:
             ComposerError: an unknown expert, a strength that is not finite.
@@ -120,11 +131,11 @@ class Mixture:
         self._strengths = {
             name: _finite(name, strengths.get(name, 1.0), "its strength") for name in self.names
         }
-        self._tell()
+        self._set_masks()
 
     @property
     def strengths(self) -> dict[str, float]:
-        """How many times what is said of each expert counts."""
+        """What each expert's weights are multiplied by."""
         return dict(self._strengths)
 
     def pin(self, unit: str, weights: Mapping[str, float] | None) -> None:
@@ -140,7 +151,7 @@ class Mixture:
             self._check_names(weights)
             numbers = [_finite(name, weights.get(name, 0.0), unit) for name in self.names]
             found.pinned = ConstantGate(numbers)
-        self._tell((unit,))
+        self._set_masks((unit,))
 
     def toggle(
         self,
@@ -168,7 +179,7 @@ class Mixture:
             self._limited = [other for other in self._limited if other.expert != name]
         else:
             self._limited.append(switch)
-        self._tell()
+        self._set_masks()
 
     def at_step(self, index: int, total: int) -> None:
         """Say which step of a sampling comes next: switches limited to steps follow it."""
@@ -181,43 +192,63 @@ class Mixture:
     def _set_time(self, time: float | None) -> None:
         self._time = time
         if any(switch.steps is not None for switch in self._limited):
-            self._tell()
+            self._set_masks()
+
+    def weigh_rows(self, weights: Tensor) -> None:
+        """Give each row of the batches to come constant weights of its own, in all units, whatever
+        their gates, pins and switches; until they are given anew, or `weighing_rows` ends.
+
+        weights: (batch, experts).
+        """
+        self._hold_rows(ConstantGate(weights))
 
     @contextmanager
-    def listen(self, routed: list[Routed] | None = None) -> Generator[Weights, None, None]:
-        """Write down what learned gates say meanwhile: (unit, weights) at each time one is asked.
+    def weighing_rows(self) -> Generator[None, None, None]:
+        """Around calls of `weigh_rows`: after it gates, pins and switches hold again."""
+        try:
+            yield
+        finally:
+            self._hold_rows(None)
 
-        routed: gets what those decided that let only the strongest speak.
+    def _hold_rows(self, gate: ConstantGate | None) -> None:
+        for unit in self.units.values():
+            unit.by_rows = gate
+        self._set_masks()
 
-        Stop listening before the backward pass: under gradient checkpointing the forward pass runs
-        again there, and each gate would be heard twice.
+    @contextmanager
+    def record_weights(self) -> Generator[Weights, None, None]:
+        """Record the weights that gates give meanwhile: (unit, weights) at each time one is asked.
+
+        Stop before the backward pass: under gradient checkpointing the forward pass runs again
+        there, and each gate would be recorded twice.
         """
         tape: Weights = []
         for watch in self._watches.values():
-            watch.tape, watch.routed = tape, routed
+            watch.tape = tape
         try:
             yield tape
         finally:
             for watch in self._watches.values():
-                watch.tape = watch.routed = None
+                watch.tape = None
 
     @property
-    def hears_regions(self) -> bool:
-        """Whether some gate listens to where the words of each expert act."""
-        return any(gate.settings.hears for gate in self.gates.values())
+    def needs_regions(self) -> bool:
+        """Whether some gate needs maps of where the words of each expert act."""
+        return any(unit.gate.needs_regions for unit in self.units.values())
 
-    def hear(self, regions: Tensor | None) -> None:
-        """Tell the gates where each expert's words act, (pictures, experts, h, w), until told anew.
+    def set_region_maps(self, maps: Tensor | None) -> None:
+        """Give the gates maps of where each expert's words act, (pictures, experts, h, w), until
+        others are given.
 
         The rows of the passes to come are a multiple of the pictures, those of one kind together.
         """
         for watch in self._watches.values():
-            watch.regions = regions
+            watch.regions = maps
 
     def look_at(self, counted: Mapping[str, Tensor]) -> None:
         """Tell gates that take a mean which tokens count for it, until told anew: of a sequence
         those that are no padding, and in a causal model those of the request alone, for a mean over
-        the answer would hear of tokens that are not written yet.
+        the answer would see tokens that are not written yet.
 
         counted: by unit, (rows, tokens), nonzero for those that count; all do in other units.
 
@@ -231,9 +262,8 @@ class Mixture:
 
     @contextmanager
     def deciding_once(self) -> Generator[None, None, None]:
-        """Meanwhile a gate that takes one vector of a sequence is asked when its unit first runs,
-        and stands by what it said: while an answer is written token by token, with a cache or
-        without, this is the request. Gates that weigh each token go on as ever."""
+        """Meanwhile a gate is asked when its unit first runs, and its weights hold: while an answer
+        is written token by token, with a cache or without, they are those of the request."""
         for watch in self._watches.values():
             watch.decided = set()
         try:
@@ -243,8 +273,8 @@ class Mixture:
                 watch.decided = None
 
     @contextmanager
-    def plainly(self) -> Generator[None, None, None]:
-        """Meanwhile no gate is asked: every expert that is on speaks with weight 1 in its place."""
+    def without_gates(self) -> Generator[None, None, None]:
+        """Meanwhile no gate is asked: every expert that is on has weight 1 in its place."""
         for watch in self._watches.values():
             watch.plain = True
         try:
@@ -255,9 +285,7 @@ class Mixture:
 
     def depth_of(self, unit: str) -> float:
         """Where a unit lies among those of its part, in the order they run: 0 to 1."""
-        part = self._unit(unit).plan.part
-        names = [name for name, other in self.units.items() if other.plan.part == part]
-        return (names.index(unit) + 0.5) / len(names)
+        return self._depths[self._unit(unit).plan.name]
 
     def detach(self) -> None:
         """Put the original modules back. The mixture is of no more use; again is harmless."""
@@ -274,8 +302,9 @@ class Mixture:
     ) -> None:
         self.detach()
 
-    def _tell(self, units: Collection[str] | None = None) -> None:
-        """Tell these units, or all, who may speak there and how strongly."""
+    def _set_masks(self, units: Collection[str] | None = None) -> None:
+        """Set which experts are on in these units, or in all, and what their weights are multiplied
+        by."""
         everywhere = torch.tensor([self._on[name] for name in self.names], dtype=torch.bool)
         strength = torch.tensor([self._strengths[name] for name in self.names])
         for name in self.units if units is None else units:
@@ -284,7 +313,7 @@ class Mixture:
                 if switch.meant(name, self.depth_of(name), self._time):
                     mask = mask.clone()
                     mask[self.names.index(switch.expert)] = switch.on
-            unit.tell(mask, strength)
+            unit.set_mask(mask, strength)
 
     def _unit(self, name: str) -> Unit:
         if name not in self.units:

@@ -1,4 +1,4 @@
-"""Where experts act: maps of how loudly each one's own words change the picture, place by place.
+"""Where experts act: maps of how much each one's own words change the picture, place by place.
 
 The words that call an expert (its trigger) are left out of the prompt, and the model is asked
 again. Where its prediction changes, the expert has something to do:
@@ -7,9 +7,10 @@ again. Where its prediction changes, the expert has something to do:
     e_i = blur(mean over channels of D_i^2), divided by its mean over the picture
     m_i = e_i / (1 + e_i) * e_i^2 / max_j e_j^2          over the experts j that have a place
 
-Squared shares settle whose place it is: of two experts that both reach for one figure, the louder
-one gets it. An expert that acts everywhere (a style) has the map 1. Maps multiply an emphasis: an
-expert kept to its place can speak louder there than a weight for the whole picture could be.
+Squared shares settle whose place it is: of two experts that both reach for one figure, the one
+that changes it more gets it. An expert that acts everywhere (a style) has the map 1. Maps multiply
+an emphasis: an expert kept to its place can have a greater weight there than one for the whole
+picture could be.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from composer.mixture.learned import GateSettings, LearnedGate
+from composer.mixture.gates import Gate, MaskCache
 from composer.mixture.seen import Seen
 
 CELLS = 16
@@ -31,10 +32,10 @@ _TINY = 1e-12
 
 @dataclass(frozen=True, kw_only=True)
 class Reach:
-    """How far one expert's voice goes.
+    """Where one expert acts, and how much.
 
     local: whether it is kept to the places where its words act.
-    emphasis: how loudly it speaks there; for one that is not local, everywhere.
+    emphasis: its weight there; for one that is not local, everywhere.
     """
 
     local: bool
@@ -45,8 +46,8 @@ def region_maps(changes: Tensor, called: Tensor, reaches: Sequence[Reach]) -> Te
     """Weights (batch, experts, h, w) from what each expert's words change.
 
     changes: D, (experts, batch, channels, height, width); zeros where nobody asked.
-    called: bool, (experts, batch): whether the prompt names the expert; the others are silent.
-    reaches: one for each expert. An expert that has nobody beside it is itself: the map 1.
+    called: bool, (experts, batch): whether the prompt names the expert; the others get 0.
+    reaches: one for each expert. An expert that is alone has the map 1.
     """
     experts, batch = called.shape
     height, width = changes.shape[-2:]
@@ -80,48 +81,47 @@ def _blur(loud: Tensor) -> Tensor:
     return flat.reshape(loud.shape)
 
 
-class RegionGate(LearnedGate):
-    """A gate that hears the maps: g = e m + b + T(time), at each token, with m its place's weights.
+def maps_at(seen: Seen, experts: int) -> Tensor:
+    """The maps at each token of a unit, (batch, tokens, experts); 1 where there are no maps, as in
+    a program that does not make them."""
+    batch, tokens, _ = seen.hidden.shape
+    if seen.regions is None:
+        return seen.hidden.new_ones(batch, tokens, experts, dtype=torch.float32)
+    maps = seen.regions
+    maps = maps.repeat(batch // maps.shape[0], 1, 1, 1)  # the same with and without prompt
+    if seen.grid is None:  # a line of tokens has no places
+        return maps.mean((2, 3))[:, None].expand(batch, tokens, experts)
+    if maps.shape[-2:] != seen.grid:
+        if maps.shape[-1] > seen.grid[1]:
+            maps = functional.adaptive_avg_pool2d(maps, seen.grid)
+        else:
+            maps = functional.interpolate(
+                maps, size=seen.grid, mode="bilinear", align_corners=False
+            )
+    return maps.flatten(2).transpose(1, 2)
 
-    It starts with e = 1 (the identity) and the rest 0, which is the maps themselves. Off the
-    diagonal e lets an expert give way where another one acts. Where there are no maps, as in a
-    program that does not make them, m is 1 everywhere.
+
+class RegionGate(Gate):
+    """Each expert in its place: g_i = m_i * w_i at each token, with m the maps and w constants.
+
+    weights: (experts,), one for each.
+    present: which experts change anything in this unit.
     """
 
-    def __init__(
-        self, settings: GateSettings, present: Sequence[bool], *, time_width: int | None = None
-    ) -> None:
-        super().__init__(settings, len(present), present, time_width=time_width)
-        with torch.no_grad():
-            self.e.copy_(torch.eye(self.experts))
-            if self.b is not None:
-                self.b.zero_()
+    needs_regions = True
+    present: Tensor
+    weights: Tensor
 
-    def look(self, seen: Seen) -> Tensor:
-        """(batch, tokens, experts): the maps at this unit's places."""
-        return self.places(seen, self.experts)
+    def __init__(self, weights: Sequence[float], present: Sequence[bool]) -> None:
+        super().__init__()
+        self.experts = len(present)
+        self._masked = MaskCache()
+        self.register_buffer("present", torch.tensor(list(present), dtype=torch.bool))
+        self.register_buffer("weights", torch.tensor(list(weights), dtype=torch.float32))
 
-    @staticmethod
-    def places(seen: Seen, experts: int) -> Tensor:
-        """The maps at each token, (batch, tokens, experts)."""
-        batch, tokens, _ = seen.hidden.shape
-        if seen.regions is None:
-            return seen.hidden.new_ones(batch, tokens, experts, dtype=torch.float32)
-        maps = seen.regions
-        maps = maps.repeat(batch // maps.shape[0], 1, 1, 1)  # the same with and without prompt
-        if seen.grid is None:  # a line of tokens has no places
-            return maps.mean((2, 3))[:, None].expand(batch, tokens, experts)
-        if maps.shape[-2:] != seen.grid:
-            if maps.shape[-1] > seen.grid[1]:
-                maps = functional.adaptive_avg_pool2d(maps, seen.grid)
-            else:
-                maps = functional.interpolate(
-                    maps, size=seen.grid, mode="bilinear", align_corners=False
-                )
-        return maps.flatten(2).transpose(1, 2)
-
-
-REGIONS = GateSettings(
-    input="regions", reduce="tokens", activation="free", normalise="layer", bias=True, time=True
-)
-"""Gates that hear where the words of each expert act."""
+    def forward(self, seen: Seen | None, mask: Tensor) -> Tensor:
+        """(batch, tokens, experts)."""
+        assert seen is not None  # it is asked when its unit runs
+        masked = self._masked(mask, self.present)
+        given = maps_at(seen, self.experts) * self.weights
+        return torch.addcmul(masked.shift, masked.scale, given)

@@ -1,4 +1,4 @@
-"""The cell through which a gate tells the sites of its unit how much of each expert speaks."""
+"""The cell that holds the weights of one unit: written by the unit, read by its sites."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ Ranks = tuple[tuple[int, int], ...]
 
 
 class Routing(nn.Module):
-    """What one unit's gate says now. A gate writes it, the sites of the unit read it.
+    """The weights of one unit now.
 
-    Everything lives in buffers, so changing it recompiles nothing under `torch.compile`.
+    Only the unit writes it, with `keep`, and only what a gate gave: the sites may have worked
+    something out from it. Everything lives in buffers, so changing it recompiles nothing under
+    `torch.compile`.
 
-    weights: float32, broadcastable: (experts,), (batch, experts) or (batch, tokens, experts).
-        A constant gate sets it with `keep`. A learned gate assigns `routing.weights = ...` at each
-        forward of its unit, before the sites run, and its gradient flows through. Nobody else
-        writes into it: the sites may have worked something out from it.
-    mask: bool, (experts,): who may speak at all. Gates leave the others at zero.
-    strength: float32, (experts,): how many times what a learned gate says counts.
+    weights: float32, broadcastable: (experts,), (batch, experts) or (batch, tokens, experts); with
+        the gradient of a learned gate.
+    mask: bool, (experts,): which experts are on. Gates leave the others at zero.
+    strength: float32, (experts,): what the weights of a gate are multiplied by.
     grid: (height, width) of the tokens of `weights`, None if they are no picture.
     """
 
@@ -36,36 +36,38 @@ class Routing(nn.Module):
         self.register_buffer("mask", torch.ones(experts, dtype=torch.bool), persistent=False)
         self.register_buffer("strength", torch.ones(experts), persistent=False)
         self.grid: tuple[int, int] | None = None
-        self._as_said = True
-        self._nobody = False
+        self._unit_strength = True
+        self._all_off = False
         self._by_rank: dict[Ranks, Tensor] = {}
         self._spread: Tensor | None = None
 
-    def keep(self, weights: Tensor) -> None:
-        """Hold these weights until they are changed. In place where the shape stays the same."""
-        self._spread = None
-        if weights.shape == self.weights.shape:
+    def keep(self, weights: Tensor, grid: tuple[int, int] | None = None) -> None:
+        """Hold these weights until they are changed; (experts,) after (experts,) in place, as
+        compiled graphs know that buffer. Others may be needed for a gradient still to be taken."""
+        self.grid = grid
+        if weights.ndim == 1 and weights.shape == self.weights.shape:
+            self._spread = None
             self.weights.copy_(weights)
         else:
-            self.weights = weights.to(self.weights)
+            self.weights = weights
 
     def allow(self, mask: Tensor) -> None:
-        """Say which experts may speak: bool, (experts,)."""
+        """Set which experts are on: bool, (experts,)."""
         self.mask.copy_(mask)
-        self._nobody = not bool(mask.any())
+        self._all_off = not bool(mask.any())
 
     def strengthen(self, strength: Tensor) -> None:
-        """Let what a learned gate says count so many times, (experts,)."""
+        """Set what a gate's weights are multiplied by, (experts,)."""
         self.strength.copy_(strength)
-        self._as_said = bool((strength == 1).all())
+        self._unit_strength = bool((strength == 1).all())
 
     def strengthened(self, weights: Tensor) -> Tensor:
-        """A learned gate's weights as they count.
+        """A gate's weights times the strength.
 
-        Times 1 is exact, so one graph serves all strengths; while compiling, `_as_said` is not even
-        read, for what is read is guarded.
+        Times 1 is exact, so one graph serves all strengths; while compiling, `_unit_strength` is
+        not even read, for what is read is guarded.
         """
-        if torch.compiler.is_compiling() or not self._as_said:
+        if torch.compiler.is_compiling() or not self._unit_strength:
             return weights * self.strength
         return weights
 
@@ -86,18 +88,18 @@ class Routing(nn.Module):
         return found
 
     @property
-    def silent(self) -> bool:
-        """Whether nobody may speak, known without reading a tensor.
+    def off(self) -> bool:
+        """Whether all experts are off, known without reading a tensor.
 
         Never true while compiling: as a Python value it would cost a recompilation at each change.
         `join` does the same there.
         """
-        return not torch.compiler.is_compiling() and self._nobody
+        return not torch.compiler.is_compiling() and self._all_off
 
     def join(self, output: Tensor, delta: Tensor) -> Tensor:
-        """Add what the experts say to the base's output, exactly nothing if nobody may speak.
+        """Add the experts' change to the base's output, exactly nothing if all are off.
 
-        Adding a zero is not exact: -0.0 + 0.0 is 0.0. Outside a compiled graph `silent` has been
+        Adding a zero is not exact: -0.0 + 0.0 is 0.0. Outside a compiled graph `off` has been
         asked before; inside one the choice is fused with the addition.
         """
         total = output + delta.to(output.dtype)
@@ -106,13 +108,13 @@ class Routing(nn.Module):
         return total
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Routing:
-        """Without the gradient of the weights that a learned gate wrote: it cannot be copied."""
+        """Without the gradient of a learned gate's weights: it cannot be copied."""
         twin = memo[id(self)] = Routing(self.mask.shape[0])
         twin.weights = self.weights.detach().clone()
         twin.mask = self.mask.clone()
-        twin.strength, twin._as_said = self.strength.clone(), self._as_said
+        twin.strength, twin._unit_strength = self.strength.clone(), self._unit_strength
         twin.grid, twin.training = self.grid, self.training
-        twin._nobody = self._nobody
+        twin._all_off = self._all_off
         return twin
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Routing:

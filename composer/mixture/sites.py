@@ -41,7 +41,7 @@ class Site(nn.Module, ABC):
         other in the host's dtype, each expert's scale multiplied into its down factor.
     owner: (ranks,): which expert each rank belongs to.
     ranks: the same, as (expert, rank) of each expert that changes this site.
-    routing: how much of each expert speaks, shared by the sites of a unit.
+    routing: the weight of each expert, shared by the sites of a unit.
     """
 
     base: nn.Linear | nn.Conv2d
@@ -55,7 +55,7 @@ class Site(nn.Module, ABC):
         factors: Sequence[LowRankLike | None],
         routing: Routing,
     ) -> None:
-        """factors: one entry for each expert of the mixture, None where it has nothing to say."""
+        """factors: one entry for each expert of the mixture, None where it changes nothing."""
         super().__init__()
         self.base = base
         self.routing = routing
@@ -96,7 +96,7 @@ class Site(nn.Module, ABC):
         """Linear: (batch, ..., in) -> (batch, ..., out). Conv2d: (batch, in, height, width) -> same
         as the base."""
         output = cast(Tensor, self.base(hidden))
-        if self.routing.silent:
+        if self.routing.off:
             return output
         return self.add(output, self.low(hidden))
 
@@ -124,8 +124,8 @@ class Site(nn.Module, ABC):
 class ExpertLinear(Site):
     """A Linear with experts. Tokens are the second axis of the input, if it has three.
 
-    Where a unit's gate speaks to each of its tokens and this site sees others (the words, in
-    cross-attention), it hears their mean.
+    Where a unit's weights are for each of its tokens and this site sees others (the words, in
+    cross-attention), it takes their mean.
     """
 
     def low(self, hidden: Tensor) -> Tensor:

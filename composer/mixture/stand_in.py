@@ -8,24 +8,23 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from composer.mixture.learned import LearnedGate
+from composer.mixture.gates import ConstantGate, Gate
 from composer.mixture.routing import Routing
-from composer.mixture.rows import Routed
 from composer.mixture.seen import Seen, as_tokens
 from composer.mixture.sites import Site
 
 Weights = list[tuple[str, Tensor]]
-"""What gates said: a unit's name and its weights, one entry for each time it was asked."""
+"""Weights that gates gave: a unit's name and its weights, one entry for each time it was asked."""
 
 
 class Watch:
     """What the stand-ins of one part share while it runs.
 
     time: the embedding of the timestep of the pass going on, (batch, width).
-    tape: gates write down here what they say, while someone listens.
-    routed: and here those that let only the strongest speak, whom they chose from what.
-    regions: where the words of each expert act, (pictures, experts, h, w), for gates that hear it.
-    plain: no gate is asked; where one stands, every expert that is on speaks with weight 1.
+    tape: gates' weights are recorded here, while someone wants them.
+    probing: a unit runs for one expert alone; nothing is recorded.
+    regions: where the words of each expert act, (pictures, experts, h, w), for gates that need it.
+    plain: no gate is asked; where one stands, every expert that is on has weight 1.
     counted: by unit the tokens that its gate takes the mean of, (rows, tokens); all of them in a
         unit that is not there.
     decided: while gates are asked once alone, the units that were; None otherwise.
@@ -34,7 +33,6 @@ class Watch:
     def __init__(self) -> None:
         self.time: Tensor | None = None
         self.tape: Weights | None = None
-        self.routed: list[Routed] | None = None
         self.probing = False
         self.regions: Tensor | None = None
         self.plain = False
@@ -61,7 +59,7 @@ class StandIn(nn.Module):
 
 
 class Timekeeper(StandIn):
-    """Stands in for a U-Net's `time_embedding`: tells the gates what time it is."""
+    """Stands in for a U-Net's `time_embedding`: keeps what it gives for the gates."""
 
     def __init__(self, base: nn.Module, watch: Watch) -> None:
         super().__init__(base)
@@ -75,17 +73,17 @@ class Timekeeper(StandIn):
 
 
 class UnitModule(StandIn):
-    """Stands in for a unit's module: asks the unit's gate, tells its sites, runs the module.
+    """Stands in for a unit's module: asks the gate, sets the unit's weights, runs the module.
 
-    gate: learned; None while the unit's weights are constant, and then nothing is done here.
+    gate: one that looks; None while the unit's weights are constant, and then nothing is done here.
     entry: the unit is the whole network, and the base the first module of it: the gate sees what
         this gives, not what it takes.
 
-    Under gradient checkpointing a unit's layers run again in the backward pass, and read there what
-    the gate said last: go backward before the model runs again.
+    Under gradient checkpointing a unit's layers run again in the backward pass, and read there the
+    weights that were set last: go backward before the model runs again.
     """
 
-    gate: LearnedGate | None
+    gate: Gate | None
 
     def __init__(
         self, name: str, base: nn.Module, routing: Routing, watch: Watch, *, entry: bool
@@ -96,12 +94,12 @@ class UnitModule(StandIn):
 
     def forward(self, *inputs: Any, **settings: Any) -> Any:
         """As the base's, with the experts of this unit weighed for this input."""
-        if self.gate is None or self.routing.silent:
+        if self.gate is None or self.routing.off:
             return self.base(*inputs, **settings)
         if self.watch.plain:
-            self.routing.weights, self.routing.grid = self.routing.mask.float(), None
+            self.routing.keep(self.routing.mask.float())
             return self.base(*inputs, **settings)
-        if self._stands_by_it(self.gate):
+        if self._is_decided():
             return self.base(*inputs, **settings)
         if self.entry:
             # without the experts that may stand there themselves: they wait for the gate
@@ -110,16 +108,16 @@ class UnitModule(StandIn):
             self._ask(self.gate, cast(Tensor, output))
             return output if bare is self.base else self.base(*inputs, **settings)
         hidden = inputs[0] if inputs else settings["hidden_states"]
-        if self.gate.settings.input == "experts":
+        if self.gate.needs_outputs:
             self._ask(self.gate, cast(Tensor, hidden), *self._outputs(self.gate, inputs, settings))
         else:
             self._ask(self.gate, cast(Tensor, hidden))
         return self.base(*inputs, **settings)
 
-    def _stands_by_it(self, gate: LearnedGate) -> bool:
-        """Whether the gate has spoken already for the sequence that is going on."""
+    def _is_decided(self) -> bool:
+        """Whether the gate has been asked already for the sequence that is going on."""
         decided = self.watch.decided
-        if decided is None or gate.settings.reduce == "tokens" or self.watch.probing:
+        if decided is None or self.watch.probing:
             return False
         if self.name in decided:
             return True
@@ -128,7 +126,7 @@ class UnitModule(StandIn):
 
     def _ask(
         self,
-        gate: LearnedGate,
+        gate: Gate,
         hidden: Tensor,
         outputs: Tensor | None = None,
         outputs_grid: tuple[int, int] | None = None,
@@ -147,33 +145,14 @@ class UnitModule(StandIn):
             counted=self.watch.counted.get(self.name),
             regions=self.watch.regions,
         )
-        if self.watch.routed is not None and gate.sparse and not self.watch.probing:
-            weights = self._told(gate, seen, self.watch.routed)
-        else:
-            weights = gate(seen, self.routing.mask)
-        weights = self.routing.strengthened(weights)
-        self.routing.weights, self.routing.grid = weights, grid
+        weights = self.routing.strengthened(gate(seen, self.routing.mask))
+        self.routing.keep(weights, grid)
         if self.watch.tape is not None and not self.watch.probing:
             self.watch.tape.append((self.name, weights))
 
-    def _told(self, gate: LearnedGate, seen: Seen, routed: list[Routed]) -> Tensor:
-        """The gate's weights; whom it chose is written down."""
-        decided = gate.decide(seen, self.routing.mask)
-        assert decided.chosen is not None  # it is sparse
-        routed.append(
-            Routed(
-                host=self.name,
-                adapter="",
-                logits=decided.logits,
-                chosen=decided.chosen,
-                mask=seen.counted if decided.logits.ndim == 3 else None,
-            )
-        )
-        return decided.weights
-
     @torch.no_grad()
     def _outputs(
-        self, gate: LearnedGate, inputs: tuple[Any, ...], settings: dict[str, Any]
+        self, gate: Gate, inputs: tuple[Any, ...], settings: dict[str, Any]
     ) -> tuple[Tensor, tuple[int, int] | None]:
         """E_i, (experts, batch, tokens, width), and their grid: the module once for each expert
         alone, less the module without any."""
@@ -183,18 +162,18 @@ class UnitModule(StandIn):
         mine = self.watch.probing
         self.watch.probing = True
         try:
-            alone: list[Tensor] = []
+            results: list[Tensor] = []
             grid = None
-            nobody = torch.zeros(gate.experts, device=self.routing.mask.device)
+            everybody = torch.ones_like(self.routing.mask)
             for chosen in (None, *range(gate.experts)):
-                self.routing.weights = nobody.clone()
-                if chosen is not None:
-                    self.routing.weights[chosen] = 1.0
+                alone = ConstantGate([float(expert == chosen) for expert in range(gate.experts)])
+                # a row's weights, for a graph may still hold those of before
+                self.routing.keep(alone(None, everybody)[None])
                 result = self.base(*inputs, **settings)
                 if isinstance(result, tuple):
                     result = cast(tuple[Any, ...], result)[0]
                 tokens, grid = as_tokens(cast(Tensor, getattr(result, "sample", result)))
-                alone.append(tokens.float())
+                results.append(tokens.float())
         finally:
             self.watch.probing = mine
-        return torch.stack(alone[1:]) - alone[0], grid
+        return torch.stack(results[1:]) - results[0], grid

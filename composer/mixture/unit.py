@@ -1,4 +1,4 @@
-"""One unit of a mixture: its sites, its gate, and who may speak in it."""
+"""One unit of a mixture: its sites, its gate, and which experts are on in it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from composer.errors import ComposerError
-from composer.mixture.gates import ConstantGate
-from composer.mixture.learned import LearnedGate
+from composer.mixture.gates import ConstantGate, Gate
 from composer.mixture.routing import Routing
 from composer.mixture.stand_in import UnitModule
 from composer.mixture.units import UnitPlan
@@ -19,10 +18,13 @@ class Unit:
     """What one gate governs.
 
     present: which experts change anything here.
-    module: the stand-in at which a learned gate is asked; None where the model has no place for it.
+    module: the stand-in at which a gate that looks is asked; None where the model has no place for
+        it.
     timed: whether the timestep is known where the gate is asked.
-    constant: the weights, while no learned gate speaks here.
-    pinned: weights that hold whatever the gate says; None for those of the gate.
+    gate: what weighs the experts here; at first every weight is 1.
+    pinned: weights that hold whatever the gate gives; None for those of the gate.
+    by_rows: weights of each row of a batch, (batch, experts), that hold in place of all others and
+        whatever is on; None for none.
     """
 
     plan: UnitPlan
@@ -30,32 +32,21 @@ class Unit:
     present: tuple[bool, ...]
     module: UnitModule | None = None
     timed: bool = False
-    constant: ConstantGate = field(init=False)
+    gate: Gate = field(init=False)
     pinned: ConstantGate | None = None
-    _learned: LearnedGate | None = None
+    by_rows: ConstantGate | None = None
 
     def __post_init__(self) -> None:
-        self.constant = ConstantGate([1.0] * len(self.present))
+        self.gate = ConstantGate([1.0] * len(self.present))
 
-    @property
-    def learned(self) -> LearnedGate | None:
-        """The gate that was trained for this unit, if it has one."""
-        return self._learned
-
-    @learned.setter
-    def learned(self, gate: LearnedGate | None) -> None:
-        if gate is not None:
-            self.check(gate)
-        self._learned = gate
-
-    def check(self, gate: LearnedGate) -> None:
-        """Refuse a learned gate that could not speak here.
+    def check(self, gate: Gate) -> None:
+        """Refuse a gate that could not weigh this unit.
 
         Raises:
             ComposerError: it is for another number of experts, or sees what is not there.
         """
         name, experts = self.plan.name, len(self.present)
-        if self.module is None:
+        if gate.looks and self.module is None:
             raise ComposerError(
                 f"{name} has no module at which a learned gate could be asked: leave it out."
             )
@@ -64,28 +55,31 @@ class Unit:
                 f"The gate of {name} was made for {gate.experts} experts, and this mixture has "
                 f"{experts}. Attach the experts it was trained with."
             )
-        if gate.settings.input == "experts" and self.plan.whole:
+        if gate.needs_outputs and self.plan.whole:
             raise ComposerError(
-                f"The gate of all of {name} is asked before any expert has spoken: let it see the "
+                f"The gate of all of {name} is asked before any expert has run: let it see the "
                 "hidden state, or choose the granularity block, layer or matrix."
             )
-        if gate.settings.time and not self.timed:
+        if gate.needs_time and not self.timed:
             raise ComposerError(f"{name} knows no timestep: choose a gate without time for it.")
 
-    def tell(self, mask: Tensor, strength: Tensor) -> None:
-        """Let those in `mask`, bool (experts,), speak from now on as the unit's gate says, times
-        their strength, float32 (experts,). Pins are as loud as they say."""
-        learned = self._learned if self.pinned is None else None
+    def set_mask(self, mask: Tensor, strength: Tensor) -> None:
+        """Weigh the experts in `mask`, bool (experts,), from now on as the unit's gate does, times
+        their strength, float32 (experts,). Pins hold as they are, and weights of rows for all
+        experts."""
+        routing = self.routing
+        gate = self.by_rows or self.pinned or self.gate
         if self.module is not None:
-            self.module.gate = learned
-        if learned is not None:
-            self.routing.allow(mask)
-            self.routing.strengthen(strength)
+            self.module.gate = gate if gate.looks else None
+        if gate.looks:
+            routing.allow(mask)
+            routing.strengthen(strength)
             return
-        if self.pinned is not None:
-            weights = self.pinned(None, mask)
-        else:
-            weights = self.constant(None, mask) * strength.to(mask.device)
-        self.routing.keep(weights)
-        # At a constant weight of zero an expert is as good as off.
-        self.routing.allow(weights != 0)
+        if self.by_rows is not None:
+            mask = mask.new_ones(mask.shape)
+        weights = gate(None, mask.to(routing.mask.device))
+        if gate is self.gate:
+            weights = weights * strength.to(weights.device)
+        routing.keep(weights)
+        # An expert whose weight is constantly zero is as good as off.
+        routing.allow((weights != 0).reshape(-1, weights.shape[-1]).any(0))

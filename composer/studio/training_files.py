@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 
@@ -16,11 +16,14 @@ from composer.diffusion.display import enlarge
 from composer.errors import ComposerError
 from composer.files import write_atomically
 from composer.studio.training_request import TrainingRequest
-from composer.studio.training_state import Point, Preview, Training
+from composer.studio.training_state import Point, Preview, Stage, Training
 
 VERSION = 1
 RECORD = "training.json"
 SIDE = 384  # of previews, which are for the eye alone
+
+_STAGES: dict[str, Stage] = {"teach": "alone", "start": "alone"}
+"""Stages of trainings that were begun when they were called otherwise."""
 
 log = logging.getLogger("composer")
 
@@ -118,7 +121,6 @@ def _read(record: Path) -> Training:
         history=tuple(Point(**point) for point in told["history"]),
         previews=tuple(shown for shown in previews if shown.path.is_file()),
         path=None if told["path"] is None else Path(told["path"]),
-        **{
-            name: told[name] for name in ("stage", "step", "total", "skipped", "message", "created")
-        },
+        stage=_STAGES.get(str(told["stage"]), cast("Stage", told["stage"])),
+        **{name: told[name] for name in ("step", "total", "skipped", "message", "created")},
     )

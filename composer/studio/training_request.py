@@ -19,62 +19,47 @@ CHECKPOINT_EVERY = 25
 MOST_LETTERS = 80
 
 _NAME = re.compile(r"[^\W_][\w .+-]*")
-_GATE = ("input", "reduce", "normalise", "activation", "time", "bias", "top_k")
 _TRAINING = (
-    "granularity", "depth", "text_encoder", "objective", "teacher", "clip", "keep", "rest",
-    "familiar", "near", "company", "balance", "router_balance", "start", "trajectories",
-    "teacher_steps", "steps", "batch_size", "learning_rate", "seed", "gradient_checkpointing",
-    "precision",
+    "granularity", "input", "depth", "company", "paper", "clip", "steps", "batch_size",
+    "learning_rate", "seed", "gradient_checkpointing", "precision",
 )  # fmt: skip
+_DROPPED = ("neutral", "reduce", "normalise", "activation", "time", "bias", "top_k", "text_encoder",
+            "objective", "teacher", "keep", "rest", "familiar", "near", "balance",
+            "router_balance", "start", "trajectories", "teacher_steps")  # fmt: skip
+"""What trainings before said of themselves, and today's do not know."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRequest:
-    """LoRAs, prompts and settings. The settings mean what they mean in `GateTraining` and
-    `GateSettings`; their defaults are those of `composer train-gates`.
+    """LoRAs, prompts and settings. The settings mean what they mean in `GateTraining`; their
+    defaults are those of `composer train-gates`.
 
     name: of the result: `gates/<name>.safetensors` in the first LoRA folder.
     loras: by their names in the library.
     prompts: that name all of the LoRAs.
     alone: for each LoRA, prompts that name it and no other.
-    neutral: prompts that name none.
+    dropped: settings that Composer no longer has, of a training that was begun when it had them; it
+        is shown, and cannot go on.
     """
 
     name: str
     loras: tuple[str, ...]
     prompts: tuple[str, ...]
     alone: Mapping[str, tuple[str, ...]] = field(hash=False)
-    neutral: tuple[str, ...]
 
     granularity: str = "block"
-    depth: float = 0.0
     input: str = "auto"
-    reduce: str = "mean"
-    normalise: str = "l2"
-    activation: str = "free"
-    time: bool = True
-    bias: bool = True
-    top_k: int = 0
-    text_encoder: bool = False
-    objective: str = "judged"
-    teacher: str = "regions"
-    clip: str = ""
-    keep: float = 0.0
-    rest: float = 0.0
-    familiar: float = 0.0
-    near: float = 0.3
+    depth: float = 0.0
     company: str = "fitting"
-    balance: float = 0.0
-    router_balance: float = 0.0
-    start: str = "sum"
-    trajectories: int = 40
-    teacher_steps: int = 12
+    paper: bool = False
+    clip: str = ""
     steps: int = 120
     batch_size: int = 8
     learning_rate: float = 1e-2
     seed: int = 0
     gradient_checkpointing: bool = False
     precision: str = "float32"
+    dropped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -93,10 +78,6 @@ class TrainingRequest:
                     f"There is no prompt for {name!r} alone: write at least one, or give its "
                     "trigger words and let prompts be drafted again."
                 )
-        if self.rest > 0 and not self.neutral:
-            raise ComposerError(
-                "There is no prompt without any LoRA: write at least one, or set rest to 0."
-            )
         for setting in fields(self):
             value = getattr(self, setting.name)
             if value is None or (isinstance(value, float) and not math.isfinite(value)):
@@ -113,14 +94,17 @@ class TrainingRequest:
         """
         from composer.training.gates import GateTraining
 
+        if self.dropped:
+            raise ComposerError(
+                f"The training {self.name!r} was begun with settings that Composer no longer has "
+                f"({', '.join(self.dropped)}): forget it, and train again."
+            )
         return GateTraining.from_json(
             {name: getattr(self, name) for name in _TRAINING}
             | {
                 "output": output,
-                "gate": {name: getattr(self, name) for name in _GATE},
                 "prompts": self.prompts,
                 "alone": {name: self.alone[name] for name in self.loras},
-                "neutral": self.neutral,
                 "preview_every": max(1, -(-self.steps // PREVIEWS)),
                 "checkpoint_every": CHECKPOINT_EVERY,
                 "resume": resume,
@@ -139,9 +123,11 @@ class TrainingRequest:
             ComposerError: something is missing, or unknown.
         """
         try:
-            read = dict(values)
-            for name in ("loras", "prompts", "neutral"):
-                read[name] = tuple(read[name])
+            read = {name: value for name, value in values.items() if name not in _DROPPED}
+            if dropped := [name for name in _DROPPED if name in values]:
+                read |= {"dropped": dropped, "input": "auto", "company": "fitting", "clip": ""}
+            for name in ("loras", "prompts", "dropped"):
+                read[name] = tuple(read.get(name, ()))
             read["alone"] = {name: tuple(some) for name, some in read["alone"].items()}
             return cls(**read)
         except (KeyError, TypeError, AttributeError) as error:

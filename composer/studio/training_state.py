@@ -10,7 +10,7 @@ from typing import Literal
 from composer.studio.training_request import TrainingRequest
 
 State = Literal["waiting", "running", "stopping", "stopped", "failed", "finished"]
-Stage = Literal["prepare", "teach", "start", "train"]
+Stage = Literal["prepare", "alone", "train"]
 
 MOST_POINTS = 1000  # of a curve; a longer one is told by every second step
 
@@ -19,9 +19,8 @@ MOST_POINTS = 1000  # of a curve; a longer one is told by every second step
 class Point:
     """One step of the optimiser: the smoothed losses by group, and the gates' entropy.
 
-    losses: "loss" for the whole, and its parts: each LoRA's by its name (what it misses of itself,
-        or how far from it alone), "together" and "neutral" where teachers are followed.
-    entropy: 1 where all LoRAs speak evenly, 0 where one speaks alone.
+    losses: "loss" for the whole, and its parts: by LoRA's name what it misses of itself, or "CLIP".
+    entropy: 1 where all LoRAs have equal shares, 0 where one has everything.
     """
 
     step: int
@@ -31,7 +30,7 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """What the gates painted after a step, always the same prompt from the same seed."""
+    """A picture with the gates after a step, always of the same prompt and from the same seed."""
 
     step: int
     path: Path
@@ -41,8 +40,7 @@ class Preview:
 class Training:
     """A training as it stands.
 
-    step, total: within the stage: of the teachers' samplings, of the LoRAs solved for, of the
-        optimiser.
+    step, total: within the stage: of the samplings of the LoRAs alone, of the optimiser.
     skipped: steps without a finite loss.
     message: why it failed, or what else is to be known.
     path: of the finished gate file.

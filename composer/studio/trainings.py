@@ -221,7 +221,7 @@ class Trainings:
         output = self._files.output(request.name)
         request.config(output)
         check_writable(self.gates / output.name)
-        if request.objective == "clip":
+        if request.paper:
             self._check_clip(request.clip)
 
     def _check_clip(self, name: str) -> None:

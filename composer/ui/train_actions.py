@@ -82,7 +82,6 @@ class TrainActions:
                     views.redrafted(one, drafted.alone[one["name"]]) for one in loras
                 ]
                 lessons["together"] = views.redrafted(lessons["together"], drafted.composed)
-                lessons["neutral"] = views.redrafted(lessons["neutral"], drafted.neutral)
             except ComposerError as error:
                 problem = str(error)
         update: Update = {page.lessons: lessons, page.problem: _problem(problem)}
@@ -126,7 +125,6 @@ class TrainActions:
             loras=tuple(one["name"] for one in lessons["loras"]),
             prompts=views.lines(lessons["together"]["text"]),
             alone={one["name"]: views.lines(one["text"]) for one in lessons["loras"]},
-            neutral=views.lines(lessons["neutral"]["text"]),
             **settings,
         )
 

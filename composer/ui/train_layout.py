@@ -16,17 +16,8 @@ HINT = (
     '<p class="hint">120 steps are plenty for two LoRAs of the shipped model: about three minutes '
     "on two processor cores. It goes on when you close the page.</p>"
 )
-PUBLISHED: dict[str, Any] = {
-    "input": "hidden",
-    "activation": "softmax",
-    "time": False,
-    "bias": False,
-    "start": "even",
-    "objective": "clip",
-    "balance": 0.5,
-    "text_encoder": True,
-}
-"""What the paper's gate is, where it differs from ours."""
+PUBLISHED: dict[str, Any] = {"paper": True, "input": "hidden"}
+"""The paper's gates, where they differ from ours."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -130,69 +121,20 @@ def _advanced() -> dict[str, Any]:
                 {
                     "auto": "what suits these LoRAs",
                     "hidden": "what comes in",
-                    "experts": "what the LoRAs answer",
-                    "regions": "where trigger words act",
                     "placed": "what comes in, and where words act",
+                    "experts": "what the LoRAs change",
                 },
-                "Answers are the paper's; where words act is slowest",
-            ),
-            "reduce": _choice(
-                "reduce",
-                "and sees it as",
-                {
-                    "mean": "its mean",
-                    "grid": "a coarse grid",
-                    "tokens": "each place by itself",
-                    "flatten": "all of it, at one size",
-                },
-                "Each place: for subjects side by side",
-            ),
-            "activation": _choice(
-                "activation",
-                "Weights are",
-                {
-                    "free": "any numbers",
-                    "sigmoid": "from 0 to 2",
-                    "scaled": "shares of a learnt total",
-                    "softmax": "shares of 1",
-                },
-                "Shares of 1 are the paper's",
-            ),
-            "normalise": _choice(
-                "normalise",
-                "What is seen is brought to",
-                {"layer": "mean 0, variance 1", "l2": "length 1"},
-                "Length 1 is the paper's",
-            ),
-            "objective": _choice(
-                "objective",
-                "Who judges",
-                {
-                    "judged": "each LoRA, of its own part",
-                    "distill": "a picture they make up",
-                    "clip": "CLIP",
-                },
-                "CLIP is the paper's, and slower",
+                "Where words act is slower; changes are for the paper's gates alone",
             ),
             "company": _choice(
                 "company",
-                "Beside whom each judges",
-                {
-                    "fitting": "all that fit",
-                    "everybody": "all others",
-                    "nobody": "nobody",
-                },
-                "Two figures do not fit: their sum melts them",
-            ),
-            "start": _choice(
-                "start",
-                "Gates begin with",
-                {"sum": "the plain sum", "solved": "least squares", "even": "equal shares of 1"},
-                "Equal shares are the paper's",
+                "Beside whom each LoRA judges",
+                {"fitting": "all that fit", "nobody": "nobody"},
+                "Two figures do not fit: their sum blends them",
             ),
             "clip": gr.Textbox(
                 DEFAULT["clip"],
-                label="Which CLIP",
+                label="Which CLIP judges the paper's",
                 info="A folder or hub name",
                 placeholder="the model's own",
                 max_lines=1,
@@ -205,38 +147,16 @@ def _advanced() -> dict[str, Any]:
                 {"float32": "float32", "bfloat16": "bfloat16"},
                 "bfloat16 is faster where the processor knows it",
             ),
-            "teacher": _choice(
-                "teacher",
-                "Who shows them all together",
-                {
-                    "regions": "each where its words act",
-                    "changes": "their changes, added up",
-                },
-                "Where a picture they make up is followed",
-            ),
         }
         numbers = {
             "depth": _number("depth", "From this depth on", info="0 is the whole U-Net"),
-            "top_k": _number("top_k", "Only the strongest", 0, info="0 is all LoRAs at once"),
             "learning_rate": _number("learning_rate", "Learning rate"),
-            "keep": _number("keep", "Stay with one alone", info="how much it counts"),
-            "rest": _number("rest", "Stay with the base", info="how much it counts"),
-            "familiar": _number("familiar", "Known everywhere", info="to some LoRA or the base"),
-            "near": _number("near", "Near the plain sum", info="0 where weights are shares of 1"),
-            "balance": _number("balance", "Balance loss", info="0.5 in the paper"),
-            "router_balance": _number(
-                "router_balance", "Even loads", info="for the strongest; 0.01 in MixLoRA"
-            ),
             "batch_size": _number("batch_size", "Rows at once", 0),
-            "trajectories": _number("trajectories", "Samplings to learn from", 0),
-            "teacher_steps": _number("teacher_steps", "Steps of each", 0),
             "seed": _number("seed", "Seed", 0),
         }
     with gr.Row(elem_classes="switches"):
         switches = {
-            "time": _switch("time", "Gates know the step"),
-            "bias": _switch("bias", "Gates have a bias"),
-            "text_encoder": _switch("text_encoder", "Gates in the text encoder too"),
+            "paper": _switch("paper", "As in the paper, judged by CLIP"),
             "gradient_checkpointing": _switch("gradient_checkpointing", "Less memory, slower"),
         }
     return {**choices, **numbers, **switches}

@@ -18,7 +18,7 @@ Cards = Mapping[str, "Card"]
 
 SMOOTHING = 0.9
 MOST_POINTS = 240  # of a curve, more cannot be seen
-STAGES = (("teach", "Teachers", 0.3), ("start", "Start", 0.06), ("train", "Training", 0.64))
+STAGES = (("alone", "LoRAs alone", 0.3), ("train", "Training", 0.7))
 BLANK: Json = {"text": "", "drafted": ""}
 
 
@@ -40,7 +40,7 @@ def lora_line(card: Card) -> Json:
 
 def no_lessons(loras: Sequence[Json] = ()) -> Json:
     """The value of the lessons without prompts."""
-    return {"turn": 0, "loras": list(loras), "together": dict(BLANK), "neutral": dict(BLANK)}
+    return {"turn": 0, "loras": list(loras), "together": dict(BLANK)}
 
 
 def read_lessons(value: object) -> Json:
@@ -55,10 +55,8 @@ def read_lessons(value: object) -> Json:
             {name: str(line[name]) for name in ("name", "title", "role", "trigger", *BLANK)}
             for line in cast("list[Json]", given["loras"])
         ]
-        groups = {
-            key: {name: str(given[key][name]) for name in BLANK} for key in ("together", "neutral")
-        }
-        return {"turn": whole(given["turn"]), "loras": loras, **groups}
+        together = {name: str(given["together"][name]) for name in BLANK}
+        return {"turn": whole(given["turn"]), "loras": loras, "together": together}
     except (TypeError, KeyError, ValueError) as error:
         raise ComposerError("The page sent lessons that are none. Reload the page.") from error
 
@@ -144,11 +142,11 @@ def _named(name: str, cards: Cards) -> Json:
 
 
 def _curves(training: Training, cards: Cards) -> list[Json]:
-    """The whole first, then each LoRA's own, then the other groups."""
-    words = {"loss": "all", "together": "together", "neutral": "without", "CLIP": "CLIP"}
+    """The whole first, then each LoRA's own. CLIP's is the whole but for a constant."""
+    words = {"loss": "all"}
     loras = training.request.loras
     groups = dict.fromkeys(group for point in training.history for group in point.losses)
-    order = [*(g for g in ("loss", *loras, "together", "neutral") if g in groups)]
+    order = [*(g for g in ("loss", *loras) if g in groups)]
     order += [group for group in groups if group not in order and group != "CLIP"]
     curves: list[Json] = []
     for group in order:
@@ -207,7 +205,7 @@ def _what(training: Training) -> str:
         many = training.ahead
         return f"Waits for {many} other training{'s' if many > 1 else ''}" if many else "Starting"
     if training.state == "finished":
-        # one LoRA, or the solved start as it is, needs none
+        # one LoRA needs none
         return f"Finished after {training.trained} steps" if training.trained else "Finished"
     if training.state == "failed":
         return f"Failed at step {training.trained}" if training.trained else "It did not start"
@@ -222,8 +220,7 @@ def _what(training: Training) -> str:
         return "Waits while a picture is made"
     return {
         "prepare": "Getting ready",
-        "teach": f"Asking the LoRAs · {step} of {total}",
-        "start": "Solving for a good start",
+        "alone": f"Each LoRA draws alone · {step} of {total}",
         "train": f"Step {step} of {total}",
     }[training.stage]
 
@@ -231,7 +228,7 @@ def _what(training: Training) -> str:
 def _left(training: Training) -> str:
     if training.state != "running" or training.seconds_left is None:
         return ""
-    then = {"teach": ", then the training", "train": ""}.get(training.stage, "")
+    then = {"alone": ", then the training"}.get(training.stage, "")
     return f"{duration(training.seconds_left)} left{then}"
 
 

@@ -41,7 +41,6 @@ def choose(page: Page, *names: str) -> None:
     for name in names:
         write(page, f"alone {name}", name)
     write(page, "together", " ".join(names))
-    write(page, "neutral", "cat\ndog")
 
 
 def write(page: Page, key: str, prompts: str) -> None:
@@ -54,11 +53,9 @@ def write(page: Page, key: str, prompts: str) -> None:
 def settle(page: Page, steps: int, name: str) -> None:
     page.fill("#gate-name input, #gate-name textarea", name)
     page.fill("#train-set-steps input", str(steps))
-    if not page.locator("#train-set-trajectories input").is_visible():
+    if not page.locator("#train-set-batch-size input").is_visible():
         page.click("#train-advanced > button")
-    small = {"trajectories": 3, "teacher-steps": 3, "batch-size": 2}
-    for field, value in small.items():
-        page.fill(f"#train-set-{field} input", str(value))
+    page.fill("#train-set-batch-size input", "2")
 
 
 def state(page: Page, wanted: str, name: str | None = None) -> None:
@@ -242,10 +239,10 @@ def test_the_paper_is_one_click_away(page: Page, browser: Browser) -> None:
     open_tab(page)
     page.click("#train-advanced > button")
     page.get_by_role("button", name="As in the paper").click()
-    expect(page.locator("#train-set-balance input")).to_have_value("0.5")
-    expect(page.locator("#train-set-activation input")).to_have_value("shares of 1")
+    expect(page.locator("#train-set-paper input")).to_be_checked()
+    expect(page.locator("#train-set-input input")).to_have_value("what comes in")
     page.get_by_role("button", name="Recommended").click()
-    expect(page.locator("#train-set-balance input")).to_have_value("0")
+    expect(page.locator("#train-set-paper input")).not_to_be_checked()
 
 
 def test_a_clip_of_ones_own_judges(page: Page, app: App, tiny_sd: Path, tmp_path: Path) -> None:
@@ -253,7 +250,7 @@ def test_a_clip_of_ones_own_judges(page: Page, app: App, tiny_sd: Path, tmp_path
     choose(page, "zibo", "neon")
     page.click("#train-advanced > button")
     page.get_by_role("button", name="As in the paper").click()
-    expect(page.locator("#train-set-balance input")).to_have_value("0.5")
+    expect(page.locator("#train-set-paper input")).to_be_checked()
     settle(page, 2, "judged")
     problem = page.locator("#train-problem")
     page.click("#train-start")

@@ -116,7 +116,7 @@ def test_gates_do_not_disturb_what_is_heard(model: Model, mixture: Mixture) -> N
     noisy, timestep = latents(model, 1), torch.tensor(300)
     before = hearing.maps(noisy, timestep)
     mixture.set_gates(region_gates(mixture, dict.fromkeys(mixture.names, 1.0)))
-    mixture.hear(torch.rand(1, 3, 4, 4))
+    mixture.set_region_maps(torch.rand(1, 3, 4, 4))
     torch.testing.assert_close(hearing.maps(noisy, timestep), before, rtol=1e-5, atol=1e-6)
 
 
@@ -157,7 +157,7 @@ def test_pictures_alone_and_in_a_batch(model: Model, mixture: Mixture) -> None:
     heard = regions(model, mixture)
     request = Request(prompt="ada in ink", seed=5, steps=4, cfg_scale=3.0, sampler="DDIM")
     alone = picture_of(model, request, heard)
-    mixture.hear(None)
+    mixture.set_region_maps(None)
     plain = picture_of(model, request, None)
     shots = [Shot(prompt="a cat", seed=4), Shot(prompt="ada in ink", seed=5)]
     batch = list(sample(model, shots, Sampling(steps=4), regions=heard))

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save, save_file
 from composer.errors import ComposerError
 from composer.fusions.gate_file import FORMAT, GatedExpert, GateFile, read_facts, read_gates
 from composer.fusions.gate_library import GateLibrary
-from composer.mixture import REGIONS, GateSettings, LearnedGate, PlacedGate, RegionGate, Seen
+from composer.mixture import GateSettings, LearnedGate, Seen
 
 UNIT = "unet.mid_block.attentions.0"
 NAMES = ("ada", "ink", "sea")
@@ -45,13 +45,10 @@ def file_of(made: LearnedGate) -> GateFile:
 
 SETTINGS = [
     GateSettings(),
-    GateSettings(reduce="grid", cells=2, time=True, bias=True, activation="free"),
-    GateSettings(reduce="flatten", activation="scaled"),
-    GateSettings(reduce="tokens", normalise="layer", activation="sigmoid", bias=True),
+    GateSettings(time=True, bias=True, activation="free"),
+    GateSettings(reduce="flatten"),
     GateSettings(input="experts"),
-    GateSettings(input="experts", reduce="grid", cells=2),
     GateSettings(input="experts", reduce="flatten"),
-    GateSettings(input="experts", reduce="tokens"),
 ]
 
 
@@ -131,9 +128,9 @@ def damage(path: Path, **changes: Any) -> None:
         ({"granularity": ["block"]}, "a granularity that is none"),
         ({"training": 3}, "is damaged"),
         ({"settings": ["unet"]}, "is damaged"),
-        ({"settings": {"unet": {"cells": "4"}}}, r"gates\.safetensors.*cells is '4'"),
-        ({"settings": {"unet": {"cells": 1.5}}}, r"cells is 1\.5: give a whole number"),
-        ({"settings": {"unet": {"top_k": True}}}, "top_k is True: give a whole number"),
+        ({"settings": {"unet": {"reduce": 4}}}, r"gates\.safetensors.*reduce is 4"),
+        ({"settings": {"unet": {"time": "no"}}}, "time is 'no': give true or false"),
+        ({"settings": {"unet": {"top_k": True}}}, "top_k is True, a kind of gate"),
         ({"model": "m\ud800"}, "lone surrogate"),
         ({"version": "\ud800"}, "lone surrogate"),
         ({"training": {"\udfff": [1]}}, "lone surrogate"),
@@ -169,7 +166,7 @@ def test_a_gate_that_does_not_fit_its_settings(tmp_path: Path) -> None:
 
 BOMBS = [
     (GateSettings(), (2**31, None)),
-    (GateSettings(input="experts", reduce="grid", cells=64), (2**31, None)),
+    (GateSettings(input="experts", reduce="flatten"), (2**31, 2**31)),
     (GateSettings(reduce="flatten"), (2**31, 2**31)),
     (GateSettings(input="placed"), (2**31, None)),
 ]
@@ -191,7 +188,6 @@ def test_no_room_is_made_for_what_a_file_only_claims(
         read.gates(NAMES, {UNIT: None})
 
 
-@pytest.mark.parametrize("settings", [REGIONS, GateSettings(input="placed", time=True)])
 @pytest.mark.parametrize(
     ("name", "tensor"),
     [
@@ -205,13 +201,11 @@ def test_no_room_is_made_for_what_a_file_only_claims(
 def test_tensors_of_other_shapes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    settings: GateSettings,
     name: str,
     tensor: torch.Tensor,
 ) -> None:
-    made = RegionGate if settings is REGIONS else PlacedGate
-    width = () if settings is REGIONS else (6,)
-    sound = file_of(made(settings, *width, [True] * 3, time_width=5))
+    settings = GateSettings(input="placed", time=True)
+    sound = file_of(LearnedGate(settings, 6, [True] * 3, time_width=5))
     path = tmp_path / "gates.safetensors"
     replace(sound, tensors={UNIT: {**sound.tensors[UNIT], name: tensor}}).write(path)
     read = read_gates(path)
@@ -281,26 +275,51 @@ def test_nan_cut_and_foreign_files(tmp_path: Path) -> None:
         file_of(gate(GateSettings())).write(tmp_path / "gates.bin")
 
 
-@pytest.mark.parametrize("kind", [RegionGate, PlacedGate])
-def test_gates_that_hear_regions_come_back_in_any_order(
-    tmp_path: Path, kind: type[LearnedGate]
-) -> None:
-    present = [True, True, False]
-    if kind is RegionGate:
-        made = RegionGate(REGIONS, present, time_width=6)
-    else:
-        placed = GateSettings(input="placed", activation="free", bias=True, time=True)
-        made = PlacedGate(placed, 6, present, time_width=6)
+def test_placed_gates_come_back_in_any_order(tmp_path: Path) -> None:
+    placed = GateSettings(input="placed", activation="free", bias=True, time=True)
+    made = LearnedGate(placed, 6, [True, True, False], time_width=6)
     with torch.no_grad():
         for parameter in (made.e, made.b, made.clock):
             assert parameter is not None
             parameter.normal_()
-    path = tmp_path / "regions.safetensors"
+    path = tmp_path / "placed.safetensors"
     file_of(made).write(path)
     maps, hidden, time = torch.rand(1, 3, 4, 4), torch.randn(1, 16, 6), torch.randn(1, 6)
     mask = torch.ones(3, dtype=torch.bool)
     said = made(Seen(hidden=hidden, grid=(4, 4), regions=maps, time=time), mask)
     turned = read_gates(path).gates(NAMES[::-1], {UNIT: None})[UNIT]
-    assert isinstance(turned, kind)
     other = turned(Seen(hidden=hidden, grid=(4, 4), regions=maps.flip(1), time=time), mask)
     torch.testing.assert_close(other.flip(-1), said)
+
+
+OLD = {"cells": 4, "normalise": "l2", "top_k": 0}
+"""What every gate file said before there were fewer kinds of gates."""
+
+
+def test_a_file_of_before_is_read(tmp_path: Path) -> None:
+    """Its gates' settings, and what it tells of its training, hold more than is known today."""
+    made = gate(GateSettings(activation="free", time=True, bias=True))
+    path = tmp_path / "gates.safetensors"
+    file_of(made).write(path)
+    training = {"settings": {"objective": "distill", "keep": 0.5, "trajectories": 40}}
+    damage(path, settings={"unet": made.settings.to_json() | OLD}, training=training)
+    read = read_gates(path)
+    assert read.settings == {"unet": made.settings} and read.training == training
+    again = read.gates(NAMES, {UNIT: None})[UNIT]
+    for name, tensor in made.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [{"reduce": "grid"}, {"reduce": "tokens"}, {"activation": "scaled"}, {"activation": "sigmoid"},
+     {"input": "regions", "reduce": "tokens"}, {"normalise": "layer"}, {"top_k": 2},
+     {"time": "no"}, {"bias": 1}],
+)  # fmt: skip
+def test_a_kind_of_gate_that_was_dropped_is_refused(tmp_path: Path, kind: dict[str, Any]) -> None:
+    path = tmp_path / "gates.safetensors"
+    file_of(gate(GateSettings())).write(path)
+    damage(path, settings={"unet": GateSettings().to_json() | OLD | kind})
+    name = next(iter(kind))
+    with pytest.raises(ComposerError, match=rf"The gate's {name} is .*: (choose|give|train again)"):
+        read_gates(path)

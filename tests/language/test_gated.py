@@ -24,14 +24,10 @@ from composer.language.gated import (
 )
 from composer.language.parts import find_adapters, parts_of, read_adapters, weights_hash
 from composer.mixture import GRANULARITIES, GateSettings, LearnedGate, Mixture
-from composer.training.gates.build import new_gates
+from composer.mixture.build import new_gates
 
 KINDS = tuple(MODELS)
-MEAN, TOKENS, EXPERTS = (
-    GateSettings(),
-    GateSettings(reduce="tokens"),
-    GateSettings(input="experts"),
-)
+MEAN, EXPERTS = GateSettings(), GateSettings(input="experts")
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +49,8 @@ def gated(
 
 
 def put_gates(mixture: Mixture, model: Any, settings: GateSettings) -> dict[str, LearnedGate]:
-    """Gates that say something else for each input."""
-    check_settings(settings, mixture)
+    """Gates that give other weights for each input."""
+    check_settings(settings)
     wanted = dict.fromkeys(mixture.models, settings)
     look(mixture, sight(model, torch.ones(3, 6)))
     gates = new_gates(mixture, wanted, lambda: outputs(model, requests()), seed=0)
@@ -80,7 +76,7 @@ def by_peft(kind: str, folder: Path) -> Any:
 
 
 def said(mixture: Mixture, run: Any) -> dict[str, Tensor]:
-    with mixture.listen() as tape:
+    with mixture.record_weights() as tape:
         run()
     return dict(tape)
 
@@ -164,11 +160,10 @@ def padded(ids: Tensor, left: int, right: int, pad: int = 257) -> tuple[Tensor, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("settings", [MEAN, TOKENS, EXPERTS], ids=["mean", "tokens", "experts"])
+@pytest.mark.parametrize("settings", [MEAN, EXPERTS], ids=["mean", "experts"])
 @torch.no_grad()
 def test_padding_changes_nothing(kind: str, settings: GateSettings, folders: Any) -> None:
-    granularity = "matrix" if kind == "t5" and settings is TOKENS else "layer"
-    model, mixture = gated(kind, folders, settings, granularity)
+    model, mixture = gated(kind, folders, settings, "layer")
     look(mixture, sight(model, torch.ones(3, 6), 2))
     bare = outputs(model, requests(), requests(3, 2))
     ids, mask = padded(requests(), 0, 5)
@@ -180,12 +175,11 @@ def test_padding_changes_nothing(kind: str, settings: GateSettings, folders: Any
 
 def gates_that_are_allowed() -> list[tuple[str, str, GateSettings]]:
     """All but those that test_what_words_cannot_give_is_refused names."""
-    found = [(k, g, s) for k in KINDS for g in GRANULARITIES for s in (MEAN, TOKENS, EXPERTS)]
+    found = [(k, g, s) for k in KINDS for g in GRANULARITIES for s in (MEAN, EXPERTS)]
     return [
         (kind, granularity, settings)
         for kind, granularity, settings in found
         if not (settings is EXPERTS and granularity == "network")
-        and not (settings is TOKENS and kind == "t5" and granularity != "matrix")
     ]
 
 
@@ -271,18 +265,17 @@ def test_the_units_are_layers_and_their_parts(folders: Any) -> None:
     assert units("t5", "layer")[4:7] == [f"decoder.block.0.layer.{i}" for i in range(3)]
 
 
-def test_what_words_cannot_give_is_refused(folders: Any) -> None:
-    _, llama = gated("llama", folders, None)
-    _, t5 = gated("t5", folders, None)
-    for mixture, settings, message in (
-        (llama, GateSettings(time=True), "no timestep"),
-        (llama, GateSettings(input="regions", reduce="tokens"), "no places"),
-        (llama, GateSettings(reduce="flatten"), "bound to its length"),
-        (llama, GateSettings(reduce="tokens", input="experts"), "token to token"),
-        (t5, TOKENS, "granularity matrix"),
-    ):
-        with pytest.raises(ComposerError, match=message):
-            check_settings(settings, mixture)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (GateSettings(time=True), "no timestep"),
+        (GateSettings(input="placed"), "no places"),
+        (GateSettings(reduce="flatten"), "bound to its length"),
+    ],
+)
+def test_what_words_cannot_give_is_refused(settings: GateSettings, message: str) -> None:
+    with pytest.raises(ComposerError, match=message):
+        check_settings(settings)
 
 
 def test_a_gate_told_of_other_tokens_says_so(folders: Any) -> None:

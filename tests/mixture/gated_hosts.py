@@ -14,7 +14,7 @@ from tiny_models import Factors
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from composer.mixture import GateSettings, LearnedGate, Mixture, attach
+from composer.mixture import Gate, GateSettings, LearnedGate, Mixture, Seen, attach
 from composer.mixture.seen import as_tokens
 
 UNETS = ("sd15", "sd2", "sdxl")
@@ -175,13 +175,34 @@ def gates_for(
             if even:
                 gate.e.zero_()
                 continue
-            size = 3.0 if mine.normalise == "l2" else 3.0 / gate.e.shape[1] ** 0.5
-            gate.e.copy_(torch.randn(gate.e.shape) * size)
+            gate.e.copy_(torch.randn(gate.e.shape) * 3.0)
             gate.tau.fill_(1.3)
-            for parameter in (gate.b, gate.total, gate.clock):
+            for parameter in (gate.b, gate.clock):
                 if parameter is not None:
                     parameter.add_(torch.randn(parameter.shape) * 0.5)
     return gates
+
+
+class TokenGate(Gate):
+    """A gate of the tests' own: for each token a softmax of what the unit sees there."""
+
+    def __init__(self, width: int, experts: int) -> None:
+        super().__init__()
+        self.experts = experts
+        self.e = nn.Parameter(torch.randn(experts, width))
+
+    def forward(self, seen: Seen | None, mask: Tensor) -> Tensor:
+        """(batch, tokens, experts)."""
+        assert seen is not None
+        logits = nn.functional.normalize(seen.hidden.float(), dim=-1) @ self.e.T
+        return logits.softmax(dim=-1).masked_fill(~mask, 0.0)
+
+
+def token_gates(mixture: Mixture, run: Callable[[], Any]) -> dict[str, TokenGate]:
+    """One for each unit."""
+    torch.manual_seed(0)
+    widths = {name: gate.width for name, gate in gates_for(mixture, run).items()}
+    return {name: TokenGate(width, len(mixture.names)) for name, width in widths.items()}
 
 
 def gated(

@@ -10,34 +10,23 @@ import torch
 from tiny_models import Experts, predict, same_bits, unet_inputs
 from torch import Tensor, nn
 
-from composer.mixture import ConstantGate, Gate, Mixture, Routing, attach
+from composer.mixture import ConstantGate, Gate, Mixture, Seen, attach
 
 
-class MeanGate(nn.Module):
-    """A gate as later ones are: softmax over the experts of the mean of what the unit sees."""
+class MeanGate(Gate):
+    """A gate of another's: softmax over the experts of the mean of what the unit sees."""
 
     def __init__(self, width: int, experts: int) -> None:
         super().__init__()
         torch.manual_seed(0)
+        self.experts = experts
         self.project = nn.Linear(width, experts)
 
-    def forward(self, hidden: Tensor | None, mask: Tensor) -> Tensor:
-        assert hidden is not None
-        logits = self.project(hidden.float().mean(dim=1))
+    def forward(self, seen: Seen | None, mask: Tensor) -> Tensor:
+        assert seen is not None
+        logits = self.project(seen.hidden.float().mean(dim=1))
         weights = logits.masked_fill(~mask, -torch.inf).softmax(dim=-1)
         return weights.masked_fill(~mask, 0.0)
-
-
-class Unit(nn.Module):
-    """Stands in for a block: asks the gate, tells the sites, runs the block."""
-
-    def __init__(self, base: nn.Module, gate: nn.Module, routing: Routing) -> None:
-        super().__init__()
-        self.base, self.gate, self.routing = base, gate, routing
-
-    def forward(self, hidden: Tensor, *args: Any, **settings: Any) -> Any:
-        self.routing.weights = self.gate(hidden, self.routing.mask)
-        return self.base(hidden, *args, **settings)
 
 
 def test_constant_gate() -> None:
@@ -45,20 +34,49 @@ def test_constant_gate() -> None:
     mask = torch.tensor([True, True, False])
     assert gate(None, mask).tolist() == pytest.approx([0.8, -1.0, 0.0])
     assert gate(None, mask).dtype == torch.float32
+    rows = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    assert ConstantGate(rows)(None, mask).tolist() == [[1.0, 2.0, 0.0], [4.0, 5.0, 0.0]]
+
+
+def test_rows_are_weighed_whatever_else_holds(unet: Any, experts: Experts) -> None:
+    """Each row of a batch as if it were alone with these weights; after it, all as before."""
+    mixture, _ = gated(unet, experts)
+    before = predict(unet)
+    mixture.pin(UNIT, {"ada": 3.0})
+    mixture.toggle("ink", False)
+    kept = predict(unet)
+    rows = torch.tensor([[1.0, 0.0], [0.5, -1.0]])
+    with mixture.weighing_rows():
+        mixture.weigh_rows(rows)
+        found = predict(unet)
+        assert mixture.routings[UNIT].weights.tolist() == rows.tolist()
+        mixture.weigh_rows(torch.zeros(2, 2))
+        bare = predict(unet)
+    assert same_bits(predict(unet), kept)
+    mixture.pin(UNIT, None)
+    mixture.toggle("ink", True)
+    assert same_bits(predict(unet), before)
+    for row, (ada, ink) in enumerate(rows.tolist()):
+        mixture.set_weights({"ada": ada, "ink": ink})
+        torch.testing.assert_close(found[row], predict(unet)[row], rtol=1e-4, atol=1e-5)
+    mixture.set_weights({})
+    assert same_bits(bare, predict(unet))
+
+
+UNIT = "unet.down_blocks.0.attentions.0"
 
 
 def gated(unet: Any, experts: Experts) -> tuple[Mixture, MeanGate]:
-    """The U-Net with a learned gate in its first transformer block."""
-    path = "down_blocks.0.attentions.0.transformer_blocks.0"
+    """The U-Net with such a gate in its first transformer."""
     experts = {
-        name: {site: f for site, f in sites.items() if site.startswith(f"unet.{path}.")}
+        name: {site: f for site, f in sites.items() if site.startswith(f"{UNIT}.transformer")}
         for name, sites in experts.items()
         if name != "sea"
     }
-    mixture = attach({"unet": unet}, experts)
+    mixture = attach({"unet": unet}, experts, granularity="block")
     gate = MeanGate(32, len(mixture.names))
-    unit = Unit(unet.get_submodule(path), gate, mixture.routings["unet"])
-    unet.set_submodule(path, unit)
+    mixture.set_gates({UNIT: gate})
+    assert mixture.gates == {UNIT: gate} and mixture.learned_gates == {}
     return mixture, gate
 
 
@@ -88,7 +106,7 @@ def test_gradient_reaches_a_learned_gate_with_and_without_checkpointing(
 def test_masking_redistributes_and_all_masked_is_the_base(unet: Any, experts: Experts) -> None:
     before = predict(unet)
     mixture, _ = gated(unet, experts)
-    routing = mixture.routings["unet"]
+    routing = mixture.routings[UNIT]
     assert not torch.equal(predict(unet), before)
     mixture.toggle("ada", False)
     predict(unet)

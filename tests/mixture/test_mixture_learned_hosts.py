@@ -113,7 +113,7 @@ def gradients(host: Host, mixture: Mixture) -> tuple[Tensor, dict[str, Tensor]]:
 @pytest.mark.parametrize("kind", HOSTS)
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 def test_checkpointing_and_training_mode_change_nothing(kind: str, granularity: Any) -> None:
-    settings = GateSettings(activation="scaled", bias=True, time=kind != "clip")
+    settings = GateSettings(bias=True, time=kind != "clip")
     host, mixture = gated(kind, granularity, settings)
     host.model.requires_grad_(False)
     for gate in mixture.gates.values():

@@ -11,19 +11,17 @@ from gated_hosts import RANKS, UNETS, closeness, experts_at, make_host
 from torch import Tensor
 from torch.nn import functional
 
-from composer.errors import ComposerError
 from composer.mixture import (
-    REGIONS,
+    Gate,
     GateSettings,
     LearnedGate,
-    PlacedGate,
     Reach,
     RegionGate,
     Seen,
     attach,
     region_maps,
 )
-from composer.mixture.learned import Activation, Reduce
+from composer.mixture.learned import Activation
 from composer.mixture.regions import CELLS
 
 LOCAL, GLOBAL = Reach(local=True, emphasis=2.0), Reach(local=False)
@@ -114,27 +112,24 @@ def test_one_expert_is_itself_and_large_pictures_are_seen_in_cells() -> None:
     assert maps.shape[-1] == CELLS and maps.shape[-2] == round(64 * CELLS / 96)
 
 
-def hear(gate: RegionGate, maps: Tensor | None, grid: tuple[int, int], rows: int) -> Tensor:
+def weights_of(gate: Gate, maps: Tensor | None, grid: tuple[int, int], rows: int) -> Tensor:
     hidden = torch.zeros(rows, grid[0] * grid[1], 5)
     mask = torch.ones(gate.experts, dtype=torch.bool)
     return gate(Seen(hidden=hidden, grid=grid, regions=maps), mask)
 
 
-def test_a_new_gate_says_the_maps_at_its_own_size() -> None:
-    gate = RegionGate(replace(REGIONS, time=False), [True, True])
+def test_a_region_gate_gives_the_maps_at_its_units_size() -> None:
+    gate = RegionGate([1.0, 1.0], [True, True])
     maps = torch.rand(2, 2, 8, 8)
-    said = hear(gate, maps, (8, 8), 4)
+    said = weights_of(gate, maps, (8, 8), 4)
     torch.testing.assert_close(said[:2], maps.flatten(2).transpose(1, 2))
     torch.testing.assert_close(said[:2], said[2:])  # the same without the prompt and with it
-    small = hear(gate, maps, (4, 4), 2)
+    small = weights_of(gate, maps, (4, 4), 2)
     torch.testing.assert_close(small, functional.avg_pool2d(maps, 2).flatten(2).transpose(1, 2))
-    assert hear(gate, maps, (16, 16), 2).shape == (2, 256, 2)
-    assert hear(gate, None, (4, 4), 2).unique() == 1
-    with torch.no_grad():
-        gate.e[0, 1] = -1.0  # the first gives way to the second
-    torch.testing.assert_close(
-        hear(gate, maps, (8, 8), 2)[..., 0], (maps[:, 0] - maps[:, 1]).flatten(1)
-    )
+    assert weights_of(gate, maps, (16, 16), 2).shape == (2, 256, 2)
+    assert weights_of(gate, None, (4, 4), 2).unique() == 1
+    twice = weights_of(RegionGate([2.0, -1.0], [True, True]), maps, (8, 8), 4)
+    torch.testing.assert_close(twice, said * torch.tensor([2.0, -1.0]))
 
 
 @pytest.mark.parametrize("kind", UNETS)
@@ -151,41 +146,40 @@ def test_experts_speak_in_their_places(kind: str) -> None:
         mixture.set_weights(one | dict.fromkeys(names[1:], 0.0))
         alone = host.run()
         mixture.set_weights(one)
-        settings = replace(REGIONS, time=False)
         mixture.set_gates(
             {
-                name: RegionGate(settings, unit.present)
+                name: RegionGate([1.0] * len(names), unit.present)
                 for name, unit in mixture.units.items()
                 if unit.module is not None
             }
         )
-        assert mixture.hears_regions
+        assert mixture.needs_regions
         torch.testing.assert_close(host.run(), whole, rtol=1e-4, atol=1e-5)  # nobody has told it
         ones = torch.ones(rows, len(names), 4, 4)
-        mixture.hear(ones)
+        mixture.set_region_maps(ones)
         torch.testing.assert_close(host.run(), whole, rtol=1e-4, atol=1e-5)
-        mixture.hear(torch.rand(rows, len(names), 4, 4))
+        mixture.set_region_maps(torch.rand(rows, len(names), 4, 4))
         assert closeness(host.run(), whole) > 1e-3
-        with mixture.plainly():
+        with mixture.without_gates():
             torch.testing.assert_close(host.run(), whole, rtol=1e-4, atol=1e-5)
         first = ones.clone()
         first[:, 1:] = 0
-        mixture.hear(first)
+        mixture.set_region_maps(first)
         torch.testing.assert_close(host.run(), alone, rtol=1e-4, atol=1e-5)
-        mixture.hear(torch.rand(rows, len(names), 4, 4))
+        mixture.set_region_maps(torch.rand(rows, len(names), 4, 4))
         for name in names[1:]:
             mixture.toggle(name, False)  # who is left is itself
         torch.testing.assert_close(host.run(), alone, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("reduce", ["mean", "tokens"])
 @pytest.mark.parametrize("activation", ["free", "softmax"])
-def test_a_placed_gate_is_as_loud_as_it_reads_and_where_it_hears(
-    reduce: Reduce, activation: Activation
-) -> None:
+def test_a_placed_gate_is_the_gate_times_the_maps(activation: Activation) -> None:
     """Against the same gate without maps, times the maps; alone an expert is itself."""
-    settings = GateSettings(input="placed", reduce=reduce, activation=activation, bias=True)
-    gate, plain = (kind(settings, 5, [True, True, True]) for kind in (PlacedGate, LearnedGate))
+    settings = GateSettings(input="placed", activation=activation, bias=True)
+    gate, plain = (
+        LearnedGate(each, 5, [True, True, True])
+        for each in (settings, replace(settings, input="hidden"))
+    )
     with torch.no_grad():
         for parameter in gate.parameters():
             parameter.add_(torch.rand(parameter.shape))
@@ -193,25 +187,10 @@ def test_a_placed_gate_is_as_loud_as_it_reads_and_where_it_hears(
     maps, hidden = torch.rand(2, 3, 8, 8), torch.randn(4, 16, 5)
     everyone = torch.ones(3, dtype=torch.bool)
     said = gate(Seen(hidden=hidden, grid=(4, 4), regions=maps), everyone)
-    loud = plain(Seen(hidden=hidden, grid=(4, 4)), everyone)
+    weights = plain(Seen(hidden=hidden, grid=(4, 4)), everyone)
     where = functional.avg_pool2d(maps, 2).flatten(2).transpose(1, 2).repeat(2, 1, 1)
-    torch.testing.assert_close(said, where * (loud if loud.ndim == 3 else loud[:, None]))
-    deaf = gate(Seen(hidden=hidden, grid=(4, 4)), everyone)
-    torch.testing.assert_close(deaf, said / where)
+    torch.testing.assert_close(said, where * weights[:, None])
+    without = gate(Seen(hidden=hidden, grid=(4, 4)), everyone)
+    torch.testing.assert_close(without, said / where)
     alone = gate(Seen(hidden=hidden, grid=(4, 4), regions=maps), torch.tensor([True, False, False]))
     torch.testing.assert_close(alone, torch.eye(3)[0].expand_as(alone))
-
-
-def test_a_placed_router_says_whom_it_chose() -> None:
-    gate = PlacedGate(GateSettings(input="placed", top_k=2), 5, [True, True, True])
-    seen = Seen(hidden=torch.randn(2, 16, 5), grid=(4, 4), regions=torch.rand(2, 3, 4, 4))
-    decided = gate.decide(seen, torch.ones(3, dtype=torch.bool))
-    assert decided.chosen is not None
-    assert decided.weights.shape == decided.logits.shape == (2, 16, 3)
-    assert decided.chosen.shape == (2, 16, 2)
-    assert ((decided.weights > 0).sum(-1) == 2).all()
-
-
-def test_regions_are_places() -> None:
-    with pytest.raises(ComposerError, match="choose tokens"):
-        GateSettings(input="regions", reduce="mean")

@@ -43,7 +43,7 @@ def test_adding_in_place_is_the_sum(shape: tuple[int, ...], derived: bool) -> No
     torch.manual_seed(0)
     routing = Routing(3)
     site, hidden, weights = make_site(routing, 6, 7), torch.randn(shape), torch.randn(2, 3)
-    routing.weights = weights
+    routing.keep(weights)
     before = hidden.clone()
     with torch.set_grad_enabled(derived):
         found = site(hidden)
@@ -56,7 +56,7 @@ def test_inputs_of_other_layouts() -> None:
     torch.manual_seed(0)
     routing = Routing(3)
     site, weights = make_site(routing, 6, 7), torch.randn(2, 3)
-    routing.weights = weights
+    routing.keep(weights)
     turned = torch.randn(2, 6, 5).transpose(1, 2)
     torch.testing.assert_close(site(turned), naive(site, turned, weights), rtol=1e-5, atol=1e-5)
     sliced = torch.randn(2, 5, 12)[..., ::2]
@@ -78,7 +78,7 @@ def test_gradients_are_those_of_the_long_way() -> None:
     weights = torch.randn(2, 3, requires_grad=True)
     # a hook of this kind forbids that the output is written to
     site.base.register_full_backward_hook(lambda *_: None)
-    routing.weights = weights
+    routing.keep(weights)
     found = torch.autograd.grad(site(hidden).square().sum(), (hidden, weights))
     expected = torch.autograd.grad(naive(site, hidden, weights).square().sum(), (hidden, weights))
     for one, other in zip(found, expected, strict=True):
@@ -102,10 +102,7 @@ def test_sites_of_a_unit_hear_every_change() -> None:
 
     assert sites[0].gate() is sites[2].gate() is sites[1].gate()
     for weights in (torch.randn(3), torch.randn(3), torch.randn(2, 3), torch.randn(2, 3)):
-        routing.keep(weights)  # twice in place
-        hear(weights)
-    for weights in (torch.randn(2, 3), torch.randn(2, 3)):
-        routing.weights = weights
+        routing.keep(weights)  # the first two in place
         hear(weights)
     twin = copy.deepcopy(sites[0])
     twin.routing.keep(torch.zeros(2, 3))
@@ -114,7 +111,7 @@ def test_sites_of_a_unit_hear_every_change() -> None:
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-@pytest.mark.parametrize("activation", ["softmax", "scaled", "sigmoid", "free"])
+@pytest.mark.parametrize("activation", ["softmax", "free"])
 def test_a_gate_hears_every_change_of_the_mask(activation: Any, mode: Any) -> None:
     torch.manual_seed(0)
     settings = GateSettings(activation=activation, bias=True)
@@ -122,8 +119,6 @@ def test_a_gate_hears_every_change_of_the_mask(activation: Any, mode: Any) -> No
     gate = LearnedGate(settings, 6, present)
     assert gate.b is not None
     gate.b.data = torch.randn(4)
-    if gate.total is not None:
-        gate.total.data.fill_(0.7)
     with mode():
         seen, mask = Seen(hidden=torch.randn(2, 5, 6)), torch.ones(4, dtype=torch.bool)
         for allowed in ([1, 1, 1, 1], [1, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0], [1, 1, 0, 1]):

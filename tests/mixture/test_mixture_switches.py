@@ -188,7 +188,7 @@ def test_weights_take_learned_gates_off() -> None:
 @pytest.mark.parametrize("granularity", ["block", "layer", "matrix"])
 def test_listeners_hear_each_unit_once_in_a_pass(granularity: Any, look: Any) -> None:
     host, mixture = gated("sd15", granularity, GateSettings(input=look))
-    with mixture.listen() as said:
+    with mixture.record_weights() as said:
         output(host)
     assert [name for name, _ in said] == list(mixture.units)  # in their order
     for name, weights in said:
@@ -197,7 +197,7 @@ def test_listeners_hear_each_unit_once_in_a_pass(granularity: Any, look: Any) ->
     assert len(said) == len(mixture.units)
     silent = next(iter(mixture.units))
     mixture.pin(silent, {"ada": 1.0})
-    with mixture.listen() as said:
+    with mixture.record_weights() as said:
         host.run()
         host.run()
     assert [name for name, _ in said] == [n for n in mixture.units if n != silent] * 2
@@ -208,11 +208,11 @@ def test_listeners_hear_once_under_checkpointing_and_stop_at_an_error() -> None:
     host, mixture = gated("sd15")
     host.model.enable_gradient_checkpointing()
     host.model.train()
-    with mixture.listen() as said:
+    with mixture.record_weights() as said:
         result = host.run()
     result.square().mean().backward()
     assert [name for name, _ in said] == list(mixture.units)
-    with pytest.raises(KeyError), mixture.listen() as said:
+    with pytest.raises(KeyError), mixture.record_weights() as said:
         raise KeyError
     output(host)
     assert said == []

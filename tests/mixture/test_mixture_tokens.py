@@ -1,4 +1,4 @@
-"""Gates that speak to each token, at sites of every kind; gates bound to one size."""
+"""Gates with weights for each token, at sites of every kind; gates bound to one size."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from gated_hosts import Host, experts_at, gated, gates_for, make_host, output
+from gated_hosts import Host, TokenGate, experts_at, gated, make_host, output, token_gates
 from torch import Tensor, nn
 from torch.nn import functional
 
 from composer.errors import ComposerError
-from composer.mixture import GateSettings, LearnedGate, Seen, Site, attach
+from composer.mixture import GateSettings, LearnedGate, Mixture, Site, attach
 
-TOKENS = GateSettings(reduce="tokens")
 BLOCK = "unet.down_blocks.0.attentions.0.transformer_blocks.0"
 SITES = {  # which site, and what it hears: the block's 64 positions, their mean, or 16 positions
     f"{BLOCK}.attn1.to_q": "each",
@@ -26,6 +25,12 @@ SITES = {  # which site, and what it hears: the block's 64 positions, their mean
     "unet.down_blocks.0.resnets.0.time_emb_proj": "mean",  # it sees the time
     "unet.down_blocks.0.downsamplers.0.conv": "fewer",
 }
+
+
+def by_token(granularity: Any) -> tuple[Host, Mixture]:
+    host, mixture = gated("sd15", granularity)
+    mixture.set_gates(token_gates(mixture, host.run))
+    return host, mixture
 
 
 def shown(host: Host, site: Site) -> tuple[Tensor, Tensor]:
@@ -52,7 +57,7 @@ def delta_of(site: Site, expert: int, hidden: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", SITES)
 @torch.no_grad()
 def test_each_kind_of_site(name: str) -> None:
-    host, mixture = gated("sd15", "block", TOKENS)
+    host, mixture = by_token("block")
     site = mixture.sites[name]
     hidden, found = shown(host, site)
     weights = site.routing.weights  # (batch, tokens, experts)
@@ -78,7 +83,7 @@ def test_each_kind_of_site(name: str) -> None:
 @torch.no_grad()
 def test_a_matrix_that_sees_one_vector_for_each_picture() -> None:
     name = "unet.mid_block.resnets.0.time_emb_proj"
-    host, mixture = gated("sd15", "matrix", TOKENS)
+    host, mixture = by_token("matrix")
     hidden, found = shown(host, mixture.sites[name])
     assert hidden.ndim == 2 and found.shape == (2, 64)
     weights = mixture.routings[name].weights
@@ -97,7 +102,7 @@ def test_a_strided_convolution_of_an_odd_size(size: tuple[int, int]) -> None:
     host = make_host("sd15")
     unit = "unet.down_blocks.0.downsamplers.0"
     mixture = attach({"unet": host.model}, experts_at(host, [f"{unit}.conv"]), granularity="block")
-    gate = LearnedGate(TOKENS, 32, [True] * 3)
+    gate = TokenGate(32, 3)
     gate.e.zero_()
     gate.e[0, 0] = 200.0  # by the sign of the first channel
     mixture.set_gates({unit: gate})
@@ -124,7 +129,7 @@ def test_all_positions_of_a_network() -> None:
     host = make_host("sd15")
     sites = [*host.sites(), "unet.conv_in", "unet.conv_out"]
     mixture = attach({"unet": host.model}, experts_at(host, sites))
-    mixture.set_gates(gates_for(mixture, host.run, TOKENS))
+    mixture.set_gates(token_gates(mixture, host.run))
     site = mixture.sites["unet.mid_block.resnets.0.conv2"]
     hidden, found = shown(host, site)
     expected = site.base(hidden)
@@ -137,10 +142,10 @@ def test_all_positions_of_a_network() -> None:
     assert not torch.allclose(found, mixture.sites["unet.conv_in"].base(hidden), atol=1e-2)
 
 
-@pytest.mark.parametrize("reduce", ["mean", "grid", "tokens"])
+@pytest.mark.parametrize("tokens", [False, True])
 @pytest.mark.parametrize("granularity", ["network", "block", "layer", "matrix"])
-def test_other_sizes_of_picture(granularity: Any, reduce: Any) -> None:
-    host, _ = gated("sd15", granularity, GateSettings(reduce=reduce, cells=2))
+def test_other_sizes_of_picture(granularity: Any, tokens: bool) -> None:
+    host, _ = by_token(granularity) if tokens else gated("sd15", granularity)
     wide = Host(host.kind, host.model, "unet", {**host.inputs, "sample": torch.randn(2, 4, 10, 14)})
     assert output(wide).isfinite().all()
 
@@ -160,18 +165,3 @@ def test_flattened_gates_refuse_another_size() -> None:
 def test_a_flattened_gate_must_know_its_tokens() -> None:
     with pytest.raises(ComposerError, match="how many tokens"):
         LearnedGate(GateSettings(reduce="flatten"), 8, [True, True])
-
-
-def test_a_grid_sees_where_things_are_and_a_mean_does_not() -> None:
-    hidden = torch.zeros(1, 16, 2)
-    hidden[0, :4, 0] = 1.0  # the top row of four by four
-    turned = hidden.reshape(1, 4, 4, 2).transpose(1, 2).reshape(1, 16, 2)
-    everybody = torch.tensor([True, True])
-    for reduce, same in (("mean", True), ("grid", False), ("flatten", False)):
-        torch.manual_seed(0)
-        settings = GateSettings(reduce=reduce, cells=2)  # pyright: ignore[reportArgumentType]
-        gate = LearnedGate(settings, 2, [True, True], tokens=16)
-        gate.e.data.mul_(100)
-        one = gate(Seen(hidden=hidden, grid=(4, 4)), everybody)
-        other = gate(Seen(hidden=turned, grid=(4, 4)), everybody)
-        assert torch.allclose(one, other, atol=1e-4) == same

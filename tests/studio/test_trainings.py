@@ -28,10 +28,17 @@ from composer.studio import (
     TrainingRequest,
 )
 from composer.studio.training_files import TrainingFiles
+from composer.training.gates import sampling
 
-SMALL: dict[str, Any] = {"trajectories": 3, "teacher_steps": 3, "steps": 6, "batch_size": 4}
+SMALL: dict[str, Any] = {"steps": 6, "batch_size": 4}
 LONG: dict[str, Any] = {**SMALL, "steps": 100_000}
 PATIENCE = 60
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The LoRAs draw alone in three steps."""
+    monkeypatch.setattr(sampling, "STEPS", 3)
 
 
 @pytest.fixture
@@ -62,7 +69,6 @@ def asked(name: str = "both", **settings: Any) -> TrainingRequest:
         "loras": ("zibo", "neon"),
         "prompts": ("zibo in neon",),
         "alone": {"zibo": ("zibo",), "neon": ("a cat in neon",)},
-        "neutral": ("a cat",),
     }
     return TrainingRequest(name=name, **{**values, **SMALL, **settings})
 
@@ -191,16 +197,16 @@ def test_trainings_wait_in_line_and_one_that_waits_can_be_stopped(studio: Studio
 def test_a_failure_is_told_and_the_last_good_gates_are_kept(
     studio: Studio, loras: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from composer.training.gates import judged
+    from composer.training.gates import judges
 
     calls = {"n": 0}
-    real = judged.shortfall
+    real = judges.shortfall
 
     def broken(*given: torch.Tensor) -> torch.Tensor:
         calls["n"] += 1
         return real(*given) * (float("nan") if calls["n"] > 3 else 1.0)
 
-    monkeypatch.setattr(judged, "shortfall", broken)
+    monkeypatch.setattr(judges, "shortfall", broken)
     studio.trainings.start(asked(steps=20))
     failed = ended(studio, "both")
     assert failed.state == "failed" and "3 steps in a row" in failed.message
@@ -232,10 +238,10 @@ def test_a_lora_for_another_model_is_told_before_any_work_and_blocks_no_name(
         ({"learning_rate": -1.0}, "learning_rate is -1"),
         ({"steps": -1}, "steps is -1"),
         ({"granularity": "atom"}, "granularity 'atom'"),
-        ({"activation": "loud"}, "activation is 'loud'"),
+        ({"company": "friends"}, "company 'friends'"),
+        ({"paper": True, "input": "placed"}, "choose the input hidden or experts"),
         ({"prompts": ()}, "names all LoRAs together"),
         ({"alone": {"zibo": ("zibo",)}}, "no prompt for 'neon' alone"),
-        ({"neutral": (), "rest": 0.5}, "without any LoRA"),
         ({"loras": ()}, "No LoRA is chosen"),
         ({"loras": ("zibo", "zibo")}, "chosen twice"),
         ({"name": ""}, "has no name"),
@@ -261,15 +267,15 @@ def test_a_clip_is_named_or_refused_before_any_work(
     studio: Studio, tiny_sd: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ComposerError, match="there is no such folder"):
-        studio.trainings.start(asked(objective="clip", clip=str(tmp_path / "none")))
+        studio.trainings.start(asked(paper=True, clip=str(tmp_path / "none")))
     with pytest.raises(ComposerError, match="clip_text_model"):
-        studio.trainings.start(asked(objective="clip", clip=str(tiny_sd / "text_encoder")))
+        studio.trainings.start(asked(paper=True, clip=str(tiny_sd / "text_encoder")))
     assert studio.wait(PATIENCE).state == "ready"
     with pytest.raises(ComposerError, match="has no CLIP beside it"):
-        studio.trainings.start(asked(objective="clip"))
+        studio.trainings.start(asked(paper=True))
     assert not studio.trainings.all()
     folder = write_clip(tmp_path / "clip", tiny_sd)
-    studio.trainings.start(asked(objective="clip", clip=str(folder), steps=2))
+    studio.trainings.start(asked(paper=True, clip=str(folder), steps=2))
     last = ended(studio, "both")
     assert last.state == "finished", last.message
     assert set(last.history[-1].losses) == {"loss", "CLIP"}
@@ -359,7 +365,7 @@ def test_a_damaged_record_is_left_out(studio: Studio, tmp_path: Path) -> None:
 def test_prompts_are_drafted_from_trigger_words(studio: Studio) -> None:
     drafted = studio.trainings.draft({"zibo": "zibo fox", "neon": "glowing"})
     assert all("zibo fox" in p and p.endswith("glowing") for p in drafted.composed)
-    assert set(drafted.alone) == {"zibo", "neon"} and drafted.neutral
+    assert set(drafted.alone) == {"zibo", "neon"}
     with pytest.raises(ComposerError, match="'neon' names no trigger"):
         studio.trainings.draft({"zibo": "zibo fox", "neon": " "})
 

@@ -21,7 +21,7 @@ from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.experts import LowRank, ModuleNames, read_expert
 from composer.mixture import GRANULARITIES, GateSettings, attach
-from composer.training.gates.build import new_gates
+from composer.mixture.build import new_gates
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("zibo", "top_hat", "neon")  # of ranks 5, 8 and 10
@@ -147,10 +147,10 @@ def test_who_is_switched_off_leaves_its_share_of_the_softmax_to_the_others(
             for gate in gates.values():
                 gate.e.mul_(200)  # each of its rows has the length 2
         mixture.set_gates(gates)
-        with torch.no_grad(), mixture.listen() as before:
+        with torch.no_grad(), mixture.record_weights() as before:
             of(model)
         mixture.toggle("top_hat", False)
-        with torch.no_grad(), mixture.listen() as after:
+        with torch.no_grad(), mixture.record_weights() as after:
             of(model)
         assert [unit for unit, _ in after] == [unit for unit, _ in before]
         assert len(after) == len(mixture.units)

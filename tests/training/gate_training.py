@@ -13,11 +13,10 @@ from tiny_loras import write_lora
 from composer.diffusion.model import Model
 from composer.experts import Expert, ModuleNames, read_expert
 from composer.fusions.gate_file import read_gates
-from composer.mixture import GateSettings, Mixture
+from composer.mixture import Mixture
+from composer.mixture.build import new_gates
 from composer.training.gates import GateProgress, GateTraining, train_gates
-from composer.training.gates.build import new_gates, of_words
 
-BETTER = GateSettings(activation="free", normalise="layer", time=True, bias=True)
 STEPS = 6
 
 
@@ -31,19 +30,11 @@ def experts_for(model: Model, folder: Path, *names: str) -> list[Expert]:
 
 
 def training(folder: Path, **settings: Any) -> GateTraining:
+    """The default training but for its prompts and its size."""
     values: dict[str, Any] = {
         "output": folder / "gates.safetensors",
         "prompts": ("ada in ink", "ada, ink"),
         "alone": {"ada": ("ada",), "ink": ("cat in ink", "ink")},
-        "neutral": ("cat",),
-        "gate": BETTER,
-        "objective": "distill",
-        "teacher": "changes",
-        "start": "solved",
-        "keep": 1.0,
-        "rest": 0.5,
-        "trajectories": 3,
-        "teacher_steps": 3,
         "steps": STEPS,
         "batch_size": 4,
         "checkpoint_every": 4,
@@ -81,8 +72,8 @@ def finished(making: Generator[Any, None, Made]) -> Made:
 
 
 def put_gates_in(model: Model, mixture: Mixture, config: GateTraining) -> list[torch.Tensor]:
-    """New gates for every unit of the U-Net, and of the text encoder if its gates are to learn;
-    their parameters."""
+    """New gates for every unit of the U-Net, and as published of the text encoder; their
+    parameters. They give the plain sum, or even shares."""
 
     def once() -> None:
         latents = torch.zeros(1, model.latent_channels, 8, 8)
@@ -90,9 +81,10 @@ def put_gates_in(model: Model, mixture: Mixture, config: GateTraining) -> list[t
         model.text_encoder(torch.zeros(1, model.token_limit, dtype=torch.long))
 
     mixture.set_weights(dict.fromkeys(mixture.names, 1.0))
-    settings = {"unet": config.gate}
-    if config.text_encoder:
-        settings["text_encoder"] = of_words(config.gate)
+    settings = dict.fromkeys(
+        ("unet", "text_encoder") if config.paper else ("unet",),
+        config.gate([""] * len(mixture.names)),
+    )
     gates = new_gates(mixture, settings, once, seed=0)
     mixture.set_gates(gates)
     return [p for gate in gates.values() for p in gate.parameters()]

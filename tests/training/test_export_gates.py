@@ -207,7 +207,7 @@ def test_block_weights_say_all_of_gates_of_blocks(
 def test_the_text_encoders_gates_are_averaged_too(
     model: Model, experts: list[Expert], tmp_path: Path
 ) -> None:
-    config = training(tmp_path, text_encoder=True, steps=0, start="even")
+    config = training(tmp_path, paper=True, steps=0)
     run(model, experts, config)
     trained = read_gates(config.output)
     assert any(unit.startswith("text_encoder.") for unit in trained.tensors)

@@ -16,10 +16,10 @@ from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.experts import Expert
 from composer.mixture import GateSettings, Granularity, Site, attach
-from composer.training.gates.build import new_gates
+from composer.mixture.build import new_gates
 from composer.training.gates.nearest import RIDGE, Nearest
 
-READING = GateSettings(reduce="tokens", activation="free", normalise="layer", bias=True)
+SETTINGS = GateSettings(activation="free", bias=True, input="placed")
 MEAN = [0.7, -0.4]
 
 
@@ -58,7 +58,8 @@ def test_no_other_constants_change_the_outputs_less(
     wanted: dict[str, list[Tensor]] = {}
     sites = {expert.name: expert.sites for expert in experts}
     with attach(model.models, sites, granularity=granularity) as mixture:
-        gates = new_gates(mixture, {"unet": READING}, predict, seed=0)
+        gates = new_gates(mixture, {"unet": SETTINGS}, predict, seed=0)
+        mixture.set_region_maps(torch.rand(2, len(experts), 8, 8, generator=generator))
         for gate in gates.values():
             gate.e.copy_(torch.randn(gate.e.shape, generator=generator))
         mixture.set_gates(gates)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from gate_training import experts_for, run, training
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.errors import ComposerError
 from composer.training.gates import train_gates
+from composer.training.gates.checkpoint import KEY
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +66,17 @@ def test_a_cut_state_is_refused(model: Model, tmp_path: Path) -> None:
     config.checkpoint.write_bytes(b"\x10\0\0\0\0\0\0\0{")
     with pytest.raises(ComposerError, match="no state of a gate training"):
         train_gates(model, experts, config)
+
+
+def test_a_state_of_before_is_refused_with_a_remedy(model: Model, tmp_path: Path) -> None:
+    """One that was kept when there were settings that there are no more."""
+    experts = experts_for(model, tmp_path)
+    config = training(tmp_path)
+    run(model, experts, config, stop_after=3)
+    with safe_open(config.checkpoint, framework="pt") as file:
+        state = json.loads(file.metadata()[KEY])
+    state["version"] -= 1
+    state["config"] |= {"objective": "distill", "keep": 1.0, "gate": {"reduce": "grid"}}
+    save_file(load_file(config.checkpoint), config.checkpoint, {KEY: json.dumps(state)})
+    with pytest.raises(ComposerError, match="another version of Composer: start without resume"):
+        train_gates(model, experts, training(tmp_path, resume=True))

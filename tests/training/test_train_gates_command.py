@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from composer.cli import app
 from composer.fusions.gate_file import read_gates
 
-QUICK = ("--steps", 2, "--trajectories", 1, "--batch-size", 2)
+QUICK = ("--steps", 1, "--batch-size", 2)
 
 
 @pytest.fixture
@@ -25,10 +25,10 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def train(folder: Path, model: Path, *arguments: object, teacher_steps: int = 2) -> Result:
+def train(folder: Path, model: Path, *arguments: object) -> Result:
     output = folder.parent / "gates.safetensors"
     places = ("--lora-dir", folder, "--model", model, "--output", output, "--device", "cpu")
-    words = ("train-gates", *arguments, *places, *QUICK, "--teacher-steps", teacher_steps)
+    words = ("train-gates", *arguments, *places, *QUICK)
     return CliRunner().invoke(app, list(map(str, words)))
 
 
@@ -41,28 +41,20 @@ def settings_in(folder: Path) -> dict[str, Any]:
 def test_without_trigger_words_a_prompt_that_names_all_is_enough(
     tiny_sd: Path, folder: Path
 ) -> None:
-    done = train(folder, tiny_sd, "ada", "sea", "--prompt", "ada at sea", "--begin", "even")
+    done = train(folder, tiny_sd, "ada", "sea", "--prompt", "ada at sea")
     assert done.exit_code == 0, done.output
     settings = settings_in(folder)
-    assert settings["prompts"] == ["ada at sea"] and settings["start"] == "even"
+    assert settings["prompts"] == ["ada at sea"]
     assert set(settings["alone"]) == {"sea"}  # what can be drafted is
-    assert len(settings["neutral"]) > 1
 
 
-def test_distilled_from_each_alone_it_needs_none_that_names_all(
-    tiny_sd: Path, folder: Path
-) -> None:
-    distilled = ("--objective", "distill", "--teacher", "changes", "--compose", 0)
+def test_prompts_of_each_alone_are_given_or_drafted(tiny_sd: Path, folder: Path) -> None:
     own = ("--alone", "ada=a cat, x=y", "--alone", "ada=ada", "--alone", "ink=in ink")
-    kept = ("--keep", 1, "--rest", 1, "--neutral", "a cat")
-    done = train(folder, tiny_sd, "ada", "ink", *distilled, *own, *kept)
+    done = train(folder, tiny_sd, "ada", "ink", "--prompt", "ada in ink", *own)
     assert done.exit_code == 0, done.output
     settings = settings_in(folder)
-    assert settings["prompts"] == [] and settings["neutral"] == ["a cat"]
+    assert settings["prompts"] == ["ada in ink"]
     assert settings["alone"] == {"ada": ["a cat, x=y", "ada"], "ink": ["in ink"]}
-
-
-DISTILLED = ("--objective", "distill", "--prompt", "ada in ink")
 
 
 @pytest.mark.parametrize(
@@ -70,21 +62,15 @@ DISTILLED = ("--objective", "distill", "--prompt", "ada in ink")
     [
         (("ada", "sea"), "'ada' names no trigger word, so no prompt can be drafted for it: write"),
         (("ada", "sea"), "your own, --prompt PROMPT."),
-        (("ada", "ink", *DISTILLED, "--keep", 1, "--alone", "ada=ada"), "--alone ink=PROMPT"),
-        (("ada", "ink", "--prompt", "a", "--objective", "clip"), "--alone ada=PROMPT"),
-        (
-            ("ada", "ink", "--objective", "distill", "--compose", 0, "--rest", 1,
-             "--preview-every", 1),
-            "--prompt PROMPT",  # which the previews show
-        ),
+        (("ada", "ink", "--prompt", "a", "--paper"), "--alone ada=PROMPT"),
         (("ada", "ink", "--alone", "sea=sea"), "NAME is one of ada, ink"),
         (("ada", "ink", "--alone", "ada= "), "write --alone NAME=PROMPT"),
         (("sea", "sea"), "'sea' is named twice"),
         (("sea", "Sea"), "'Sea' is named twice"),
-        (("ada", "--objective", "luck"), "objective 'luck' is unknown"),
+        (("ada", "--company", "friends"), "company 'friends' is unknown"),
         (("ada", "--learning-rate", "nan"), "learning_rate is nan"),
-        (("ada", "--begin", "late"), "start 'late' is unknown"),
-        (("ada", "--activation", "loud"), "activation is 'loud'"),
+        (("ada", "--input", "experts"), "give paper too"),
+        (("ada", "--paper", "--company", "nobody"), "leave one of them out"),
     ],
 )  # fmt: skip
 def test_refuses_before_it_loads_a_model(
@@ -93,9 +79,3 @@ def test_refuses_before_it_loads_a_model(
     done = train(folder, folder / "no model", *arguments)
     assert done.exit_code == 2
     assert message in " ".join(done.stderr.split())
-
-
-def test_more_steps_than_the_schedule_has(tiny_sd: Path, folder: Path) -> None:
-    done = train(folder, tiny_sd, "sea", "--prompt", "sea", teacher_steps=5000)
-    assert done.exit_code == 2
-    assert "5000 steps are more than the 999 of" in " ".join(done.stderr.split())

@@ -66,8 +66,8 @@ def test_says_what_is_wrong(home: Path) -> None:
         return " ".join(result.output.split())
 
     assert "granularity 'word' is unknown" in said(train(home, "--granularity", "word"))
-    assert "bound to its length" in said(train(home, "--reduce", "flatten"))
-    assert "top_k is -1" in said(train(home, "--top-k", -1))
+    assert "activation is 'loud'" in said(train(home, "--activation", "loud"))
+    assert "no places" in said(train(home, "--input", "placed"))
     made = call(
         "train-language-gates", home / "count.jsonl", home / "loras/ada", home / "nothing",
         "--model", home / "tiny", "--output", home / "x.safetensors",

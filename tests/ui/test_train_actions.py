@@ -87,28 +87,16 @@ def test_the_clip_that_judges_is_named_and_checked(
     actions = TrainActions(studio, page)
     filled = actions.draft(lessons(studio, "zibo", "neon"), "", "")
     paper = {name: actions.preset(True)[field] for name, field in page.settings.items()}
-    assert paper["objective"] == "clip" and paper["clip"] == ""
+    assert paper["paper"] is True and paper["clip"] == ""
     asked = list({**paper, "clip": f"  {tmp_path / 'none'} "}.values())
     update = actions.start("mine", filled[page.lessons], *asked)
     assert f"The CLIP {tmp_path / 'none'} cannot be used" in words(update[page.problem])
     # where the LoRAs judge, no CLIP is asked for
-    asked = list({**paper, "objective": "distill", "clip": "none"}.values())
-    assert actions.start("mine", filled[page.lessons], *asked)[page.problem]["visible"] is False
-
-
-def test_only_the_strongest_is_a_setting_of_the_page(studio: Studio, page: TrainPage) -> None:
-    actions = TrainActions(studio, page)
-    filled = actions.draft(lessons(studio, "zibo", "neon"), "", "")
-    usual = {name: actions.preset(False)[field] for name, field in page.settings.items()}
-    assert usual["top_k"] == 0 and usual["router_balance"] == 0
-    asked = list({**usual, "top_k": 1, "router_balance": 0.01}.values())
+    asked = list({**paper, "paper": False, "clip": "none"}.values())
     update = actions.start("mine", filled[page.lessons], *asked)
-    assert "router_balance is for gates that choose" in words(update[page.problem])
-    asked = list({**usual, "top_k": 1, "router_balance": 0.01, "activation": "scaled"}.values())
+    assert "asked with paper alone: give paper too" in words(update[page.problem])
+    asked = list({**paper, "paper": False}.values())
     assert actions.start("mine", filled[page.lessons], *asked)[page.problem]["visible"] is False
-    request = studio.trainings.get("mine").request
-    config = request.config(Path("mine.safetensors"))
-    assert (config.gate.top_k, config.router_balance) == (1, 0.01)
 
 
 def test_a_training_on_a_model_that_is_missing_says_so(studio: Studio, page: TrainPage) -> None:

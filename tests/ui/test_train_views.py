@@ -11,7 +11,7 @@ from test_views import EVIL, card
 
 from composer.errors import ComposerError
 from composer.studio import Point, Preview, Training, TrainingRequest
-from composer.training.gates import RECOMMENDED, GateTraining
+from composer.training.gates import GateTraining
 from composer.ui import train_views as views
 from composer.ui.train_layout import DEFAULT, PUBLISHED
 
@@ -20,7 +20,6 @@ REQUEST = TrainingRequest(
     loras=("zibo", "neon"),
     prompts=("zibo in neon",),
     alone={"zibo": ("zibo",), "neon": ("neon",)},
-    neutral=("cat",),
 )
 CARDS = {"zibo": card("zibo", "character", trigger="zibo fox"), "neon": card("neon", "style")}
 
@@ -35,12 +34,11 @@ def running(**changes: Any) -> Training:
 
 
 def test_the_settings_of_the_page_are_those_of_the_training() -> None:
-    ours = TrainingRequest(
-        name="x", loras=("a",), prompts=("a",), alone={"a": ("a",)}, neutral=("b",)
-    ).config(Path("x.safetensors"))
+    ours = TrainingRequest(name="x", loras=("a",), prompts=("a",), alone={"a": ("a",)}).config(
+        Path("x.safetensors")
+    )
     theirs = GateTraining(output=Path("x.safetensors"))
-    assert ours.gate == RECOMMENDED == theirs.gate
-    own = {"prompts", "alone", "neutral", "preview_every", "checkpoint_every"}
+    own = {"prompts", "alone", "preview_every", "checkpoint_every"}
     for field in dataclasses.fields(GateTraining):
         if field.name not in own:
             assert getattr(ours, field.name) == getattr(theirs, field.name), field.name
@@ -49,8 +47,7 @@ def test_the_settings_of_the_page_are_those_of_the_training() -> None:
 def test_the_papers_settings_make_a_training() -> None:
     assert PUBLISHED.keys() <= DEFAULT.keys()
     config = dataclasses.replace(REQUEST, **PUBLISHED).config(Path("x.safetensors"))
-    assert config.gate.activation == "softmax" and config.balance == 0.5
-    assert config.objective == "clip" and not config.gate.time
+    assert config.paper and config.gate(["style", "character"]).activation == "softmax"
 
 
 def test_a_request_survives_the_disk() -> None:
@@ -61,14 +58,34 @@ def test_a_request_survives_the_disk() -> None:
             TrainingRequest.from_json(wrong)
 
 
+OLD = {
+    "neutral": ["cat"], "reduce": "grid", "normalise": "layer", "activation": "sigmoid",
+    "time": True, "bias": True, "top_k": 0, "text_encoder": False, "objective": "distill",
+    "teacher": "regions", "keep": 0.0, "rest": 0.0, "familiar": 0.0, "near": 0.3, "balance": 0.0,
+    "router_balance": 0.0, "start": "sum", "trajectories": 40, "teacher_steps": 12,
+    "input": "regions", "company": "everybody", "clip": "",
+}  # fmt: skip
+
+
+def test_a_training_of_before_is_shown_and_cannot_go_on() -> None:
+    """It was begun when there were settings that there are no more."""
+    told = json.loads(json.dumps(REQUEST.to_json())) | OLD
+    del told["paper"], told["dropped"]
+    read = TrainingRequest.from_json(told)
+    assert (read.name, read.loras, read.prompts) == (REQUEST.name, REQUEST.loras, REQUEST.prompts)
+    assert TrainingRequest.from_json(read.to_json()) == read
+    with pytest.raises(ComposerError, match=r"objective.*forget it, and train again"):
+        read.config(Path("x.safetensors"), resume=True)
+
+
 def test_a_running_training_is_told_in_words_and_curves() -> None:
-    history = tuple(at(step, neon=0.25, together=0.75) for step in range(1, 31))
+    history = tuple(at(step, neon=0.25, zibo=0.75) for step in range(1, 31))
     view = views.training_view(running(history=history, seconds_left=95.0), CARDS)
     assert (view["what"], view["left"]) == ("Step 30 of 200", "2 min left")
-    assert [stage["fraction"] for stage in view["stages"]] == [1.0, 1.0, 0.15]
-    assert [stage["now"] for stage in view["stages"]] == [False, False, True]
-    assert [curve["key"] for curve in view["curves"]] == ["loss", "neon", "together"]
-    assert view["curves"][1] == {
+    assert [stage["fraction"] for stage in view["stages"]] == [1.0, 0.15]
+    assert [stage["now"] for stage in view["stages"]] == [False, True]
+    assert [curve["key"] for curve in view["curves"]] == ["loss", "zibo", "neon"]
+    assert view["curves"][2] == {
         "key": "neon",
         "label": "neon",
         "role": "style",
@@ -84,7 +101,7 @@ def test_a_running_training_is_told_in_words_and_curves() -> None:
     [
         ({"state": "waiting", "ahead": 2}, "Waits for 2 other trainings", ""),
         ({"stage": "prepare"}, "Getting ready", ""),
-        ({"stage": "teach", "step": 3, "total": 9}, "Asking the LoRAs · 3 of 9", ""),
+        ({"stage": "alone", "step": 3, "total": 9}, "Each LoRA draws alone · 3 of 9", ""),
         ({"gives_way": True}, "Waits while a picture is made", ""),
         ({"state": "stopping"}, "Stopping after this step", ""),
         ({"state": "stopped", "history": (at(30),)}, "Stopped at step 30 of 120", ""),

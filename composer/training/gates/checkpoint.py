@@ -1,6 +1,6 @@
 """The state of a gate training in one file: written whole or not at all, and without pickle.
 
-The memory is not kept: it follows from the seed, and is made again in seconds.
+What the experts draw alone is not kept: it follows from the seed, and is made again in seconds.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from composer.diffusion.model import Model
 from composer.errors import ComposerError
 from composer.experts import Expert
 from composer.files import write_atomically
-from composer.training.gates.config import GateTraining
+from composer.training.gates.settings import GateTraining
 from composer.training.gates.trainer import GateTrainer
 from composer.training.processes import gathered
 
-VERSION = 3
+VERSION = 4
 KEY = "composer_gate_training_state"
 # What may differ between a training and its resumption without changing a single number.
 FREE = frozenset({"output", "preview_every", "preview_prompt", "checkpoint_every", "resume"})
@@ -34,6 +34,7 @@ def save_checkpoint(path: Path, trainer: GateTrainer, experts: Sequence[Expert])
     """
     from safetensors.torch import save
 
+    assert trainer.objective is not None
     under_way = gathered(trainer.processes, trainer.objective.state())
     if not trainer.processes.is_main_process:
         return
@@ -76,6 +77,7 @@ def load_checkpoint(path: Path, trainer: GateTrainer, experts: Sequence[Expert])
         for name, parameter in trainer.parameters.items():
             parameter.copy_(tensors[f"gate.{name}"])
             trainer.last_good[name].copy_(tensors[f"last_good.{name}"])
+    assert trainer.objective is not None
     mark = f"objective.{trainer.processes.process_index}."
     trainer.objective.load_state(
         {name.removeprefix(mark): t for name, t in tensors.items() if name.startswith(mark)}

@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
-from composer.mixture import Mixture
-from composer.training.gates.closed_form import low_of, products
+from composer.mixture import ExpertLinear, Mixture, Site
 
 RIDGE = 1e-3
 """How much the plain mean counts; it decides alone for an expert that is not in the unit."""
@@ -58,7 +58,7 @@ class Nearest:
 
     @torch.no_grad()
     def _add(self, unit: str, step: int, site: Any, hidden: Tensor, pictures: int) -> None:
-        if site.routing.silent:
+        if site.routing.off:
             return
         count = len(self._mixture.names)
         gated, low = (each[-pictures:] for each in (site.low(hidden), low_of(site, hidden)))
@@ -84,3 +84,28 @@ class Nearest:
             )
             found[unit] = [float(number) for number in solved]
         return found
+
+
+def low_of(site: Site, hidden: Tensor) -> Tensor:
+    """A x of all experts, whatever their gate gives: as the site's own `low` is shaped."""
+    if isinstance(site, ExpertLinear):
+        return functional.linear(hidden, site.down)
+    conv = cast(nn.Conv2d, site.base)
+    return conv._conv_forward(hidden, site.down, None)  # pyright: ignore[reportPrivateUsage]
+
+
+def products(site: Site, low: Tensor, other: Tensor, count: int) -> Tensor:
+    """<U_j low_j, U_k other_k>, (experts, experts), summed over batch and tokens; float32 on the
+    CPU. low, other: what stands between the factors of a site, from the same inputs."""
+    low, other = (_by_token(site, each) for each in (low, other))
+    up = site.up.flatten(1).float()  # (out, ranks)
+    both = (low.T @ other) * (up.T @ up)
+    owners = functional.one_hot(site.owner, count).float()  # (ranks, experts)
+    return (owners.T @ both @ owners).cpu()
+
+
+def _by_token(site: Site, low: Tensor) -> Tensor:
+    """(tokens of the batch, ranks)."""
+    if isinstance(site, ExpertLinear):
+        return low.flatten(0, -2).float()
+    return low.transpose(0, 1).flatten(1).T.float()

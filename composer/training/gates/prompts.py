@@ -1,12 +1,18 @@
-"""Prompts to train gates on, from what the LoRAs say of themselves."""
+"""Prompts to train gates on: drafted from the LoRAs' trigger words, and checked."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from composer.diffusion.conditioning import split_into_chunks
 from composer.errors import ComposerError
+from composer.training.gates.settings import GateTraining
+
+if TYPE_CHECKING:
+    from composer.diffusion.model import Model
 
 SUBJECTS = ("a cat", "a dog", "a fox", "a rabbit", "an apple", "a car", "a house", "a tree")
 WEARERS = ("a cat", "a dog", "a fox", "a rabbit")
@@ -36,15 +42,16 @@ class Called:
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts:
-    """Prompts that name all experts, each one alone, and none."""
+    """Prompts that name all experts, and each one alone."""
 
     composed: tuple[str, ...]
     alone: dict[str, tuple[str, ...]]
-    neutral: tuple[str, ...]
 
 
 def draft_prompts(experts: Sequence[Called], *, count: int = 24, seed: int = 0) -> Prompts:
-    """`count` prompts of each kind, in ordinary words around the experts' triggers.
+    """Prompts of each kind, `count` or as many as differ, in ordinary words around the triggers.
+
+    Every prompt holds the triggers of all the experts that it is to name.
 
     Raises:
         ComposerError: an expert has no trigger, so no prompt can call it.
@@ -60,9 +67,37 @@ def draft_prompts(experts: Sequence[Called], *, count: int = 24, seed: int = 0) 
     def drawn(named: Sequence[Called]) -> tuple[str, ...]:
         return _distinct(lambda: _prompt(named, rng), count)
 
-    return Prompts(
-        composed=drawn(experts), alone={e.name: drawn([e]) for e in experts}, neutral=drawn([])
-    )
+    return Prompts(composed=drawn(experts), alone={e.name: drawn([e]) for e in experts})
+
+
+def check_prompts(model: Model, names: Sequence[str], config: GateTraining) -> None:
+    """Refuse what cannot be learnt from.
+
+    names: of the experts.
+
+    Raises:
+        ComposerError: no prompt that names all, an expert without its own where CLIP compares with
+            it, a prompt too long.
+    """
+    if unknown := sorted(set(config.alone) - set(names)):
+        raise ComposerError(
+            f"There are prompts for {unknown[0]!r}, which is none of the experts: "
+            f"{', '.join(names)}."
+        )
+    if not config.prompts:
+        raise ComposerError("There is no prompt that names all experts: give at least one.")
+    read = list(config.prompts)
+    if config.paper:
+        for name in names:
+            if not config.alone.get(name):
+                raise ComposerError(f"There is no prompt for {name!r} alone: give at least one.")
+        read += [prompt for prompts in config.alone.values() for prompt in prompts]
+    for prompt in read:
+        if len(split_into_chunks(model, prompt)) > 1:
+            raise ComposerError(
+                f"The prompt {prompt!r} is longer than the {model.token_limit - 2} tokens that "
+                "the text encoder reads at once: shorten it."
+            )
 
 
 def _prompt(experts: Sequence[Called], rng: random.Random) -> str:
@@ -75,10 +110,11 @@ def _prompt(experts: Sequence[Called], rng: random.Random) -> str:
     subjects = [_article(words) for some in by_role.values() for words in some]
     rng.shuffle(subjects)
     wearers = rng.sample(WEARERS, k=min(len(worn), len(WEARERS)))
-    subjects += [f"{who} {what}" for who, what in zip(wearers, worn, strict=False)]
+    wearers += [rng.choice(WEARERS) for _ in worn[len(wearers) :]]
+    subjects += [f"{who} {what}" for who, what in zip(wearers, worn, strict=True)]
     if not subjects or (len(subjects) == 1 and rng.random() < 0.4):
         subjects.insert(rng.randint(0, len(subjects)), rng.choice(SUBJECTS))
-    place = places[0] if places else rng.choice(PLACES)
+    place = " and ".join(places) if places else rng.choice(PLACES)
     return " ".join([" and ".join(subjects), place, *styles])
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from PIL import Image
 
+from composer.diffusion.conditioning import encode_prompts
 from composer.diffusion.model import Model
 from composer.diffusion.regions import Regions, Voice, regions_of
 from composer.diffusion.request import Request
@@ -18,17 +20,15 @@ from composer.errors import ComposerError
 from composer.experts import Expert
 from composer.fusions.gate_file import GateFile, gate_sizes, gate_tensors, gated
 from composer.mixture import GateSettings, LearnedGate, Mixture, attach
-from composer.training.gates.build import decided, new_gates, of_words
+from composer.mixture.build import new_gates
+from composer.training.gates import sampling
 from composer.training.gates.checkpoint import check_checkpoint, load_checkpoint, save_checkpoint
-from composer.training.gates.clip import ClipGuidance
-from composer.training.gates.config import GateTraining
-from composer.training.gates.distill import Distillation
-from composer.training.gates.judged import Judged
-from composer.training.gates.memory import AT_ONCE, Memory, check_prompts, remember
-from composer.training.gates.progress import GateProgress
-from composer.training.gates.single import of_one
-from composer.training.gates.start import pass_once, put_at_start
-from composer.training.gates.trainer import GateTrainer
+from composer.training.gates.judges import Judged
+from composer.training.gates.paper import ClipGuidance
+from composer.training.gates.prompts import check_prompts
+from composer.training.gates.sampling import latent_shape
+from composer.training.gates.settings import GateProgress, GateTraining
+from composer.training.gates.trainer import GateTrainer, Objective
 from composer.training.output import check_writable
 from composer.training.processes import join_processes, told_to_any
 from composer.training.progress import Clock
@@ -52,8 +52,8 @@ def train_gates(
     model is as it was, bit for bit. Raises Diverged after three steps in a row without a finite
     loss; the last good gates are then in the file.
 
-    A single expert has nobody to be weighed against: whatever `config` asks for, its gates say
-    exactly 1 everywhere, and nothing is learnt (`composer.training.gates.single`).
+    A single expert has no other to be weighed against: whatever `config` asks for, its gates give
+    exactly 1 everywhere, and nothing is learnt.
     """
     if not experts:
         raise ComposerError("There is no LoRA to train gates for: choose at least one.")
@@ -66,19 +66,17 @@ def train_gates(
     if len(set(names)) < len(names):
         raise ComposerError("Two LoRAs have the same name: rename one of the files.")
     check_writable(config.output)
-    check_steps(config.teacher_steps, model.scheduler_config)
-    gate = decided(config.gate, [expert.info.role for expert in experts])
-    config = dataclasses.replace(config, gate=gate)
+    check_steps(sampling.STEPS, model.scheduler_config)
     if len(experts) == 1:
-        config = of_one(config)
+        config = dataclasses.replace(config, steps=0, resume=False)
     processes = join_processes()
     check_checkpoint(model, experts, config, processes)
+    check_prompts(model, names, config)
     with _attached(model, experts, config) as mixture:
-        check_prompts(model, mixture, _lessons_of(config))
         if not any(_governed(mixture, config, unit) for unit in mixture.units):
             raise ComposerError(
-                "These LoRAs change nothing in the U-Net, where the gates are to stand: train "
-                "gates for the text encoder too, or choose other LoRAs."
+                "These LoRAs change nothing in the U-Net, where the gates are to stand: choose "
+                "other LoRAs."
             )
     return _train(model, experts, config, processes, cancelled)
 
@@ -95,47 +93,16 @@ def _train(
     processes: Any,
     cancelled: Callable[[], bool],
 ) -> Iterator[GateProgress]:
-    mixture = _attached(model, experts, config)
-    parts = (*model.models.values(), model.vae)
-    frozen = {p: p.requires_grad for part in parts for p in part.parameters()}
-    checkpointed = bool(model.unet.is_gradient_checkpointing)
-    try:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        if config.gradient_checkpointing:
-            model.unet.enable_gradient_checkpointing()
-        guidance: ClipGuidance | Judged | None = None
-        # gates that stay where they begin learn from nobody
-        if config.objective == "clip" and config.steps:
-            guidance = yield from _taught(ClipGuidance.prepare(model, mixture, config), cancelled)
-            if guidance is None:
+    with _attached(model, experts, config) as mixture, _frozen(model, config):
+        objective: Objective | None = None
+        if config.steps:  # gates that stay where they begin learn from nothing
+            preparing = _prepare(model, mixture, experts, config, processes)
+            objective = yield from _reported(preparing, cancelled)
+            if objective is None:
                 return
-        if config.objective == "judged" and config.steps:
-            roles = {expert.name: expert.info.role for expert in experts}
-            judging = Judged.prepare(model, mixture, config, roles)
-            guidance = yield from _taught(judging, cancelled)
-            if guidance is None:
-                return
-        learnt = _lessons_of(config)
-        regions = None
-        if config.gate.hears or learnt.teacher == "regions":
-            voices = {e.name: Voice(trigger=e.info.trigger, role=e.info.role) for e in experts}
-            regions = Regions(model, mixture, voices)
-        memory = yield from _taught(remember(model, mixture, learnt, regions), cancelled)
-        if memory is None:
-            return
-        gates = _gates(model, mixture, config, memory)
-        for report in put_at_start(model, mixture, config, memory, gates):
-            yield report
-            if cancelled():
-                return
-        # constant where there is no gate: every expert speaks with weight 1
+        # constant where there is no gate: every expert has weight 1
         mixture.set_weights(dict.fromkeys(mixture.names, 1.0))
-        mixture.set_gates(gates)
-        if guidance is not None:
-            guidance.lanes = config.accumulation * processes.num_processes
-            guidance.regions = regions if mixture.hears_regions else None
-        objective = guidance or Distillation(model, mixture, memory, config)
+        mixture.set_gates(_gates(model, mixture, experts, config))
         trainer = GateTrainer(
             model=model, mixture=mixture, objective=objective, config=config, processes=processes
         )
@@ -154,67 +121,100 @@ def _train(
             config.checkpoint.unlink(missing_ok=True)
         processes.wait_for_everyone()
         yield _report(trainer, stage="saved", path=config.output)
+
+
+@contextmanager
+def _frozen(model: Model, config: GateTraining) -> Generator[None]:
+    """Meanwhile no weight of the model wants a gradient, and it saves memory if it is asked to."""
+    parts = (*model.models.values(), model.vae)
+    before = {p: p.requires_grad for part in parts for p in part.parameters()}
+    checkpointed = bool(model.unet.is_gradient_checkpointing)
+    try:
+        for parameter in before:
+            parameter.requires_grad_(False)
+        if config.gradient_checkpointing:
+            model.unet.enable_gradient_checkpointing()
+        yield
     finally:
-        mixture.detach()
-        for parameter, before in frozen.items():
-            parameter.requires_grad_(before)
+        for parameter, wanted in before.items():
+            parameter.requires_grad_(wanted)
         if config.gradient_checkpointing and not checkpointed:
             model.unet.disable_gradient_checkpointing()
 
 
-def _lessons_of(config: GateTraining) -> GateTraining:
-    """What is asked of the teachers: gates that are not distilled learn from their own pictures,
-    and take from teachers their start; without one, no more than something of the right size."""
-    if config.objective == "distill":
-        return config
-    if config.gate.hears or config.start != "solved":
-        one = dataclasses.replace(config, teacher="changes", trajectories=1, teacher_steps=1)
-        return dataclasses.replace(one, keep=0.0, compose=1.0, rest=0.0)
-    if config.objective == "judged":
-        few = min(config.trajectories, AT_ONCE)
-        return dataclasses.replace(config, teacher="changes", trajectories=few)
-    return config
+def _prepare(
+    model: Model,
+    mixture: Mixture,
+    experts: Sequence[Expert],
+    config: GateTraining,
+    processes: Any,
+) -> Generator[tuple[int, int], None, Objective]:
+    """The objective, once each expert has drawn alone; yields (steps done, in all)."""
+    lanes = config.accumulation * processes.num_processes
+    if config.paper:
+        guidance = yield from ClipGuidance.prepare(model, mixture, config)
+        guidance.lanes = lanes
+        return guidance
+    roles = {expert.name: expert.info.role for expert in experts}
+    judged = yield from Judged.prepare(model, mixture, config, roles)
+    judged.lanes = lanes
+    if config.gate(list(roles.values())).input == "placed":
+        voices = {e.name: Voice(trigger=e.info.trigger, role=e.info.role) for e in experts}
+        judged.regions = Regions(model, mixture, voices)
+    return judged
 
 
-Lesson = TypeVar("Lesson")
+Made = TypeVar("Made")
 
 
-def _taught(
-    sampling: Generator[tuple[int, int], None, Lesson], cancelled: Callable[[], bool]
-) -> Generator[GateProgress, None, Lesson | None]:
-    """What samplings of the teachers come to, or None when cancelled."""
+def _reported(
+    making: Generator[tuple[int, int], None, Made], cancelled: Callable[[], bool]
+) -> Generator[GateProgress, None, Made | None]:
+    """What is made in the end, or None when cancelled."""
     clock: Clock | None = None
     while not cancelled():
         try:
-            done, total = next(sampling)
+            done, total = next(making)
         except StopIteration as end:
             return end.value
         clock = clock or Clock(done - 1, total)
         yield GateProgress(
-            stage="teach", step=done, total=total, seconds_left=clock.seconds_left(done)
+            stage="alone", step=done, total=total, seconds_left=clock.seconds_left(done)
         )
+    making.close()
     return None
 
 
+def _settings(experts: Sequence[Expert], config: GateTraining) -> dict[str, GateSettings]:
+    """Of the gates, by part of the model; a text encoder knows no timestep."""
+    gate = config.gate([expert.info.role for expert in experts])
+    return {"unet": gate, "text_encoder": gate} if config.paper else {"unet": gate}
+
+
 def _gates(
-    model: Model, mixture: Mixture, config: GateTraining, memory: Memory
+    model: Model, mixture: Mixture, experts: Sequence[Expert], config: GateTraining
 ) -> dict[str, LearnedGate]:
-    settings: Mapping[str, GateSettings] = {"unet": config.gate}
-    if config.text_encoder:
-        settings = {**settings, "text_encoder": of_words(config.gate)}
+    """New gates as they begin: free ones give the plain sum, a softmax even shares."""
 
-    def run() -> None:
-        pass_once(model, mixture, memory, [0], None)
+    @torch.no_grad()
+    def once() -> None:
+        text = encode_prompts(model, "", None).positive
+        latents = torch.zeros(1, *latent_shape(model), device=model.device, dtype=model.dtype)
+        model.unet(latents, 0, encoder_hidden_states=text)
 
-    made = new_gates(mixture, settings, run, seed=config.seed)
-    return {n: g for n, g in made.items() if _governed(mixture, config, n)}
+    made = new_gates(mixture, _settings(experts, config), once, seed=config.seed)
+    gates = {name: gate for name, gate in made.items() if _governed(mixture, config, name)}
+    for gate in gates.values():
+        if gate.b is not None:
+            gate.start_at([1.0] * gate.experts)
+    return gates
 
 
 def _governed(mixture: Mixture, config: GateTraining, unit: str) -> bool:
     """Whether a gate is to stand in this unit: from the depth on, and always in the last one."""
     plan = mixture.units[unit].plan
     if plan.part != "unet":
-        return config.text_encoder
+        return config.paper
     names = [name for name, other in mixture.units.items() if other.plan.part == "unet"]
     return unit == names[-1] or mixture.depth_of(unit) >= config.depth
 
@@ -254,11 +254,7 @@ def _report(trainer: GateTrainer, **more: Any) -> GateProgress:
 
 def _write(trainer: GateTrainer, experts: Sequence[Expert]) -> None:
     config, model = trainer.config, trainer.model
-    parts = {unit.partition(".")[0] for unit in trainer.mixture.gates}
-    settings = {
-        part: config.gate if part == "unet" else of_words(config.gate) for part in sorted(parts)
-    }
-    told = config.to_json() | {"output": config.output.name}
+    settings: Mapping[str, GateSettings] = _settings(experts, config)
     GateFile(
         model=model.name,
         model_hash=model.hash,
@@ -268,7 +264,7 @@ def _write(trainer: GateTrainer, experts: Sequence[Expert]) -> None:
         tensors=gate_tensors(trainer.mixture),
         sizes=gate_sizes(trainer.mixture),
         training={
-            "settings": told,
+            "settings": config.to_json() | {"output": config.output.name},
             "steps": trainer.step,
             "skipped": trainer.skipped,
             "losses": dict(trainer.smoothed),
@@ -278,16 +274,13 @@ def _write(trainer: GateTrainer, experts: Sequence[Expert]) -> None:
 
 
 def _preview(trainer: GateTrainer, experts: Sequence[Expert]) -> Image.Image:
-    """What the gates draw now for the preview's prompt, always from the same seed; where none is
-    given, for the first prompt that there is: one that names all experts, one alone, or none."""
+    """A picture with the gates as they are, always of the same prompt and from the same seed."""
     config = trainer.config
-    alone = [prompt for own in config.alone.values() for prompt in own]
-    known = [*config.prompts, *alone, *config.neutral]  # of what is learnt, at least one
     request = Request(
-        prompt=config.preview_prompt or known[0],
+        prompt=config.preview_prompt or config.prompts[0],
         seed=config.seed,
         steps=PREVIEW_STEPS,
-        cfg_scale=config.cfg_scale,
+        cfg_scale=sampling.CFG_SCALE,
     )
     regions = regions_of(trainer.model, trainer.mixture, gated(experts))
     events = generate(trainer.model, request, regions=regions)

@@ -14,9 +14,11 @@ from composer.diffusion.regions import Regions
 from composer.errors import ComposerError
 from composer.mixture import Mixture
 from composer.mixture.stand_in import Weights
-from composer.training.gates.memory import AT_ONCE
 from composer.training.gates.nearest import Nearest
-from composer.training.gates.teachers import Sampling, guide, latent_shape
+from composer.training.gates.sampling import Sampling, guide, latent_shape
+
+AT_ONCE = 8
+"""Pictures in one batch."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,7 +97,7 @@ class Trajectories:
         Raises:
             ComposerError: the latents are no longer numbers.
         """
-        with mixture.listen() as said:
+        with mixture.record_weights() as said:
             for prompt in self.prompts:
                 encode_prompts(model, prompt, None)
         heard.add(said, 1)
@@ -104,12 +106,12 @@ class Trajectories:
         shape = latent_shape(model)
         drawn = [torch.Generator().manual_seed(seed) for seed in self.seeds]
         noise = torch.stack([torch.randn(shape, generator=g) for g in drawn]).to(model.device)
-        sampling = Sampling(model, heard.steps, noise, self.cfg_scale)
+        sampling = Sampling(model, noise, steps=heard.steps, cfg_scale=self.cfg_scale)
         for step, timestep in enumerate(sampling.scheduler.timesteps):
             latents = sampling.latents
             if hearing is not None:
                 hearing(latents, timestep, step)
-            with mixture.listen() as said, nearest.watching(step, len(self.prompts)):
+            with mixture.record_weights() as said, nearest.watching(step, len(self.prompts)):
                 without, with_prompt = predict(model, latents, timestep, text, self.cfg_scale)
             heard.add(said, len(self.prompts), step)
             self.latents.append(latents.cpu())

@@ -17,9 +17,9 @@ from composer.language.gated import Sight, attach_loras, check_settings, look
 from composer.language.gates_config import LoraGatesConfig
 from composer.language.load import LanguageModel
 from composer.language.parts import has_encoder, named_folders, read_adapters, weights_hash
+from composer.mixture.build import new_gates
 from composer.mixture.rows import Masks
 from composer.mixture.stand_in import Weights
-from composer.training.gates.build import new_gates
 from composer.training.gates.losses import balance_loss, shares
 
 
@@ -33,7 +33,7 @@ class LoraGates:
     def __init__(
         self, language: LanguageModel, name: str, config: LoraGatesConfig, seed: int
     ) -> None:
-        """Attach the LoRAs and gates that have learnt nothing yet, so that all speak alike.
+        """Attach the LoRAs and gates that have learnt nothing yet, so that all have equal shares.
 
         Raises:
             ComposerError: a LoRA or a setting cannot be used; the model is as before.
@@ -44,7 +44,7 @@ class LoraGates:
         self.base = (config.base_model or language.name, weights_hash(model))
         self.mixture = attach_loras(model, self.experts, granularity=config.granularity)
         try:
-            check_settings(config.gate, self.mixture)
+            check_settings(config.gate)
             wanted = dict.fromkeys(self.mixture.models, config.gate)
             self.mixture.set_gates(
                 new_gates(self.mixture, wanted, lambda: _run(language), seed=seed)
@@ -52,7 +52,6 @@ class LoraGates:
         except BaseException:
             self.mixture.detach()
             raise
-        self._batch: Batch | None = None
         own = {id(parameter) for _, parameter in self.named_parameters(name)}
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._frozen = [parameter for parameter in trainable if id(parameter) not in own]
@@ -65,7 +64,6 @@ class LoraGates:
     def show(self, batch: Batch) -> None:
         """Gates look at the requests of this batch, which the model runs on next."""
         device = cast(Any, self.model).device
-        self._batch = batch
         given = batch.given_mask
         sight = Sight(
             request=batch.request.to(device), given=None if given is None else given.to(device)
@@ -73,18 +71,18 @@ class LoraGates:
         look(self.mixture, sight)
 
     def listen(self, masks: Masks | None = None) -> AbstractContextManager[Weights]:
-        """Collect what the gates say."""
-        return self.mixture.listen()
+        """Record the gates' weights."""
+        return self.mixture.record_weights()
 
     def router_loss(self, tape: Weights, name: str) -> Tensor:
         """alpha L_balance."""
         if not tape:
             return torch.zeros(())
-        return self.config.balance * balance_loss(self._counted(tape))
+        return self.config.balance * balance_loss(tape)
 
     def loads(self, tape: Weights, name: str) -> dict[str, Tensor]:
         """By unit the experts' shares, (experts,), summing to 1."""
-        return {unit: shares(said.detach()).mean(0) for unit, said in self._counted(tape)}
+        return {unit: shares(said.detach()).mean(0) for unit, said in tape}
 
     def named_parameters(self, name: str) -> Iterator[tuple[str, nn.Parameter]]:
         """The gates' parameters, by unit."""
@@ -133,26 +131,6 @@ class LoraGates:
         self.mixture.detach()
         for parameter in self._frozen:
             parameter.requires_grad_(True)
-
-    def _counted(self, tape: Weights) -> Weights:
-        """What was said, without the padding where each token has weights of its own."""
-        batch = self._batch
-        if batch is None:
-            return tape
-        return [(unit, without_padding(said, batch)) for unit, said in tape]
-
-
-def without_padding(said: Tensor, batch: Batch) -> Tensor:
-    """What gates said, (rows, [tokens,] experts), as (rows, experts): the mean over the tokens that
-    are no padding."""
-    if said.ndim == 2:
-        return said
-    masks = [batch.mask, *([] if batch.given_mask is None else [batch.given_mask])]
-    mask = next((mask for mask in masks if mask.shape == said.shape[:2]), None)
-    if mask is None:
-        return said.mean(1)
-    share = mask.to(said)
-    return torch.einsum("bte,bt->be", said, share / share.sum(1, keepdim=True).clamp_min(1))
 
 
 def _run(language: LanguageModel) -> Any:

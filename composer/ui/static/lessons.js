@@ -1,12 +1,12 @@
 // The chosen LoRAs, the words that call them, and the prompts to learn from.
-// value: {turn, loras: [{name, title, role, trigger, text, drafted}], together: {text, drafted},
-// neutral: {text, drafted}}. A text is one prompt a line; `drafted` is how it was written for the
-// user, so that what they wrote themselves is known and kept.
+// value: {turn, loras: [{name, title, role, trigger, text, drafted}], together: {text, drafted}}. A
+// text is one prompt a line; `drafted` is how it was written for the user, so that what they wrote
+// themselves is known and kept.
 const taught = element.querySelector('.taught');
 const groups = element.querySelector('.groups');
 const nothing = element.querySelector('.nothing');
 const sum = element.querySelector('.sum');
-const BLANK = {turn: 0, loras: [], together: {text: '', drafted: ''}, neutral: {text: '', drafted: ''}};
+const BLANK = {turn: 0, loras: [], together: {text: '', drafted: ''}};
 const opened = new Set(['together']);
 let state = structuredClone(BLANK);
 let mine = '';
@@ -70,7 +70,7 @@ function line(lora) {
   called.append(make('span', '', 'called by'), words);
   top.append(make('span', 'dot'), name, called, remove);
   const fold = prompts('alone ' + lora.name, 'Its own prompts',
-    'Here the gates learn to leave this LoRA to itself.', lora);
+    'Pictures of these, drawn by this LoRA alone, are what it is to be recognised by.', lora);
   node.append(top, fold);
   return node;
 }
@@ -87,7 +87,6 @@ function render() {
   taught.replaceChildren(...state.loras.map(line));
   groups.replaceChildren(
     prompts('together', 'All together', 'Prompts that name every LoRA: what the gates are for.', state.together),
-    prompts('neutral', 'Without any of them', 'Here the gates learn to leave the model as it is.', state.neutral),
   );
   tell();
 }

@@ -1,6 +1,6 @@
 """The paper's objective: CLIP tells whether the composed picture shows what the prompt says.
 
-The paper gives no formula; this is the released code's:
+MoLE (arXiv 2404.13628) gives no formula; this is the released code's:
 
     L_D = -log((2.5 - (L_global + L_local)) / 2)
     L_global = 1 - cos(image, text)
@@ -22,15 +22,19 @@ from torch.nn import functional
 
 from composer.diffusion.clip import Clip
 from composer.diffusion.model import Model
-from composer.diffusion.regions import Hearing, Regions
 from composer.mixture import Mixture
-from composer.mixture.rows import Routed
 from composer.training.draws import generator_for
-from composer.training.gates.alone import draw_alone
-from composer.training.gates.config import GateTraining
-from composer.training.gates.teachers import Sampling, Teachers, latent_shape, to_clean
-from composer.training.gates.texts import Texts
-from composer.training.gates.trainer import Said
+from composer.training.gates import sampling
+from composer.training.gates.losses import Batch, balance_loss
+from composer.training.gates.sampling import (
+    Sampling,
+    Sums,
+    Texts,
+    draw_alone,
+    latent_shape,
+    to_clean,
+)
+from composer.training.gates.settings import BALANCE, GateTraining
 
 
 def clip_loss(image: Tensor, text: Tensor, images_alone: Tensor, texts_alone: Tensor) -> Tensor:
@@ -48,11 +52,10 @@ def clip_loss(image: Tensor, text: Tensor, images_alone: Tensor, texts_alone: Te
 
 @dataclass
 class _Drawing:
-    """A sampling that goes on, whose prompts it draws, and where their words act."""
+    """A sampling that goes on, and the prompts of its pictures."""
 
     sampling: Sampling
     prompts: list[str]
-    hearing: Hearing | None
 
 
 @dataclass
@@ -72,20 +75,19 @@ class ClipGuidance:
     images_alone: Tensor
     texts_alone: Tensor
     lanes: int = 1
-    regions: Regions | None = None
     _drawing: dict[int, _Drawing] = field(default_factory=dict[int, "_Drawing"])
     """By lane, of those that this process follows."""
     _resumed: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
     _text: Texts = field(init=False)
 
     def __post_init__(self) -> None:
-        self._text = Texts(self.model, self.config.text_encoder)
+        self._text = Texts(self.model, self.config.paper)
 
     @classmethod
     def prepare(
         cls, model: Model, mixture: Mixture, config: GateTraining
     ) -> Generator[tuple[int, int], None, ClipGuidance]:
-        """Let each expert draw itself; call it before gates are put in. Yields (steps done, in
+        """Let each expert draw alone; call it before gates are put in. Yields (steps done, in
         all) after each step.
 
         Raises:
@@ -94,19 +96,18 @@ class ClipGuidance:
         clip = Clip.load(config.clip, model)
         images: list[Tensor] = []
         texts: list[Tensor] = []
-        drawing = draw_alone(
-            Teachers(model, mixture),
-            config,
-            [config.alone[name] for name in mixture.names],
-            purpose="gates clip alone",
-        )
-        for drawn in drawing:
-            if drawn.finished:
-                with torch.no_grad():
-                    seen = clip.image(_picture(model, drawn.latents)).mean(0)
-                images.append(functional.normalize(seen, dim=0))
-                texts.append(functional.normalize(clip.text(drawn.prompts).mean(0), dim=0))
-            yield drawn.progress
+        known = [config.alone[name] for name in mixture.names]
+        with mixture.weighing_rows():
+            drawing = draw_alone(
+                Sums(model, mixture), known, seed=config.seed, purpose="gates clip alone"
+            )
+            for drawn in drawing:
+                if drawn.finished:
+                    with torch.no_grad():
+                        seen = clip.image(_picture(model, drawn.latents)).mean(0)
+                    images.append(functional.normalize(seen, dim=0))
+                    texts.append(functional.normalize(clip.text(drawn.prompts).mean(0), dim=0))
+                yield drawn.progress
         return cls(
             model=model,
             mixture=mixture,
@@ -116,36 +117,34 @@ class ClipGuidance:
             texts_alone=torch.stack(texts),
         )
 
-    def batch(self, number: int) -> Said:
+    def batch(self, number: int) -> Batch:
         """The next step of a lane's sampling; its samplings follow one after the other."""
         turn, lane = divmod(number, self.lanes)
-        sampled, index = divmod(turn, self.config.teacher_steps)
+        sampled, index = divmod(turn, sampling.STEPS)
         if index == 0 or lane not in self._drawing:
             self._drawing[lane] = self._begin(sampled * self.lanes + lane)
         drawing, resumed = self._drawing[lane], self._resumed.pop(lane, None)
-        sampling, prompts = drawing.sampling, drawing.prompts
+        way, prompts = drawing.sampling, drawing.prompts
         if resumed is not None and index > 0:  # in the middle of a sampling
-            sampling.latents = resumed
-        timestep = sampling.scheduler.timesteps[index]
-        latents = sampling.latents.to(self.model.device)
-        if drawing.hearing is not None:
-            self.mixture.hear(drawing.hearing.maps(latents, timestep))
-        # First, for a layer that is run again for its backward pass finds what its gate said last.
+            way.latents = resumed
+        timestep = way.scheduler.timesteps[index]
+        latents = way.latents.to(self.model.device)
+        # First, for a layer that is run again for its backward pass finds its gate's last weights.
         with torch.no_grad():
             without = self._predict(latents, timestep, self._text([""] * len(prompts)))
-        routed: list[Routed] = []
-        with self.mixture.listen(routed) as said:
+        with self.mixture.record_weights() as weights:
             text = self._text(prompts)
             with_prompt = self._predict(latents, timestep, text)
-        clean = to_clean(sampling.scheduler, with_prompt, timestep, latents)
+        clean = to_clean(way.scheduler, with_prompt, timestep, latents)
         image = self.clip.image(_picture(self.model, clean))
         words = self.clip.text(prompts)
         loss = clip_loss(image, words, self.images_alone, self.texts_alone).mean()
         with torch.no_grad():
-            sampling.advance(timestep, without, with_prompt.detach())
-            if not bool(sampling.latents.isfinite().all()):  # a step that is skipped moves nothing
-                sampling.latents = latents
-        return Said(loss=loss, figures={"CLIP": float(loss.detach())}, weights=said, routed=routed)
+            way.advance(timestep, without, with_prompt.detach())
+            if not bool(way.latents.isfinite().all()):  # a step that is skipped moves nothing
+                way.latents = latents
+        balanced = loss + BALANCE * balance_loss(weights) if weights else loss
+        return Batch(loss=balanced, figures={"CLIP": float(loss.detach())}, weights=weights)
 
     def state(self) -> dict[str, Tensor]:
         """The latents of the samplings that go on."""
@@ -168,12 +167,7 @@ class ClipGuidance:
         prompts = [known[(number * size + place) % len(known)] for place in range(size)]
         generator = generator_for(self.config.seed, "gates clip", number)
         noise = torch.randn((size, *latent_shape(self.model)), generator=generator)
-        steps, cfg_scale = self.config.teacher_steps, self.config.cfg_scale
-        return _Drawing(
-            sampling=Sampling(self.model, steps, noise.to(self.model.device), cfg_scale),
-            prompts=prompts,
-            hearing=self.regions and self.regions.hearing(prompts),
-        )
+        return _Drawing(sampling=Sampling(self.model, noise.to(self.model.device)), prompts=prompts)
 
     def _predict(self, latents: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
         output: Tensor = self.model.unet(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from composer.errors import ComposerError
-from composer.mixture import GateSettings, LearnedGate, Mixture, PlacedGate, RegionGate
+from composer.mixture.learned import GateSettings, LearnedGate
+from composer.mixture.mixture import Mixture
 from composer.mixture.seen import as_tokens
 
 
@@ -44,43 +45,18 @@ def new_gates(
             size = sizes[name]
             if given.input == "experts" and unit.plan.whole:
                 raise ComposerError(
-                    f"The gate of all of {name} is asked before any expert has spoken: let it see "
-                    "the hidden state, or choose the granularity block, layer or matrix."
+                    f"The gate of all of {name} is asked before any expert has run: let it see the "
+                    "hidden state, or choose the granularity block, layer or matrix."
                 )
-            timed = given if size.time is not None else replace(given, time=False)
-            if given.input == "regions":
-                gates[name] = RegionGate(timed, unit.present, time_width=size.time)
-                continue
             tokens, width = size.out if given.input == "experts" else size.into
-            kind = PlacedGate if given.input == "placed" else LearnedGate
-            gates[name] = kind(
-                timed,
+            gates[name] = LearnedGate(
+                given if size.time is not None else replace(given, time=False),
                 width,
                 unit.present,
                 time_width=size.time,
                 tokens=tokens if given.reduce == "flatten" else None,
             )
     return gates
-
-
-FIGURES = ("character", "clothing", "object")
-"""Roles that draw a figure, or something on one."""
-
-
-def decided(gate: GateSettings, roles: Sequence[str]) -> GateSettings:
-    """What the gates of these experts look at where that is left open: the hidden state, and where
-    two or more draw figures, which stand side by side, also where each is called to."""
-    if gate.input != "auto":
-        return gate
-    figures = sum(role in FIGURES for role in roles)
-    return replace(gate, input="placed" if figures > 1 else "hidden")
-
-
-def of_words(gate: GateSettings) -> GateSettings:
-    """The same gate for a text encoder, which knows no time and where words are no places."""
-    if gate.hears:
-        gate = replace(gate, input="hidden", reduce="mean")
-    return replace(gate, time=False)
 
 
 @torch.no_grad()

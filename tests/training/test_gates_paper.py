@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from gate_training import (
     along_the_gradient,
+    assert_every_gate_learns,
     experts_for,
     finished,
     put_gates_in,
@@ -27,9 +30,11 @@ from composer.diffusion.clip import Clip, check_clip
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.errors import ComposerError
-from composer.mixture import attach
-from composer.training.gates import train_gates
-from composer.training.gates.clip import ClipGuidance, clip_loss
+from composer.fusions.gate_file import read_gates
+from composer.mixture import GateSettings, attach
+from composer.training.gates import paper, train_gates
+from composer.training.gates.losses import Batch, balance_loss
+from composer.training.gates.paper import ClipGuidance, clip_loss
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +45,53 @@ def model(tiny_sd: Path) -> Model:
 @pytest.fixture(scope="module")
 def clip_folder(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_clip(tmp_path_factory.mktemp("clip"), tiny_sd)
+
+
+@pytest.mark.parametrize("granularity", ["network", "block", "layer", "matrix"])
+@pytest.mark.parametrize("input", ["hidden", "experts"])
+def test_every_granularity_and_input_trains(
+    model: Model, clip_folder: Path, tmp_path: Path, granularity: str, input: str
+) -> None:
+    """In the text encoder too, whose gates learn through the words that the U-Net reads."""
+    values: dict[str, Any] = {"paper": True, "clip": str(clip_folder), "steps": 2}
+    config = training(tmp_path, granularity=granularity, input=input, batch_size=2, **values)
+    experts = experts_for(model, tmp_path)
+    if granularity == "network" and input == "experts":
+        with pytest.raises(ComposerError, match="before any expert has run"):
+            run(model, experts, config)
+        return
+    learnt = assert_every_gate_learns(model, experts, config)
+    assert all(names == {"e"} for names in learnt.values())
+    assert {unit.partition(".")[0] for unit in learnt} == {"unet", "text_encoder"}
+    made = read_gates(config.output).settings
+    wanted = GateSettings(input=input, reduce="flatten", activation="softmax")  # pyright: ignore
+    assert made == {"unet": wanted, "text_encoder": wanted}
+
+
+def test_the_balance_loss_by_hand() -> None:
+    """-sum_i log q_i, with q_i the mean share of expert i over units and rows."""
+    one = torch.tensor([[0.9, 0.1], [0.5, 0.5]])
+    other = torch.tensor([[[0.2, 0.2], [0.0, 0.4]]])  # by token: shares 0.25 and 0.75
+    q = [(0.7 + 0.25) / 2, (0.3 + 0.75) / 2]
+    wanted = -sum(math.log(each) for each in q)
+    assert float(balance_loss([("a", one), ("b", other)])) == pytest.approx(wanted)
+    even = torch.full((1, 2), 0.5)
+    assert float(balance_loss([("a", even)])) == pytest.approx(2 * math.log(2))
+
+
+def test_the_balance_loss_is_part_of_the_loss(
+    model: Model, clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experts = experts_for(model, tmp_path)
+    config = training(tmp_path, paper=True, clip=str(clip_folder), batch_size=2)
+    said: list[Batch] = []
+    for alpha in (0.0, 2.0):
+        monkeypatch.setattr(paper, "BALANCE", alpha)
+        with attach(model.models, {e.name: e.sites for e in experts}, granularity="block") as some:
+            guidance = finished(ClipGuidance.prepare(model, some, config))
+            put_gates_in(model, some, config)
+            said.append(guidance.batch(0))
+    torch.testing.assert_close(said[1].loss, said[0].loss + 2 * balance_loss(said[0].weights))
 
 
 def test_the_loss_by_hand() -> None:
@@ -77,12 +129,12 @@ def test_clip_sees_as_its_own_processor_does(model: Model, clip_folder: Path) ->
 def test_the_experts_draw_themselves_step_by_step(
     model: Model, clip_folder: Path, tmp_path: Path
 ) -> None:
-    config = training(tmp_path, objective="clip", clip=str(clip_folder))
+    config = training(tmp_path, paper=True, clip=str(clip_folder))
     experts = experts_for(model, tmp_path)
     reports = train_gates(model, experts, config)
     told = [next(reports) for _ in range(6)]
     assert [(report.step, report.total) for report in told] == [(n, 6) for n in range(1, 7)]
-    assert {report.stage for report in told} == {"teach"}
+    assert {report.stage for report in told} == {"alone"}
     reports.close()  # pyright: ignore[reportAttributeAccessIssue]
     stopped = train_gates(model, experts, config, cancelled=lambda: True)
     assert list(stopped) == []
@@ -92,7 +144,7 @@ def test_a_step_along_the_gradient_lowers_the_loss_by_as_much(
     model: Model, clip_folder: Path, tmp_path: Path
 ) -> None:
     """Through the U-Net, the clean picture it predicts, its decoding and CLIP."""
-    config = training(tmp_path, objective="clip", clip=str(clip_folder), batch_size=2)
+    config = training(tmp_path, paper=True, clip=str(clip_folder), batch_size=2)
     experts = experts_for(model, tmp_path)
     frozen = [*model.unet.parameters(), *model.text_encoder.parameters(), *model.vae.parameters()]
     for parameter in frozen:
@@ -107,9 +159,30 @@ def test_a_step_along_the_gradient_lowers_the_loss_by_as_much(
     assert change == pytest.approx(expected, rel=0.1)
 
 
+def test_a_step_along_the_gradient_of_the_words_gates_does_too(
+    model: Model, clip_folder: Path, tmp_path: Path
+) -> None:
+    """Through the text encoder, whose other weights want no gradient."""
+    config = training(tmp_path, paper=True, clip=str(clip_folder), batch_size=2)
+    experts = experts_for(model, tmp_path)
+    frozen = [*model.unet.parameters(), *model.text_encoder.parameters(), *model.vae.parameters()]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    with attach(model.models, {e.name: e.sites for e in experts}, granularity="block") as mixture:
+        guidance = finished(ClipGuidance.prepare(model, mixture, config))
+        put_gates_in(model, mixture, config)
+        words = [g for unit, g in mixture.gates.items() if unit.startswith("text_encoder.")]
+        parameters = [parameter for gate in words for parameter in gate.parameters()]
+        change, expected = along_the_gradient(lambda: guidance.batch(0).loss, parameters, 0.1)
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    assert expected < 0
+    assert change == pytest.approx(expected, rel=0.1)
+
+
 def test_nothing_but_gates_is_changed(model: Model, clip_folder: Path, tmp_path: Path) -> None:
     before = [p.detach().clone() for part in (model.unet, model.vae) for p in part.parameters()]
-    config = training(tmp_path, objective="clip", clip=str(clip_folder), steps=4)
+    config = training(tmp_path, paper=True, clip=str(clip_folder), steps=4)
     made = run(model, experts_for(model, tmp_path), config)
     assert set(made[4].losses) == {"loss", "CLIP"}
     after = [p for part in (model.unet, model.vae) for p in part.parameters()]
@@ -123,8 +196,8 @@ def test_less_memory_is_the_same_training(
 ) -> None:
     """Layers that run again for the backward pass must find what the gates said of the prompt."""
     experts = experts_for(model, tmp_path)
-    values = {"objective": "clip", "clip": str(clip_folder), "granularity": granularity}
-    values = {**values, "balance": 0.5, "steps": 4}
+    values = {"paper": True, "clip": str(clip_folder), "granularity": granularity}
+    values = {**values, "steps": 4}
     plain = run(model, experts, training(tmp_path / "plain", **values))
     thrifty = run(
         model, experts, training(tmp_path / "thrifty", gradient_checkpointing=True, **values)
@@ -138,7 +211,7 @@ def test_it_resumes_in_the_middle_of_a_sampling_and_at_its_end(
     model: Model, clip_folder: Path, tmp_path: Path, stop_after: int
 ) -> None:
     experts = experts_for(model, tmp_path)
-    settings = training(tmp_path / "whole", objective="clip", clip=str(clip_folder), steps=5)
+    settings = training(tmp_path / "whole", paper=True, clip=str(clip_folder), steps=5)
     whole = run(model, experts, settings)
     stopped = dataclasses.replace(settings, output=tmp_path / "stopped" / "gates.safetensors")
     first = run(model, experts, stopped, stop_after=stop_after)
@@ -147,8 +220,8 @@ def test_it_resumes_in_the_middle_of_a_sampling_and_at_its_end(
 
 
 def test_without_a_clip_it_says_so(model: Model, tmp_path: Path) -> None:
-    with pytest.raises(ComposerError, match="has no CLIP beside it"):
-        run(model, experts_for(model, tmp_path), training(tmp_path, objective="clip"))
+    with pytest.raises(ComposerError, match=r"has no CLIP beside it: name one, such as [^:]*$"):
+        run(model, experts_for(model, tmp_path), training(tmp_path, paper=True))
 
 
 def test_what_is_no_clip_is_refused_by_its_small_files(
@@ -205,6 +278,6 @@ def test_the_command_refuses_it_before_it_loads_anything(tmp_path: Path) -> None
         "--output",
         tmp_path / "g.safetensors",
     ]
-    words += ["--model", tmp_path / "no model", "--objective", "clip", "--clip", tmp_path / "none"]
+    words += ["--model", tmp_path / "no model", "--paper", "--clip", tmp_path / "none"]
     done = CliRunner().invoke(app, list(map(str, words)))
     assert done.exit_code == 2 and "there is no such folder" in done.stderr, done.output
