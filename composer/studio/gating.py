@@ -88,7 +88,7 @@ def offers(
             if card.facts is None:
                 raise ComposerError(card.error)
             card.facts.check_model(model, model_hash)
-            loras = find_loras(card, library)
+            loras = find_loras(card, library, wait=False)  # a page waits for the answer
         except ComposerError as error:
             problems.append(str(error) if card.facts is None else f"{card.path}: {error}")
         else:
@@ -133,37 +133,40 @@ def plan_gating(
     )
 
 
-def find_loras(card: GateCard, library: Library) -> dict[str, Card]:
+def find_loras(card: GateCard, library: Library, *, wait: bool = True) -> dict[str, Card]:
     """The LoRA of each expert of a gate file, by its name there.
 
     Raises:
         ComposerError: which one is missing, or is another file than it was.
     """
-    loras, hashes = match_loras({e.name: e.tensor_hash for e in card.experts}, library)
+    wanted = {expert.name: expert.tensor_hash for expert in card.experts}
+    loras, hashes = match_loras(wanted, library, wait=wait)
     if card.facts is not None:
         card.facts.check_experts(hashes)
     return loras
 
 
 def match_loras(
-    tensor_hashes: Mapping[str, str], library: Library
+    tensor_hashes: Mapping[str, str], library: Library, *, wait: bool = True
 ) -> tuple[dict[str, Card], dict[str, str]]:
     """LoRAs that go by these names, or have these tensors if their files were renamed.
 
     tensor_hashes: by name. What is returned has the same names: the LoRA, and the hash of its
     tensors, which is another where only the name is the same; one that is missing is in neither.
+    wait: False neither scans the folders nor reads all files for one that is missing; see
+        `Library.with_hash`.
     """
     loras: dict[str, Card] = {}
     hashes: dict[str, str] = {}
     for name, wanted in tensor_hashes.items():
         try:
-            lora = library.find(name)
+            lora = library.find(name, rescan=wait)
             hashes[name], loras[name] = library.tensor_hash(lora), lora
         except ComposerError:
             pass  # perhaps under another name
         if hashes.get(name) != wanted:
             taken = [lora.name for lora in loras.values()]
-            same = [c for c in library.with_hash(wanted) if c.name not in taken]
+            same = [c for c in library.with_hash(wanted, wait=wait) if c.name not in taken]
             if same:
                 hashes[name], loras[name] = wanted, same[0]
     return loras, hashes

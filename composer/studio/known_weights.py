@@ -30,7 +30,7 @@ def weight_offers(
         if tuned.model_hash != model_hash:
             continue
         wanted = {lora.name: lora.tensor_hash for lora in tuned.loras}
-        loras, hashes = match_loras(wanted, library)
+        loras, hashes = match_loras(wanted, library, wait=False)
         if hashes != wanted:  # one is missing, or another file than it was
             continue
         weights = {loras[name].name: weight for name, weight in tuned.weights().items()}
