@@ -17,7 +17,9 @@ from pathlib import Path
 import torch
 
 from composer.diffusion import load_model
-from composer.training import LoraTraining, TrainingPicture, train_lora
+from composer.training.config import LoraTraining
+from composer.training.lora import train_lora
+from composer.training.pictures import TrainingPicture
 from toybox.captions import caption, plain_caption
 from toybox.loop import multiplies_bfloat16
 from toybox.render import render

@@ -16,7 +16,7 @@ from composer.diffusion.load import load_model
 from composer.experts import LowRank, ModuleNames, read_expert
 from composer.mixture import attach
 from composer.mixture.build import new_gates
-from composer.training.gates.settings import RECOMMENDED
+from composer.training.gates.train import RECOMMENDED
 
 RANK = 16
 SIZE = 32  # of the latents of SD1.5: pictures of 256 px, which a CPU makes in seconds

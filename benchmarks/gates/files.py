@@ -12,7 +12,9 @@ from typing import Any
 
 from benchmarks.gates.curves import curve_path
 from benchmarks.shared.pictures import Studio
-from composer.training.gates import Called, GateTraining, draft_prompts, train_gates
+from composer.training.gates.prompts import Called, draft_prompts
+from composer.training.gates.settings import GateTraining
+from composer.training.gates.train import train_gates
 from toybox.world import Element
 
 

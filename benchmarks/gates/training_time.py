@@ -17,7 +17,7 @@ from benchmarks.shared.markdown import markdown_tables
 from benchmarks.shared.results import FOLDER, ROOT, Row, write_results
 from composer.diffusion.load import load_model
 from composer.experts import Expert, ModuleNames, read_expert
-from composer.training.gates import train_gates
+from composer.training.gates.train import train_gates
 from composer.training.picture_config import Precision
 from toybox.world import Element, element
 

@@ -57,7 +57,7 @@ def tune_weights(
     from composer.experts import Library, ModuleNames, read_expert
     from composer.fusions.tuned_weights import file_name_for
     from composer.fusions.weight_library import WEIGHTS_FOLDER
-    from composer.training.gates import Called, draft_prompts
+    from composer.training.gates.prompts import Called, draft_prompts
 
     folders = lora_dir or [ROOT / "loras"]
     library = Library(folders)

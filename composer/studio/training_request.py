@@ -2,66 +2,46 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from composer.errors import ComposerError
-
-if TYPE_CHECKING:
-    from composer.training.gates import GateTraining
+from composer.settings import fields_of
+from composer.training.gates.settings import GateTraining
 
 PREVIEWS = 6  # pictures on the way, about
 CHECKPOINT_EVERY = 25
 MOST_LETTERS = 80
 
 _NAME = re.compile(r"[^\W_][\w .+-]*")
-_TRAINING = (
-    "granularity", "input", "depth", "company", "paper", "clip", "steps", "batch_size",
-    "learning_rate", "seed", "gradient_checkpointing", "precision",
+_DROPPED = (
+    "neutral", "reduce", "normalise", "activation", "time", "bias", "top_k", "text_encoder",
+    "objective", "teacher", "keep", "rest", "familiar", "near", "balance", "router_balance",
+    "start", "trajectories", "teacher_steps",
 )  # fmt: skip
-_DROPPED = ("neutral", "reduce", "normalise", "activation", "time", "bias", "top_k", "text_encoder",
-            "objective", "teacher", "keep", "rest", "familiar", "near", "balance",
-            "router_balance", "start", "trajectories", "teacher_steps")  # fmt: skip
-"""What trainings before said of themselves, and today's do not know."""
+"""Settings that Composer had when earlier trainings were begun."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingRequest:
-    """LoRAs, prompts and settings. The settings mean what they mean in `GateTraining`; their
-    defaults are those of `composer train-gates`.
+class TrainingRequest(GateTraining):
+    """A gate training, the name of its result and its LoRAs.
 
     name: of the result: `gates/<name>.safetensors` in the first LoRA folder.
     loras: by their names in the library.
-    prompts: that name all of the LoRAs.
-    alone: for each LoRA, prompts that name it and no other.
     dropped: settings that Composer no longer has, of a training that was begun when it had them; it
         is shown, and cannot go on.
     """
 
+    output: Path = Path("gates.safetensors")
     name: str
     loras: tuple[str, ...]
-    prompts: tuple[str, ...]
-    alone: Mapping[str, tuple[str, ...]] = field(hash=False)
-
-    granularity: str = "block"
-    input: str = "auto"
-    depth: float = 0.0
-    company: str = "fitting"
-    paper: bool = False
-    clip: str = ""
-    steps: int = 120
-    batch_size: int = 8
-    learning_rate: float = 1e-2
-    seed: int = 0
-    gradient_checkpointing: bool = False
-    precision: str = "float32"
     dropped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_name(self.name)
         if not self.loras:
             raise ComposerError("No LoRA is chosen: choose one or more.")
@@ -78,60 +58,39 @@ class TrainingRequest:
                     f"There is no prompt for {name!r} alone: write at least one, or give its "
                     "trigger words and let prompts be drafted again."
                 )
-        for setting in fields(self):
-            value = getattr(self, setting.name)
-            if value is None or (isinstance(value, float) and not math.isfinite(value)):
-                raise ComposerError(
-                    f"{setting.name.replace('_', ' ').capitalize()} is"
-                    f" {'empty' if value is None else value}: give a number."
-                )
 
     def config(self, output: Path, *, resume: bool = False) -> GateTraining:
-        """The training's own settings, writing to `output`; brings PyTorch in.
+        """The training itself, writing to `output`, with previews and states on the way.
 
         Raises:
-            ComposerError: a setting is out of its range.
+            ComposerError: it was begun with settings that there are no more.
         """
-        from composer.training.gates import GateTraining
-
         if self.dropped:
             raise ComposerError(
                 f"The training {self.name!r} was begun with settings that Composer no longer has "
                 f"({', '.join(self.dropped)}): forget it, and train again."
             )
-        return GateTraining.from_json(
-            {name: getattr(self, name) for name in _TRAINING}
-            | {
-                "output": output,
-                "prompts": self.prompts,
-                "alone": {name: self.alone[name] for name in self.loras},
-                "preview_every": max(1, -(-self.steps // PREVIEWS)),
-                "checkpoint_every": CHECKPOINT_EVERY,
-                "resume": resume,
-            }
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, from which `from_json` makes the same."""
-        return asdict(self)
+        values: dict[str, Any] = {name: getattr(self, name) for name in fields_of(GateTraining)}
+        values |= {
+            "output": output,
+            "alone": {name: self.alone[name] for name in self.loras},
+            "preview_every": max(1, -(-self.steps // PREVIEWS)),
+            "checkpoint_every": CHECKPOINT_EVERY,
+            "resume": resume,
+        }
+        return GateTraining(**values)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainingRequest:
-        """What `to_json` gave.
+        """What `to_json` gave, now or when there were other settings.
 
         Raises:
             ComposerError: something is missing, or unknown.
         """
-        try:
-            read = {name: value for name, value in values.items() if name not in _DROPPED}
-            if dropped := [name for name in _DROPPED if name in values]:
-                read |= {"dropped": dropped, "input": "auto", "company": "fitting", "clip": ""}
-            for name in ("loras", "prompts", "dropped"):
-                read[name] = tuple(read.get(name, ()))
-            read["alone"] = {name: tuple(some) for name, some in read["alone"].items()}
-            return cls(**read)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ComposerError(f"This training says too little of itself ({error}).") from error
+        read = {name: value for name, value in values.items() if name not in _DROPPED}
+        if dropped := tuple(name for name in _DROPPED if name in values):
+            read |= {"dropped": dropped, "input": "auto", "company": "fitting", "clip": ""}
+        return super().from_json(read)
 
 
 def check_name(name: str) -> None:

@@ -18,7 +18,7 @@ from composer.studio.turns import Turns
 
 if TYPE_CHECKING:
     from composer.studio.lending import Lent
-    from composer.training.gates import GateProgress
+    from composer.training.gates.settings import GateProgress
 
 RECENT = 0.9  # how much the pace so far counts against that of the last step
 
@@ -61,7 +61,7 @@ class Run:
         self._keep()
 
     def _train(self, cancelled: Callable[[], bool], resume: bool) -> None:
-        from composer.training.gates import train_gates
+        from composer.training.gates.train import train_gates
 
         request = self.get().request
         if cancelled():

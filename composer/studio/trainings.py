@@ -22,7 +22,7 @@ from composer.studio.turns import Turns
 if TYPE_CHECKING:
     from composer.experts.card import Card
     from composer.studio.lending import Lent
-    from composer.training.gates import Prompts
+    from composer.training.gates.prompts import Prompts
 
 
 class Trainings:
@@ -105,7 +105,7 @@ class Trainings:
         Raises:
             ComposerError: there is no such LoRA, or one has no trigger words.
         """
-        from composer.training.gates import Called, draft_prompts
+        from composer.training.gates.prompts import Called, draft_prompts
 
         return draft_prompts(
             [

@@ -14,7 +14,7 @@ from composer.errors import ComposerError
 from composer.studio import Studio, Training, TrainingRequest
 from composer.ui import train_views as views
 from composer.ui.examples import choose_examples
-from composer.ui.train_layout import DEFAULT, INVITATION, PUBLISHED, TrainPage
+from composer.ui.train_layout import DEFAULT, INVITATION, TrainPage, label_of
 from composer.ui.views import escaped
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ class TrainActions:
         return update
 
     def preset(self, published: bool) -> Update:
-        """All advanced settings as recommended, or as in the paper."""
-        wanted = {**DEFAULT, **(PUBLISHED if published else {})}
+        """All settings as recommended, or as published."""
+        wanted = {**DEFAULT, "paper": published}
         return {field: wanted[name] for name, field in self._page.settings.items()}
 
     # --- training
@@ -119,7 +119,10 @@ class TrainActions:
         name, value, *rest = values
         lessons = views.read_lessons(value)
         settings = dict(zip(self._page.settings, rest, strict=True))
-        settings["clip"] = (settings["clip"] or "").strip()
+        for setting, value in settings.items():
+            if value is None:
+                raise ComposerError(f"{label_of(setting)} is empty: give a number.")
+        settings["clip"] = settings["clip"].strip()
         return TrainingRequest(
             name=(name or "").strip(),
             loras=tuple(one["name"] for one in lessons["loras"]),

@@ -7,17 +7,20 @@ from typing import Any
 
 import gradio as gr
 
+from composer.settings import choices_of, fields_of
 from composer.studio import TrainingRequest
 from composer.ui.layout import component
 
 INVITATION: dict[str, Any] = {"state": "none"}
-DEFAULT: dict[str, Any] = {field.name: field.default for field in fields(TrainingRequest)}
+SETTINGS = {name: of for name, of in fields_of(TrainingRequest).items() if of[1].label}
+"""What the page asks for beside LoRAs and prompts: the settings that have a label."""
+DEFAULT: dict[str, Any] = {
+    field.name: field.default for field in fields(TrainingRequest) if field.name in SETTINGS
+}
 HINT = (
     '<p class="hint">120 steps are plenty for two LoRAs of the shipped model: about three minutes '
     "on two processor cores. It goes on when you close the page.</p>"
 )
-PUBLISHED: dict[str, Any] = {"paper": True, "input": "hidden"}
-"""The paper's gates, where they differ from ours."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,14 +90,14 @@ def _begin() -> dict[str, Any]:
             name = gr.Textbox(
                 label="Name of the result", placeholder="my_gates", max_lines=1, elem_id="gate-name"
             )
-            steps = _number("steps", "Steps", 0)
+            steps = _field("steps")
         start = gr.Button("Start training", variant="primary", elem_id="train-start")
         gr.HTML(HINT, apply_default_css=False, elem_id="train-hint")
         problem = gr.HTML(visible=False, apply_default_css=False, elem_id="train-problem")
         with gr.Accordion("Advanced", open=False, elem_id="train-advanced"):
             with gr.Row(elem_id="presets"):
                 recommended = gr.Button("Recommended", size="sm")
-                published = gr.Button("As in the paper", size="sm")
+                published = gr.Button("As published", size="sm")
             settings = _advanced()
     return {
         "name": name,
@@ -107,81 +110,31 @@ def _begin() -> dict[str, Any]:
 
 
 def _advanced() -> dict[str, Any]:
+    advanced = [name for name in SETTINGS if name != "steps"]
+    switches = [name for name in advanced if SETTINGS[name][0] is bool]
     with gr.Row(elem_classes="fields"):
-        choices = {
-            "granularity": _choice(
-                "granularity",
-                "One gate for each",
-                {"block": "block", "layer": "layer", "matrix": "matrix", "network": "network"},
-                "Finer gates know more and cost more",
-            ),
-            "input": _choice(
-                "input",
-                "A gate looks at",
-                {
-                    "auto": "what suits these LoRAs",
-                    "hidden": "what comes in",
-                    "placed": "what comes in, and where words act",
-                    "experts": "what the LoRAs change",
-                },
-                "Where words act is slower; changes are for the paper's gates alone",
-            ),
-            "company": _choice(
-                "company",
-                "Beside whom each LoRA judges",
-                {"fitting": "all that fit", "nobody": "nobody"},
-                "Two figures do not fit: their sum blends them",
-            ),
-            "clip": gr.Textbox(
-                DEFAULT["clip"],
-                label="Which CLIP judges the paper's",
-                info="A folder or hub name",
-                placeholder="the model's own",
-                max_lines=1,
-                elem_id=_id("clip"),
-                min_width=80,
-            ),
-            "precision": _choice(
-                "precision",
-                "The model runs in",
-                {"float32": "float32", "bfloat16": "bfloat16"},
-                "bfloat16 is faster where the processor knows it",
-            ),
-        }
-        numbers = {
-            "depth": _number("depth", "From this depth on", info="0 is the whole U-Net"),
-            "learning_rate": _number("learning_rate", "Learning rate"),
-            "batch_size": _number("batch_size", "Rows at once", 0),
-            "seed": _number("seed", "Seed", 0),
-        }
+        made = {name: _field(name) for name in advanced if name not in switches}
     with gr.Row(elem_classes="switches"):
-        switches = {
-            "paper": _switch("paper", "As in the paper, judged by CLIP"),
-            "gradient_checkpointing": _switch("gradient_checkpointing", "Less memory, slower"),
-        }
-    return {**choices, **numbers, **switches}
+        return made | {name: _field(name) for name in switches}
 
 
-def _id(name: str) -> str:
-    return f"train-set-{name.replace('_', '-')}"
+def label_of(name: str) -> str:
+    """What a setting is called on the page."""
+    return SETTINGS[name][1].label
 
 
-def _number(name: str, label: str, precision: int | None = None, info: str | None = None) -> Any:
-    return gr.Number(
-        DEFAULT[name], label=label, precision=precision, info=info, elem_id=_id(name), min_width=80
-    )
-
-
-def _choice(name: str, label: str, choices: dict[str, str], info: str) -> Any:
-    return gr.Dropdown(
-        [(words, value) for value, words in choices.items()],
-        value=DEFAULT[name],
-        label=label,
-        info=info,
-        elem_id=_id(name),
-        min_width=80,
-    )
-
-
-def _switch(name: str, label: str) -> Any:
-    return gr.Checkbox(DEFAULT[name], label=label, container=False, elem_id=_id(name))
+def _field(name: str) -> Any:
+    """The component of one setting, by its type."""
+    kind, about = SETTINGS[name]
+    common: dict[str, Any] = {
+        "label": about.label,
+        "elem_id": f"train-set-{name.replace('_', '-')}",
+    }
+    if kind is bool:
+        return gr.Checkbox(DEFAULT[name], container=False, **common)
+    common |= {"info": None if about.help.startswith(about.label) else about.help, "min_width": 80}
+    if choices := choices_of(kind):
+        return gr.Dropdown(list(choices), value=DEFAULT[name], **common)
+    if kind is str:
+        return gr.Textbox(DEFAULT[name], max_lines=1, **common)
+    return gr.Number(DEFAULT[name], precision=0 if kind is int else None, **common)

@@ -233,8 +233,8 @@ def test_a_lora_for_another_model_is_told_before_any_work_and_blocks_no_name(
     ("settings", "message"),
     [
         ({"loras": ("zibo", "nean")}, "'nean'"),
-        ({"learning_rate": float("nan")}, "Learning rate is nan"),
-        ({"learning_rate": None}, "Learning rate is empty"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"learning_rate": None}, "learning_rate is None: give a number"),
         ({"learning_rate": -1.0}, "learning_rate is -1"),
         ({"steps": -1}, "steps is -1"),
         ({"granularity": "atom"}, "granularity 'atom'"),

@@ -15,7 +15,8 @@ from composer.experts import Expert, ModuleNames, read_expert
 from composer.fusions.gate_file import read_gates
 from composer.mixture import Mixture
 from composer.mixture.build import new_gates
-from composer.training.gates import GateProgress, GateTraining, train_gates
+from composer.training.gates.settings import GateProgress, GateTraining
+from composer.training.gates.train import gate_for, train_gates
 
 STEPS = 6
 
@@ -83,7 +84,7 @@ def put_gates_in(model: Model, mixture: Mixture, config: GateTraining) -> list[t
     mixture.set_weights(dict.fromkeys(mixture.names, 1.0))
     settings = dict.fromkeys(
         ("unet", "text_encoder") if config.paper else ("unet",),
-        config.gate([""] * len(mixture.names)),
+        gate_for(config, [""] * len(mixture.names)),
     )
     gates = new_gates(mixture, settings, once, seed=0)
     mixture.set_gates(gates)

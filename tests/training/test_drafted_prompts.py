@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from composer.errors import ComposerError
-from composer.training.gates import Called, draft_prompts
+from composer.training.gates.prompts import Called, draft_prompts
 
 ROLES = ("character", "clothing", "object", "background", "style", "other")
 MANY = [

@@ -21,7 +21,8 @@ from composer.errors import ComposerError
 from composer.experts import Expert, ModuleNames, read_expert, read_header
 from composer.fusions.gate_file import GateFile, read_gates
 from composer.mixture import attach
-from composer.training.gates import Exported, ExportedLora, GateExport, export_gates
+from composer.training.gates.export_plan import Exported, ExportedLora, GateExport
+from composer.training.gates.exporting import export_gates
 
 PROMPTS = ("ada in ink", "ink")
 

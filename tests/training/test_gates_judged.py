@@ -25,9 +25,10 @@ from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.mixture import attach
 from composer.training.draws import generator_for
-from composer.training.gates import judges, train_gates
+from composer.training.gates import judges
 from composer.training.gates.judges import LEVELS, Judged, Judges, companies, shortfall
 from composer.training.gates.losses import Batch, distance_from_sum
+from composer.training.gates.train import train_gates
 from composer.training.objective import Objective
 
 

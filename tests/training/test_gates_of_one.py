@@ -22,7 +22,8 @@ from composer.errors import ComposerError
 from composer.experts import Expert, ModuleNames, read_expert
 from composer.fusions.gate_file import GateFile, read_gates
 from composer.mixture import GateSettings, Mixture, attach
-from composer.training.gates import GateProgress, GateTraining, train_gates
+from composer.training.gates.settings import GateProgress, GateTraining
+from composer.training.gates.train import train_gates
 
 
 @pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])

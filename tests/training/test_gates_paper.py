@@ -32,9 +32,10 @@ from composer.diffusion.model import Model
 from composer.errors import ComposerError
 from composer.fusions.gate_file import read_gates
 from composer.mixture import GateSettings, attach
-from composer.training.gates import paper, train_gates
+from composer.training.gates import paper
 from composer.training.gates.losses import Batch, balance_loss
 from composer.training.gates.paper import ClipGuidance, clip_loss
+from composer.training.gates.train import train_gates
 
 
 @pytest.fixture(scope="module")

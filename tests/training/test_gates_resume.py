@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.errors import ComposerError
-from composer.training.gates import train_gates
 from composer.training.gates.checkpoint import KEY
+from composer.training.gates.train import train_gates
 
 
 @pytest.fixture(scope="module")

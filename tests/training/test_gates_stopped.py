@@ -10,7 +10,8 @@ from gate_training import assert_untouched, experts_for, state_of, training
 
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
-from composer.training.gates import GateProgress, train_gates
+from composer.training.gates.settings import GateProgress
+from composer.training.gates.train import train_gates
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.errors import ComposerError
-from composer.training import LoraTraining, TrainingPicture, train_lora
+from composer.training.config import LoraTraining
+from composer.training.lora import train_lora
+from composer.training.pictures import TrainingPicture
 
 STEPS = 6
 

@@ -22,9 +22,9 @@ from composer.fusions.mixlora_file import read_mixlora, read_mixlora_facts
 from composer.mixture.lora_settings import LoraSettings
 from composer.mixture.mixlora_settings import MixLoraSettings
 from composer.mixture.routers import RouterSettings
-from composer.training import TrainingPicture
 from composer.training.mixlora import ImageSet, PictureMixLoraTraining, train_picture_mixlora
 from composer.training.muon import Muon
+from composer.training.pictures import TrainingPicture
 
 SETS = (ImageSet(trigger="zibo", title="Zibo"), ImageSet(trigger="tavo"))
 

@@ -23,10 +23,9 @@ from composer.diffusion.model import Model
 from composer.errors import ComposerError
 from composer.fusions.gate_file import read_gates
 from composer.mixture import attach
-from composer.training.gates import train_gates
 from composer.training.gates.judges import Judged
 from composer.training.gates.losses import Batch, entropy
-from composer.training.gates.settings import RECOMMENDED
+from composer.training.gates.train import RECOMMENDED, gate_for, train_gates
 from composer.training.trainer import Diverged
 
 
@@ -196,11 +195,11 @@ def test_wrong_settings(tmp_path: Path, settings: dict[str, Any], message: str) 
 def test_figures_side_by_side_get_places(
     tmp_path: Path, roles: tuple[str, ...], input: str
 ) -> None:
-    assert training(tmp_path).gate(roles).input == input
+    assert gate_for(training(tmp_path), roles).input == input
     for fixed in ("hidden", "placed"):
-        assert training(tmp_path, input=fixed).gate(roles).input == fixed
+        assert gate_for(training(tmp_path, input=fixed), roles).input == fixed
     for looks_at, fixed in (("auto", "hidden"), ("hidden", "hidden"), ("experts", "experts")):
-        assert training(tmp_path, paper=True, input=looks_at).gate(roles).input == fixed
+        assert gate_for(training(tmp_path, paper=True, input=looks_at), roles).input == fixed
 
 
 def test_the_file_says_what_gates_look_at(model: Model, tmp_path: Path) -> None:

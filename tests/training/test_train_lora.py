@@ -15,15 +15,12 @@ from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.experts import ModuleNames, read_expert, read_header
 from composer.experts.metadata import read_info
-from composer.training import (
-    Diverged,
-    LoraTraining,
-    Progress,
-    TrainingPicture,
-    network,
-    train_lora,
-)
-from composer.training.trainer import Trainer
+from composer.training import network
+from composer.training.config import LoraTraining
+from composer.training.lora import train_lora
+from composer.training.pictures import TrainingPicture
+from composer.training.progress import Progress
+from composer.training.trainer import Diverged, Trainer
 
 
 @pytest.fixture(scope="module")

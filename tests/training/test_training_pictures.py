@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from composer.errors import ComposerError
-from composer.training import read_folder
+from composer.training.pictures import read_folder
 
 
 def picture(path: Path, size: tuple[int, int] = (16, 16), color: str = "red") -> Path:

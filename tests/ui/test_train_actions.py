@@ -79,6 +79,11 @@ def test_what_is_wrong_is_told_in_place(studio: Studio, page: TrainPage) -> None
     update = actions.start("mine", lessons(studio, "zibo", "neon"), *values)
     assert "names all LoRAs together" in words(update[page.problem])
     assert "No LoRA is chosen" in words(actions.start("mine", None, *values)[page.problem])
+    for setting, name in (("learning_rate", "Learning rate"), ("batch_size", "Rows at once")):
+        place = list(page.settings).index(setting)
+        empty = [*values[:place], None, *values[place + 1 :]]
+        update = actions.start("mine", lessons(studio, "zibo", "neon"), *empty)
+        assert f"{name} is empty: give a number" in words(update[page.problem])
 
 
 def test_the_clip_that_judges_is_named_and_checked(

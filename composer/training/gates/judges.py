@@ -50,9 +50,13 @@ from composer.training.gates.sampling import (
     latent_shape,
     to_clean,
 )
-from composer.training.gates.settings import FIGURES, NEAR, Company, GateTraining
+from composer.training.gates.settings import Company, GateTraining
 from composer.training.objective import Objective
 
+FIGURES = ("character", "clothing", "object")
+"""Roles that draw a figure, or something on one."""
+NEAR = 0.3
+"""How much it counts that weights stay near 1, the plain sum."""
 LEVELS = (0.35, 0.85)
 """Where judges look, as parts of all noise levels: below they see texture alone, above nothing."""
 LEAST = 0.05

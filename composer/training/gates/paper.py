@@ -34,7 +34,10 @@ from composer.training.gates.sampling import (
     latent_shape,
     to_clean,
 )
-from composer.training.gates.settings import BALANCE, GateTraining
+from composer.training.gates.settings import GateTraining
+
+BALANCE = 0.5
+"""Alpha of the gating balance loss (MoLE, equation 16)."""
 
 
 def clip_loss(image: Tensor, text: Tensor, images_alone: Tensor, texts_alone: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from composer.mixture import GateSettings, LearnedGate, Mixture, attach
 from composer.mixture.build import new_gates
 from composer.training.gates import sampling
 from composer.training.gates.checkpoint import check_checkpoint, load_checkpoint, save_checkpoint
-from composer.training.gates.judges import Judged
+from composer.training.gates.judges import FIGURES, Judged
 from composer.training.gates.paper import ClipGuidance
 from composer.training.gates.prompts import check_prompts
 from composer.training.gates.sampling import latent_shape
@@ -35,6 +35,12 @@ from composer.training.progress import Clock
 from composer.training.trainer import Diverged
 
 PREVIEW_STEPS = 12
+RECOMMENDED = GateSettings(activation="free", time=True, bias=True)
+"""Any weights, for each picture and step; where figures stand side by side, its input is placed."""
+PAPER = GateSettings(reduce="flatten", activation="softmax")
+"""MoLE's gate (arXiv 2404.13628, equations 9 to 11)."""
+OF_ONE = GateSettings(activation="softmax")
+"""For a single expert: the only share of a softmax is exactly 1, so there is nothing to learn."""
 
 
 def train_gates(
@@ -158,10 +164,23 @@ def _prepare(
     roles = {expert.name: expert.info.role for expert in experts}
     judged = yield from Judged.prepare(model, mixture, config, roles)
     judged.lanes = lanes
-    if config.gate(list(roles.values())).input == "placed":
+    if gate_for(config, list(roles.values())).input == "placed":
         voices = {e.name: Voice(trigger=e.info.trigger, role=e.info.role) for e in experts}
         judged.regions = Regions(model, mixture, voices)
     return judged
+
+
+def gate_for(config: GateTraining, roles: Sequence[str]) -> GateSettings:
+    """The gates of the U-Net over experts of these roles."""
+    if len(roles) == 1:
+        return OF_ONE
+    if config.paper:
+        return dataclasses.replace(
+            PAPER, input="experts" if config.input == "experts" else "hidden"
+        )
+    figures = sum(role in FIGURES for role in roles)
+    placed = config.input == "placed" or (config.input == "auto" and figures > 1)
+    return dataclasses.replace(RECOMMENDED, input="placed" if placed else "hidden")
 
 
 Made = TypeVar("Made")
@@ -187,7 +206,7 @@ def _reported(
 
 def _settings(experts: Sequence[Expert], config: GateTraining) -> dict[str, GateSettings]:
     """Of the gates, by part of the model; a text encoder knows no timestep."""
-    gate = config.gate([expert.info.role for expert in experts])
+    gate = gate_for(config, [expert.info.role for expert in experts])
     return {"unet": gate, "text_encoder": gate} if config.paper else {"unet": gate}
 
 

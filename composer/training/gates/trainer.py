@@ -14,8 +14,13 @@ from composer.mixture import Mixture
 from composer.mixture.learned import TAU
 from composer.training.attention import attention_for_backward
 from composer.training.gates.losses import Batch, entropy
-from composer.training.gates.settings import CLIP_NORM, WARMUP, GateTraining
+from composer.training.gates.settings import GateTraining
 from composer.training.trainer import MOST_BAD_STEPS, SMOOTHING, Diverged
+
+WARMUP = 10
+"""Steps until the highest learning rate."""
+CLIP_NORM = 1.0
+"""The most that the norm of all gradients may be."""
 
 
 class Objective(Protocol):
