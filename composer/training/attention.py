@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+from typing import Any
 
-from torch.nn.attention import SDPBackend, sdpa_kernel
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 MOST_TOKENS = 1024
 
@@ -17,4 +21,39 @@ def attention_for_backward(device: str, tokens: int = 0) -> AbstractContextManag
     plain products keep every (tokens, tokens) map, which does not fit for large pictures.
     """
     plain = device == "cpu" and tokens <= MOST_TOKENS
-    return cast(Any, sdpa_kernel)(SDPBackend.MATH) if plain else nullcontext()
+    return _Plain() if plain else nullcontext()
+
+
+class _Plain(TorchFunctionMode):
+    """Attention by plain products, in this thread alone; torch's `sdpa_kernel` rules over all, and
+    what is painted or expanded beside a training would depend on it. The numbers are the same."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func is functional.scaled_dot_product_attention:
+            return _plain_attention(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _plain_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """`scaled_dot_product_attention` as its kernel MATH computes it, under autocast too."""
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        closed = torch.zeros_like(attn_mask, dtype=query.dtype)
+        attn_mask = closed.masked_fill_(~attn_mask, float("-inf"))
+    tensors = [query, key, value, attn_mask]
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        tensors = [None if tensor is None else tensor.to(dtype) for tensor in tensors]
+    plain: Any = torch.ops.aten._scaled_dot_product_attention_math  # pyright: ignore[reportPrivateUsage]
+    with torch.autocast("cpu", enabled=False):
+        return plain(*tensors, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)[0]

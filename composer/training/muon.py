@@ -99,7 +99,8 @@ class Muon(torch.optim.Optimizer):
                 cast(Any, dist).all_reduce(flat)
                 parts = torch.split(flat, [w.numel() for w in weights])
                 for weight, part in zip(weights, parts, strict=True):
-                    self._apply(weight, part.view(weight.shape), 1.0, group)
+                    if weight.grad is not None:  # others are left as they are, as by one process
+                        self._apply(weight, part.view(weight.shape), 1.0, group)
 
     @staticmethod
     def _apply(weight: Tensor, update: Tensor, scale: float, group: dict[str, Any]) -> None:

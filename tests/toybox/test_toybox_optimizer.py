@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from composer.training.muon import Muon, orthogonalise
@@ -90,6 +91,17 @@ def test_a_weight_without_a_gradient_is_left_alone() -> None:
     moved.grad = even_matrix(8, 8, 0)
     Muon([moved, still], lr=0.1).step()
     assert torch.equal(still, before)
+
+
+def test_several_processes_leave_it_alone_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor: None)
+    still, moved = nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.ones(3, 2))
+    moved.grad = torch.eye(3, 2)
+    Muon([still, moved], lr=0.1, decay=0.5).step()
+    assert torch.equal(still, torch.ones(3, 2)) and not torch.equal(moved, torch.ones(3, 2))
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this PyTorch has no Muon")
