@@ -12,8 +12,8 @@ from work import growth
 from composer.diffusion.parameters import from_parameters, read_pairs
 from composer.diffusion.prompt import parse_prompt
 from composer.experts.triggers import taken_back, with_words, without_words
+from composer.fusions import read_pins
 from composer.outside import MAX_DEPTH, MAX_DIGITS, parse_json, parse_object, whole
-from composer.studio.limits import read_pins
 
 SETTINGS = "Steps: 20, Sampler: Euler, Seed: 1"
 

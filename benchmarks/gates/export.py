@@ -16,8 +16,8 @@ from benchmarks.shared.results import Row
 from composer.evaluation.sheets import contact_sheet
 from composer.experts import read_header
 from composer.fusions.gate_file import read_gates
-from composer.training.gates.export import export_gates
-from composer.training.gates.settings import GateExport
+from composer.training.gates.export_plan import GateExport
+from composer.training.gates.exporting import export_gates
 
 NAME = "gates.export"
 KINDS = (("character", "style"), ("character", "background"))

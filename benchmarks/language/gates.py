@@ -25,7 +25,7 @@ from benchmarks.language.tasks import TASKS, draw
 from benchmarks.shared.intervals import share_columns
 from benchmarks.shared.markdown import markdown_tables
 from benchmarks.shared.results import FOLDER, ROOT, Row, write_results
-from composer.fusions.nla import NLA
+from composer.fusions import Normalised
 from composer.language.batches import collate
 from composer.language.complete import Asking, complete, with_adapter, with_gates
 from composer.language.gated import attach_loras, look, sight_of
@@ -105,7 +105,7 @@ class Study:
         yield "the bare model", self.ask(self.of(names), nullcontext)
         ones = dict.fromkeys(names, 1.0)
         yield "sum", self.ask(self.of(names), lambda: self.constant(folders, ones))
-        even = {n: float(w) for n, w in NLA.weigh(ones).items() if isinstance(w, float)}
+        even = {n: float(w) for n, w in Normalised().weigh(ones).items() if isinstance(w, float)}
         yield "NLA", self.ask(self.of(names), lambda: self.constant(folders, even))
         for title, (way, divided, density) in PEFT.items():
             weights = even if divided else ones

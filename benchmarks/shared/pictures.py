@@ -8,8 +8,8 @@ import os
 import random
 import time
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,17 @@ from PIL import Image
 from benchmarks.shared.options import Options
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
-from composer.diffusion.regions import EVERY, REACHES, Regions, regions_of
+from composer.diffusion.regions import EVERY, REACHES
 from composer.errors import ComposerError
 from composer.evaluation.sampling import Shot, sample
 from composer.evaluation.sheets import Cell
-from composer.experts import Expert, ModuleNames, read_expert
-from composer.fusions import FUSIONS, region_gates
-from composer.fusions.gate_file import gated, read_gates
-from composer.fusions.mixlora_file import read_mixlora
-from composer.mixture import Granularity, Mixture, attach
+from composer.experts import Expert
+from composer.fusions import RECIPES, Gates, LoraRow, MixLora, Plan, Recipe, Sum
+from composer.fusions.gate_file import read_facts
+from composer.fusions.gate_library import GateCard
+from composer.fusions.mixlora_file import read_mixlora_facts
+from composer.fusions.mixlora_library import MixLoraCard
+from composer.studio.engine import Engine
 from toybox.oracle import Oracle, Verdict, score
 from toybox.render import render
 from toybox.world import ELEMENTS, Element, Scene, element
@@ -97,8 +99,7 @@ class Studio:
         self.options = options
         self.model: Model = load_model(options.model)
         self.oracle = Oracle.load(options.model / "oracle")
-        self.modules = ModuleNames.of(self.model.models, model=self.model.name)
-        self._experts: dict[str, Expert] = {}
+        self.engine = Engine(self.model)
         self._model_hash = _hash_of(options.model)
 
     def elements(self, names: Sequence[str] = ()) -> tuple[Element, ...]:
@@ -121,10 +122,7 @@ class Studio:
 
     def expert(self, name: str) -> Expert:
         """The LoRA of an element, read once."""
-        if name not in self._experts:
-            path = self.path(element(name))
-            self._experts[name] = read_expert(path, self.modules, name=name)
-        return self._experts[name]
+        return self.engine.read(name, self.path(element(name)))
 
     def judge(self, cases: Sequence[Case]) -> list[Judged]:
         """Make all pictures that are not there yet, and judge all, in the order of `cases`."""
@@ -146,62 +144,48 @@ class Studio:
         for fused in dict.fromkeys(case.fused for case in todo.values()):
             alike = [path for path, case in todo.items() if case.fused == fused]
             shots = [Shot(prompt=todo[p].prompt, seed=todo[p].seed) for p in alike]
-            with self.attached(todo[alike[0]]) as mixture:
-                regions = mixture and self.regions(mixture)
+            with self.attached(todo[alike[0]]):
+                regions = self.engine.regions()
                 made = sample(self.model, shots, self.options.sampling, regions=regions)
                 for path, image in zip(alike, made, strict=True):
                     _save(path, image)
                     progress.tick()
         return [_read(path) for path in paths]
 
-    def attached(self, case: Case) -> AbstractContextManager[Mixture | None]:
-        """The LoRAs of this case, fused as it says, for as long as the context lasts."""
-        if case.mixlora is not None:
-            return self._placed(case.mixlora, replace(case, mixlora=None))
-        if case.lora is not None:
-            sites = read_expert(case.lora, self.modules).sites
-            return attach(self.model.models, {case.lora.stem: sites})
-        if case.gates is None:
-            if not case.weights:
-                return nullcontext()
-            fusion, weights = FUSIONS[case.fusion], dict(case.weights)
-            mixture = self._attach(list(weights), "block" if fusion.by_region else "network")
-            weighed = fusion.weigh(weights)
-            mixture.set_weights(weighed)
-            if fusion.by_region:
-                mixture.set_gates(region_gates(mixture, weighed))
-            for name in case.off:
-                mixture.toggle(name, False)
-            return mixture
-        file = read_gates(case.gates)
-        mixture = self._attach([expert.name for expert in file.experts], file.granularity)
-        try:
-            file.check_experts({name: self.expert(name).tensor_hash for name in mixture.names})
-            file.fit(mixture)
-            mixture.strengthen(dict(case.strengths))
-            for name in case.off:
-                mixture.toggle(name, False)
-        except BaseException:
-            mixture.detach()
-            raise
-        return mixture
-
     @contextmanager
-    def _placed(self, path: Path, case: Case) -> Generator[Mixture | None, None, None]:
-        file = read_mixlora(path)
-        file.check_model(self.model.name, self.model.hash)
-        with file.attach(self.model.unet, path.name), self.attached(case) as mixture:
-            yield mixture
+    def attached(self, case: Case) -> Generator[None]:
+        """The LoRAs of this case, fused as it says, for as long as the context lasts."""
+        try:
+            self.engine.mix(self._plan(case))
+            if case.gates is None and self.engine.mixture is not None:
+                for name in case.off:
+                    self.engine.mixture.toggle(name, False)
+            yield
+        finally:
+            self.engine.release()
 
-    def regions(self, mixture: Mixture) -> Regions | None:
-        """What finds out where each LoRA's words act, if a gate of this mixture hears it."""
-        if not mixture.needs_regions:
-            return None
-        return regions_of(self.model, mixture, gated([self.expert(n) for n in mixture.names]))
-
-    def _attach(self, names: Sequence[str], granularity: Granularity) -> Mixture:
-        sites = {name: self.expert(name).sites for name in names}
-        return attach(self.model.models, sites, granularity=granularity)
+    def _plan(self, case: Case) -> Plan:
+        """How its LoRAs are fused, and the files of all that it names."""
+        if case.lora is not None:
+            rows = {case.lora.stem: LoraRow(name=case.lora.stem)}
+            return Plan(recipe=Sum(), rows=rows, paths={case.lora.stem: case.lora})
+        recipe: Recipe = RECIPES[case.fusion]() if case.gates is None else Gates(file="gates")
+        given, card = dict(case.weights), None
+        if case.gates is not None:
+            facts = read_facts(case.gates)
+            given = {expert.name: 1.0 for expert in facts.experts} | dict(case.strengths)
+            card = GateCard(name=case.gates.stem, path=case.gates, facts=facts)
+        if case.mixlora is not None:
+            learned = read_mixlora_facts(case.mixlora)
+            recipe = MixLora(file=case.mixlora.stem)
+            card = MixLoraCard(name=case.mixlora.stem, path=case.mixlora, facts=learned)
+        on = {name: case.gates is None or name not in case.off for name in given}
+        return Plan(
+            recipe=recipe,
+            rows={name: LoraRow(name=name, weight=w, on=on[name]) for name, w in given.items()},
+            paths={name: self.path(element(name)) for name in given},
+            source=card,
+        )
 
     def _kept(self, case: Case) -> Path:
         """Where this picture is kept: a name made of everything that decides it."""

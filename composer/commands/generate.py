@@ -15,7 +15,8 @@ from composer.errors import ComposerError
 
 if TYPE_CHECKING:
     from composer.diffusion.request import Request
-    from composer.studio import Event, LoraRow, SavedPicture
+    from composer.fusions import LoraRow, Recipe
+    from composer.studio import Event, SavedPicture, Studio
 
 ROOT = Path(__file__).parents[2]
 TOYBOX = str(ROOT / "assets" / "toybox")
@@ -34,14 +35,14 @@ def generate(
     lora: list[str] = typer.Option(
         [],
         help="NAME=WEIGHT, or NAME=UNET,TEXT for the text encoder's own; with gates "
-        "NAME=1.2 makes it louder than they say, and NAME=0 switches it off. NAME=1@0:0.5 "
-        "lets it speak in the first half of the steps, NAME=1^0:0.2 in the first fifth of "
-        "the U-Net's depth, and NAME=1@0:0.5^0:0.2 where both hold.",
+        "NAME=1.2 makes it stronger than they do, and NAME=0 switches it off. NAME=1@0:0.5 "
+        "keeps it to the first half of the steps, NAME=1^0:0.2 to the first fifth of "
+        "the U-Net's depth, and NAME=1@0:0.5^0:0.2 to where both hold.",
     ),
     pin: list[str] = typer.Option(
         [],
-        help="Weights of a unit by hand, whatever the gates say there: UNIT:NAME=1,OTHER=0.5, or "
-        "of several by a pattern, 'mid_block.*:NAME=1'; a LoRA that is not named is silent there. "
+        help="Weights of a unit by hand, whatever the gates give there: UNIT:NAME=1,OTHER=0.5, or "
+        "of several by a pattern, 'mid_block.*:NAME=1'; a LoRA that is not named has weight 0. "
         "Without gates the units are the U-Net's blocks. Repeatable; '' takes back a picture's.",
     ),
     negative: str = typer.Option("", help="What to keep out."),
@@ -60,7 +61,9 @@ def generate(
         "", help="A MixLoRA below the LoRAs: its name, or its file's path; LoRAs need not be given."
     ),
     gate_map: bool = typer.Option(
-        False, "--gate-map", help="Keep what the gates say beside the picture: NAME.gates.npz."
+        False,
+        "--gate-map",
+        help="Keep the gates' weights beside the picture: NAME.gates.npz.",
     ),
     expand: bool = typer.Option(
         False, "--expand", help="First make a full prompt of the words, as `composer expand` does."
@@ -87,7 +90,8 @@ def generate(
 ) -> None:
     """Paint pictures with several LoRAs at once; print the files' paths."""
     from composer.diffusion.request import Request
-    from composer.studio import ComposeRequest, Pin, Studio
+    from composer.fusions import PLAIN, Pin
+    from composer.studio import ComposeRequest, Studio
 
     width, height = _read_size(size)
     settings = {
@@ -102,8 +106,6 @@ def generate(
         "clip_skip": clip_skip,
     }
     rows, pins = tuple(map(_read_row, lora)), tuple(Pin.read(line) for line in pin if line.strip())
-    if gates and _is_given(context, "fusion"):
-        raise ComposerError("Gates are a fusion of their own: give --gates or --fusion, not both.")
     studio = Studio(
         model,
         lora_dir,
@@ -113,18 +115,10 @@ def generate(
         language_model=language_model,
         adapter=adapter,
     )
-    if gates and Path(gates).is_file():
-        gates = studio.lend_gates(gates)
-    if mixlora and Path(mixlora).is_file():
-        mixlora = studio.lend_mixlora(mixlora)
+    recipe = _recipe(studio, fusion if _is_given(context, "fusion") else "", gates, mixlora)
     if again is None:
         asked = ComposeRequest(
-            request=_changed(Request(), settings),
-            rows=rows,
-            fusion=fusion,
-            gates=gates,
-            mixlora=mixlora,
-            pins=pins,
+            request=_changed(Request(), settings), rows=rows, recipe=recipe or PLAIN[0], pins=pins
         )
     else:
         studio.wait()
@@ -133,20 +127,39 @@ def generate(
             typer.secho(note, fg=typer.colors.YELLOW, err=True)
         given = {name: value for name, value in settings.items() if _is_given(context, name)}
         asked = replace(recalled.asked, request=_changed(recalled.asked.request, given))
-        if _is_given(context, "fusion"):
-            asked = asked.without_gates() if asked.gates or asked.mixlora else asked
-            asked = replace(asked, fusion=fusion)
-        if gates or mixlora:
-            asked = replace(asked, gates=gates, mixlora=mixlora)
+        if recipe is not None and recipe != asked.recipe:
+            # units are called otherwise in other gates
+            kept = () if asked.recipe.source and not recipe.source else asked.pins
+            asked = asked.with_recipe(recipe, pins=kept)
         asked = replace(asked.with_rows(rows), pins=pins if pin else asked.pins)
     if expand:
         said, number = asked.request.prompt, max(asked.request.seed, 0)
-        whole = studio.mixlora_triggers(asked.mixlora) if asked.mixlora else ()
-        words = studio.wording.expand(said, studio.speaking(asked), whole=whole, seed=number)
+        whole = studio.triggers(asked.recipe)
+        words = studio.wording.expand(said, studio.active(asked), whole=whole, seed=number)
         asked = replace(asked, request=replace(asked.request, prompt=words))
     pictures = _follow(studio.compose(replace(asked, gate_map=gate_map)))
     for picture in pictures:
         typer.echo(json.dumps(_told(picture)) if as_json else str(picture.path))
+
+
+def _recipe(studio: Studio, fusion: str, gates: str, mixlora: str) -> Recipe | None:
+    """The one way of fusing that was asked for; None for none.
+
+    Raises:
+        ComposerError: several are, or a file is of another kind.
+    """
+    from composer.fusions import Gates, MixLora, read_recipe
+
+    asked = {"--fusion": fusion, "--gates": gates, "--mixlora": mixlora}
+    if len(given := [option for option, value in asked.items() if value]) > 1:
+        raise ComposerError(f"{' and '.join(given)} are fusions of their own: give one, not both.")
+    if fusion:
+        return read_recipe(fusion)
+    for recipe, name in ((Gates, gates), (MixLora, mixlora)):
+        if name:
+            lent = studio.lend(recipe.source, name) if Path(name).is_file() else name
+            return recipe(file=lent)
+    return None
 
 
 def _is_given(context: typer.Context, option: str) -> bool:
@@ -193,7 +206,7 @@ def _told(picture: SavedPicture) -> dict[str, Any]:
 
 
 def _read_row(text: str) -> LoraRow:
-    from composer.studio import LoraRow
+    from composer.fusions import LoraRow
 
     name, equals, weights = text.rpartition("=")
     if not equals:
@@ -209,17 +222,16 @@ def _read_row(text: str) -> LoraRow:
             "with the text encoder's weight after the comma; --lora NAME=1@0:0.5 for the first "
             "half of the steps, or NAME=1^0:0.2 for the first fifth of the depth."
         ) from error
-    row = LoraRow(name=name, unet=unet, text_encoder=text_encoder, strength=unet)
-    return replace(row, **spans)
+    return LoraRow(name=name, weight=unet, text_encoder=text_encoder, **spans)
 
 
-def _read_limits(limits: list[str]) -> dict[str, tuple[float, float]]:
+def _read_limits(limits: list[str]) -> dict[str, Any]:
     """Of marks and spans in turn, "@", "0:0.5": what is limited, and from where to where.
 
     Raises:
         ValueError: a span is none, or a mark stands there twice.
     """
-    spans: dict[str, tuple[float, float]] = {}
+    spans: dict[str, Any] = {}
     for mark, span in zip(limits[::2], limits[1::2], strict=True):
         if _LIMITS[mark] in spans:
             raise ValueError(f"{mark} stands there twice")

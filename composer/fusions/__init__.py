@@ -1,11 +1,25 @@
-"""Fusions: named methods of using several experts. The page, the command line and the docs draw
-from this registry."""
+"""Recipes: ways of using several LoRAs at once, and the files that they need."""
 
-from composer.fusions.nla import NLA
-from composer.fusions.regions import BY_REGION, region_gates
-from composer.fusions.registry import Fusion, Weight
-from composer.fusions.weighted import WEIGHTED
+from composer.fusions.learned import Gates
+from composer.fusions.recipe import Plan, Recipe, Weight
+from composer.fusions.registry import PLAIN, RECIPES, read_recipe, recorded_recipe
+from composer.fusions.rows import LoraRow, Pin, read_pins
+from composer.fusions.sums import MixLora, Normalised, Regions, Sum
 
-FUSIONS: dict[str, Fusion] = {fusion.name: fusion for fusion in (WEIGHTED, NLA, BY_REGION)}
-
-__all__ = ["FUSIONS", "Fusion", "Weight", "region_gates"]
+__all__ = [
+    "PLAIN",
+    "RECIPES",
+    "Gates",
+    "LoraRow",
+    "MixLora",
+    "Normalised",
+    "Pin",
+    "Plan",
+    "Recipe",
+    "Regions",
+    "Sum",
+    "Weight",
+    "read_pins",
+    "read_recipe",
+    "recorded_recipe",
+]

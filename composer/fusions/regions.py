@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from composer.fusions.registry import Fusion, Weight
-from composer.fusions.weighted import weigh
+from composer.fusions.recipe import Weight
 from composer.mixture import Mixture, RegionGate
 
 _PART = "unet"
@@ -20,14 +19,3 @@ def region_gates(mixture: Mixture, weights: Mapping[str, Weight]) -> dict[str, R
         for name, unit in mixture.units.items()
         if unit.plan.part == _PART and unit.module is not None
     }
-
-
-BY_REGION = Fusion(
-    name="regions",
-    title="Trigger regions",
-    paper="https://arxiv.org/abs/2404.13628",
-    description="Each LoRA acts where its own trigger words act, and more strongly there; a style "
-    "acts everywhere. Needs no training; a picture takes longer.",
-    weigh=weigh,
-    by_region=True,
-)

@@ -1,31 +1,38 @@
-"""What a fusion is. The registry of all of them is `composer.fusions.FUSIONS`."""
+"""All ways of fusing LoRAs, and which one a form, a command or a picture's record means."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
-Weight = float | Mapping[str, float]
-"""One number for all parts of the model, or a number for each part: {"unet": 0.8, ...}."""
+from composer.errors import ComposerError
+from composer.fusions.learned import Gates
+from composer.fusions.recipe import Recipe
+from composer.fusions.sums import MixLora, Normalised, Regions, Sum
+
+RECIPES: dict[str, type[Recipe]] = {
+    recipe.kind: recipe for recipe in (Sum, Normalised, Regions, Gates, MixLora)
+}
+PLAIN: tuple[Recipe, ...] = tuple(kind() for kind in RECIPES.values() if not kind.source)
+"""Those that need no file, the usual one first."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fusion:
-    """A named way from the weights that a user gives to the weights of a constant gate.
+def read_recipe(key: object) -> Recipe:
+    """The recipe whose `key` this is; it may come from a page, and be anything.
 
-    name: for the command line and files.
-    title: for people.
-    paper: where it is described.
-    description: one or two plain sentences for the page and the docs.
-    weigh: weights by expert in, weights by expert out; `Mixture.set_weights` takes them. Give it
-        the experts that are switched on only.
-    by_region: the weights count where each expert's words act, not everywhere: the mixture takes
-        `region_gates` for its U-Net, and whoever samples tells it the regions.
+    Raises:
+        ComposerError: there is none.
     """
+    kind, colon, file = key.partition(":") if isinstance(key, str) else ("", "", "")
+    if kind not in RECIPES or (bool(colon), bool(file)) != (bool(RECIPES[kind].source),) * 2:
+        plain = ", ".join(recipe.kind for recipe in PLAIN)
+        raise ComposerError(f"There is no fusion {str(key)[:40]!r}. Choose one of: {plain}.")
+    return RECIPES[kind](file=file)
 
-    name: str
-    title: str
-    paper: str
-    description: str
-    weigh: Callable[[Mapping[str, Weight]], dict[str, Weight]]
-    by_region: bool = False
+
+def recorded_recipe(fusion: Mapping[str, Any]) -> Recipe | None:
+    """The recipe that a picture's record names, by the file's name then; None if none is known."""
+    kind = RECIPES.get(str(fusion.get("name", "")))
+    if kind is None:
+        return None
+    return kind(file=str(fusion.get(kind.source, "")) or "?") if kind.source else kind()

@@ -9,14 +9,11 @@ from typing import TYPE_CHECKING
 
 from composer.studio.comparing import Comparison, Way
 from composer.studio.events import Event, Finished, PictureSaved, Progress, Queued, Started
-from composer.studio.gating import GateOffer
 from composer.studio.history import History, SavedPicture
 from composer.studio.jobs import Waiting
-from composer.studio.known_weights import WeightOffer
-from composer.studio.limits import Limits, Pin, read_pins
-from composer.studio.placing import MixLoraOffer
+from composer.studio.offers import GateOffer, MixLoraOffer, WeightOffer
 from composer.studio.recall import Recalled
-from composer.studio.requests import ComposeRequest, LoraRow
+from composer.studio.requests import ComposeRequest
 from composer.studio.studio import Status, Studio
 from composer.studio.training_request import TrainingRequest
 from composer.studio.training_state import Point, Preview, Training
@@ -34,11 +31,8 @@ __all__ = [
     "Finished",
     "GateOffer",
     "History",
-    "Limits",
-    "LoraRow",
     "MixLoraOffer",
     "PictureSaved",
-    "Pin",
     "Point",
     "Preview",
     "Progress",
@@ -55,5 +49,4 @@ __all__ = [
     "Way",
     "WeightOffer",
     "Wording",
-    "read_pins",
 ]

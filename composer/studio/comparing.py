@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from composer.diffusion.request import RANDOM_SEED, SEEDS, Request
 from composer.errors import ComposerError
+from composer.fusions import LoraRow, Normalised, Plan, Regions
+from composer.fusions.rows import ALWAYS
 from composer.studio.events import Event, Finished, PictureSaved, Progress, Started
-from composer.studio.gating import GateOffer, Plan
-from composer.studio.known_weights import WeightOffer
-from composer.studio.limits import ALWAYS
-from composer.studio.placing import MixLoraOffer
-from composer.studio.requests import ComposeRequest, LoraRow, find_fusion
+from composer.studio.offers import GateOffer, MixLoraOffer, WeightOffer
+from composer.studio.requests import ComposeRequest
 
 if TYPE_CHECKING:
     from composer.studio.engine import Engine
@@ -87,9 +86,9 @@ def ways_of(
     mixloras: those at hand; one that has learned nothing of these LoRAs is left out.
 
     Raises:
-        ComposerError: no LoRA speaks, or nothing is left to compare.
+        ComposerError: no LoRA is active, or nothing is left to compare.
     """
-    rows = tuple(row for row in asked.rows if row.speaks)
+    rows = tuple(row for row in asked.rows if row.active)
     if not rows:
         raise ComposerError("No LoRA is chosen. Choose one or more to compare.")
     if asked.request.seed == RANDOM_SEED:
@@ -100,13 +99,13 @@ def ways_of(
     for way in (*_laid_out(asked, rows, offers, title, known), *placed):
         if way.kind not in kinds:
             continue
-        sound = _what_speaks(way.asked)
-        if sound in found:
-            first, more = found[sound], way.title[0].lower() + way.title[1:]
+        outcome = _outcome(way.asked)
+        if outcome in found:
+            first, more = found[outcome], way.title[0].lower() + way.title[1:]
             joint = ", " if SAME in first.detail else SAME
-            found[sound] = replace(first, detail=first.detail + joint + more)
+            found[outcome] = replace(first, detail=first.detail + joint + more)
         else:
-            found[sound] = way
+            found[outcome] = way
     if not found:
         raise ComposerError(
             "No trained gates and no best known weights are for just these LoRAs, and no MixLoRA "
@@ -139,17 +138,18 @@ def _laid_out(
 
     yield way("yours", "Your weights", words(rows), rows)
     if found := next((offer for offer in known if set(offer.weights) == names), None):
-        best = tuple(LoraRow(name=row.name, unet=found.weights[row.name]) for row in rows)
+        best = tuple(LoraRow(name=row.name, weight=found.weights[row.name]) for row in rows)
         yield way("best", "Best known weights", f"{words(best)}, {found.told}", best)
     yield way("equal", "Weights of 1", "each in full, added up", full)
     share = f"each at 1/{many}" if many > 1 else "weight 1"
-    yield way("average", "Average (NLA)", share, full, fusion="nla")
+    yield way("average", "Average (NLA)", share, full, recipe=Normalised())
     if many > 1:
-        yield way("regions", "Trigger regions", "each where its words act", full, fusion="regions")
+        yield way("regions", "Trigger regions", "each where its words act", full, recipe=Regions())
     for offer in offers:
         if set(offer.loras) == names:
-            how: dict[str, Any] = {"gates": offer.name, "gate_map": True}
-            yield way("gates", "Learned gates", offer.name, full, **how)
+            yield way(
+                "gates", "Learned gates", offer.name, full, recipe=offer.recipe, gate_map=True
+            )
 
 
 def _placed(
@@ -164,7 +164,7 @@ def _placed(
         left = tuple(LoraRow(name=r.name) for r in rows if not offer.knows(trigger(r.name)))
         if len(left) < len(rows):
             detail = " + ".join([offer.name, *(title(row.name) for row in left)])
-            placed = replace(asked, rows=left, mixlora=offer.name)
+            placed = replace(asked, rows=left, recipe=offer.recipe)
             yield Way(kind="mixlora", title="MixLoRA", detail=detail, asked=placed)
 
 
@@ -173,32 +173,22 @@ def _weight(row: LoraRow) -> str:
     for part, (start, end) in (("steps", row.steps), ("depth", row.depth)):
         if (start, end) != ALWAYS:
             said.append(f"{part} {100 * start:.0f} to {100 * end:.0f} %")
-    return f"{row.unet:g}" + (f" ({', '.join(said)})" if said else "")
+    return f"{row.weight:g}" + (f" ({', '.join(said)})" if said else "")
 
 
-def _what_speaks(asked: ComposeRequest) -> object:
+def _outcome(asked: ComposeRequest) -> object:
     """Equal for two requests that give the same pictures."""
-    if asked.gates:
-        return asked.gates
-    fusion = find_fusion(asked.fusion)
-    weights = fusion.weigh(dict(asked.speaking))
-    limits = asked.limits
-    return (
-        asked.mixlora,
-        fusion.by_region and len(weights) > 1,
-        tuple(limits.steps.items()),
-        tuple(limits.depth.items()),
-        tuple(
-            (name, tuple(sorted(weight.items())) if isinstance(weight, Mapping) else weight)
-            for name, weight in weights.items()
-        ),
-    )
+    active = sorted((row for row in asked.rows if row.active), key=lambda row: row.name)
+    return asked.recipe.outcome(active)
 
 
 def paint_each(
-    engine: Engine, history: History, plans: Sequence[Plan], cancelled: Callable[[], bool]
+    engine: Engine,
+    history: History,
+    plans: Sequence[tuple[ComposeRequest, Plan]],
+    cancelled: Callable[[], bool],
 ) -> Iterator[Event]:
-    """Make the pictures of plans with as many pictures each, plan by plan, as one job.
+    """Make the pictures of requests with as many pictures each, plan by plan, as one job.
 
     Progress counts over all of them; pictures come plan by plan, and within a plan seed by seed.
 
@@ -208,16 +198,16 @@ def paint_each(
     """
     from composer.studio.painting import paint
 
-    for plan in plans:
-        for name, card in plan.cards.items():
-            engine.read(name, card.path)
+    for _, plan in plans:
+        for name, path in plan.paths.items():
+            engine.read(name, path)
     begun, told = time.monotonic(), set[str]()
     finished: list[SavedPicture] = []
-    for number, plan in enumerate(plans):
+    for number, (asked, plan) in enumerate(plans):
         if cancelled():
             break
         before = time.monotonic()
-        for event in paint(engine, history, plan, cancelled):
+        for event in paint(engine, history, asked, plan, cancelled):
             if isinstance(event, Started):
                 # what is to be known of a LoRA is told once
                 notes = tuple(note for note in event.notes if note not in told)

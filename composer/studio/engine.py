@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -13,19 +14,21 @@ from composer.diffusion.model import Model
 from composer.diffusion.regions import Regions, regions_of
 from composer.errors import ComposerError
 from composer.experts import Expert, ModuleNames, read_expert
-from composer.fusions import Fusion, region_gates
-from composer.fusions.gate_file import GateFile, gated, read_gates
+from composer.fusions import Plan
+from composer.fusions.gate_file import GateFile, gated
 from composer.fusions.gate_record import GateListener
 from composer.fusions.mixlora_file import read_mixlora
 from composer.mixture import Granularity, Mixture, attach
 from composer.mixture.mixlora import MixLora
-from composer.studio.gating import Gating
-from composer.studio.limits import Limits
-from composer.studio.placing import Placing
+
+if TYPE_CHECKING:
+    from composer.fusions.mixlora_library import MixLoraCard
+    from composer.fusions.own_library import OwnCard
 
 KEPT_EXPERTS = 16
 
 Stamp = tuple[Path, int, int]  # a file as it was when it was read: path, time of change, size
+File = TypeVar("File")
 Attached = tuple[Granularity, tuple[tuple[str, Expert], ...]]
 
 
@@ -40,10 +43,11 @@ class Engine:
         self.model = model
         self._modules = ModuleNames.of(model.models, model=model.name)
         self._experts: OrderedDict[tuple[str, Stamp], Expert] = OrderedDict()
-        self._mixture: Mixture | None = None
+        self.mixture: Mixture | None = None
+        """What is attached now."""
         self._attached: Attached = ("network", ())
-        self._gates: tuple[Stamp, GateFile] | None = None  # those read last
-        self._fitted: GateFile | None = None  # those in the mixture
+        self._opened: tuple[Stamp, Any] | None = None  # the file that was read last
+        self.fitted: GateFile | None = None  # the gates in the mixture
         self._placed: tuple[Stamp, MixLora] | None = None
 
     @classmethod
@@ -61,80 +65,36 @@ class Engine:
         self._experts.move_to_end(key)
         return self._experts[key]
 
-    def mix(
-        self,
-        experts: tuple[Expert, ...],
-        weights: Mapping[str, Mapping[str, float]],
-        fusion: Fusion,
-        placing: Placing | None = None,
-        limits: Limits | None = None,
-    ) -> None:
-        """Let these experts speak, and no others, over a MixLoRA if there is one. Without either
-        the model is bare again.
+    def mix(self, plan: Plan) -> dict[str, Expert]:
+        """Attach what a plan names, and nothing else; a plan without LoRAs or a MixLoRA leaves the
+        model bare. Returns the experts that are active, by name.
 
-        Experts are attached anew only when others speak than before; a weight is a number in a
+        Experts are attached anew only when others are than before; a weight is a number in a
         buffer. What was attached before does not matter to what the model then computes.
 
         Raises:
-            ComposerError: the MixLoRA is for another model, or damaged; a pin is for no unit.
+            ComposerError: a file is for another model, or damaged; a pin is for no unit.
         """
-        self._place(placing)
-        limits = limits or Limits()
-        granularity: Granularity = "block" if fusion.by_region or limits.by_unit else "network"
-        self._attach(granularity, {expert.name: expert for expert in experts})
-        if self._mixture is not None:
-            self._fitted = None
-            weighed = fusion.weigh(dict(weights))
-            self._mixture.set_weights(weighed)
-            if fusion.by_region:
-                self._mixture.set_gates(region_gates(self._mixture, weighed))
-            self._switch(dict.fromkeys(weights, True), limits)
-
-    def mix_gated(self, gating: Gating) -> tuple[Expert, ...]:
-        """Let the experts of a gate file speak as its gates say. Returns those that are on.
-
-        A switch is a mask in a buffer: nothing is read or attached anew for it.
-
-        Raises:
-            ComposerError: the gates are for another model, or other LoRAs than these; a pin is for
-                no unit.
-        """
-        facts = gating.card.facts
-        assert facts is not None  # a card with an error is never found
-        facts.check_model(self.model.name, self.model.hash)
-        experts = {name: self.read(name, gating.loras[name].path) for name in sorted(gating.loras)}
-        facts.check_experts({name: expert.tensor_hash for name, expert in experts.items()})
-        file = self._read_gates(gating.card.name, gating.card.path)
-        self._place(None)
-        self._attach(file.granularity, experts)
-        assert self._mixture is not None  # there is at least one expert
-        if self._fitted is not file:
-            self._fitted = None
-            # where there is no gate every expert speaks in full, as it did in the training
-            self._mixture.set_weights(dict.fromkeys(experts, 1.0))
-            file.fit(self._mixture)
-            self._fitted = file
-        self._switch(gating.switches, gating.limits, gating.strengths)
-        return tuple(experts[name] for name, on in gating.switches.items() if on)
+        return plan.recipe.attach(plan, self)
 
     def at_step(self, index: int, total: int) -> None:
         """Tell the mixture which step of a sampling comes next."""
-        if self._mixture is not None:
-            self._mixture.at_step(index, total)
+        if self.mixture is not None:
+            self.mixture.at_step(index, total)
 
     def regions(self) -> Regions | None:
         """What finds out where each LoRA's words act; None where no gate hears it."""
-        if self._mixture is None:
+        if self.mixture is None:
             return None
-        if self._fitted is not None:  # as they were called when the gates were trained
-            return regions_of(self.model, self._mixture, self._fitted.experts)
-        return regions_of(self.model, self._mixture, gated(e for _, e in self._attached[1]))
+        if self.fitted is not None:  # as they were called when the gates were trained
+            return regions_of(self.model, self.mixture, self.fitted.experts)
+        return regions_of(self.model, self.mixture, gated(e for _, e in self._attached[1]))
 
     def listener(self, *, guided: bool) -> GateListener | None:
         """What hears the gates that are attached now; None without any."""
-        if self._mixture is None or not self._mixture.gates:
+        if self.mixture is None or not self.mixture.gates:
             return None
-        return GateListener(self._mixture, guided=guided)
+        return GateListener(self.mixture, guided=guided)
 
     def release(self) -> None:
         """Take the mixture and the MixLoRA out of the model, bit for bit."""
@@ -143,27 +103,24 @@ class Engine:
             self._placed[1].detach()
         self._placed = None
 
-    def _detach(self) -> None:
-        """Take the mixture out."""
-        if self._mixture is not None:
-            self._mixture.detach()
-        self._mixture, self._attached, self._fitted = None, ("network", ()), None
+    # --- for the recipes
 
-    def _attach(self, granularity: Granularity, experts: Mapping[str, Expert]) -> None:
-        """Attach these experts and no others, unless that is how it is."""
-        wanted = (granularity, tuple(experts.items()))
-        if wanted != self._attached:
-            self._detach()
-            if experts:
-                sites = {name: expert.sites for name, expert in experts.items()}
-                self._mixture = attach(self.model.models, sites, granularity=granularity)
-                self._attached = wanted
+    def open(self, card: OwnCard[Any], read: Callable[[Path], File]) -> File:
+        """The file of a card, kept while it does not change.
 
-    def _place(self, placing: Placing | None) -> None:
+        Raises:
+            ComposerError: it is for another model than this one, or gone or damaged.
+        """
+        assert card.facts is not None  # a card with an error is never found
+        card.facts.check_model(self.model.name, self.model.hash)
+        stamp = _stamp(f"file {card.name!r} is", card.path)
+        if self._opened is None or self._opened[0] != stamp:
+            self._opened = (stamp, read(card.path))
+        return self._opened[1]
+
+    def place(self, card: MixLoraCard | None) -> None:
         """Let this MixLoRA stand in the model and no other, unless that is how it is."""
-        stamp = None
-        if placing is not None:
-            stamp = _stamp(f"MixLoRA {placing.card.name!r} is", placing.card.path)
+        stamp = None if card is None else _stamp(f"MixLoRA {card.name!r} is", card.path)
         if stamp == (None if self._placed is None else self._placed[0]):
             return
         self.release()
@@ -172,29 +129,23 @@ class Engine:
             file.check_model(self.model.name, self.model.hash)
             self._placed = (stamp, file.attach(self.model.unet, str(stamp[0])))
 
-    def _switch(
-        self,
-        switches: Mapping[str, bool],
-        limits: Limits,
-        strengths: Mapping[str, float] | None = None,
-    ) -> None:
-        """Who may speak, in a sampling that has not begun, where, when and how strongly."""
-        mixture = self._mixture
-        assert mixture is not None
-        mixture.at_rest()
-        mixture.strengthen(strengths or {})
-        for name, unit in mixture.units.items():
-            if unit.pinned is not None:
-                mixture.pin(name, None)
-        for name in mixture.names:
-            mixture.toggle(name, switches[name])
-        limits.tell(mixture)
+    def attach(self, granularity: Granularity, experts: Mapping[str, Expert]) -> Mixture | None:
+        """The mixture of these experts and no others, attached anew if it is another one; None
+        without any."""
+        wanted = (granularity, tuple(experts.items()))
+        if wanted != self._attached:
+            self._detach()
+            if experts:
+                sites = {name: expert.sites for name, expert in experts.items()}
+                self.mixture = attach(self.model.models, sites, granularity=granularity)
+                self._attached = wanted
+        return self.mixture
 
-    def _read_gates(self, name: str, path: Path) -> GateFile:
-        stamp = _stamp(f"gates {name!r} are", path)
-        if self._gates is None or self._gates[0] != stamp:
-            self._gates = (stamp, read_gates(path))
-        return self._gates[1]
+    def _detach(self) -> None:
+        """Take the mixture out."""
+        if self.mixture is not None:
+            self.mixture.detach()
+        self.mixture, self._attached, self.fitted = None, ("network", ()), None
 
 
 def _stamp(what: str, path: Path) -> Stamp:

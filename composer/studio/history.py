@@ -19,7 +19,8 @@ from composer.diffusion.png import open_png, read_png, write_png
 from composer.diffusion.record import PictureRecord
 from composer.errors import ComposerError
 from composer.files import clean, held, temporary, write_atomically
-from composer.studio.requests import GATES, LoraRow
+from composer.fusions import LoraRow, Recipe, recorded_recipe
+from composer.studio.requests import row_of
 
 if TYPE_CHECKING:
     from composer.fusions.gate_record import GateRecord
@@ -43,12 +44,17 @@ class SavedPicture:
     @property
     def rows(self) -> tuple[LoraRow, ...]:
         """The LoRAs by the names they had then."""
-        return tuple(map(LoraRow.of, self.record.loras))
+        return tuple(map(row_of, self.record.loras))
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """How its LoRAs were fused, by the file's name then; None if it is not known here."""
+        return recorded_recipe(self.record.fusion)
 
     @property
     def gated(self) -> bool:
         """Whether learned gates fused its LoRAs."""
-        return self.record.fusion.get("name") == GATES
+        return self.recipe is not None and self.recipe.gated
 
     @property
     def gates_path(self) -> Path:

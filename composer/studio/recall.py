@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, cast
 
 from composer.diffusion.record import LoraRecord, PictureRecord
 from composer.errors import ComposerError
-from composer.fusions import FUSIONS
-from composer.studio.gating import recalled_choice
-from composer.studio.limits import ALWAYS, Limits
-from composer.studio.requests import GATES, MIXLORA, ComposeRequest, LoraRow
+from composer.fusions import LoraRow, Recipe, Sum, recorded_recipe
+from composer.fusions.rows import recorded_pins, recorded_spans
+from composer.studio.requests import ComposeRequest, row_of
 
 if TYPE_CHECKING:
-    from composer.experts.card import Card
-    from composer.experts.library import Library
-    from composer.fusions.gate_library import GateLibrary
-    from composer.fusions.mixlora_library import MixLoraLibrary
-    from composer.fusions.own_library import OwnCard, OwnLibrary
-
-    Found = TypeVar("Found", bound=OwnCard[Any])
+    from composer.fusions.libraries import Libraries
 
 SHORT = 12  # digits of a hash, as A1111 shows them
 LEAST_DIGITS = 8  # fewer tell too little
@@ -34,92 +27,70 @@ class Recalled:
     notes: tuple[str, ...] = ()
 
 
-def recall(
-    record: PictureRecord,
-    library: Library,
-    find: Callable[[str], Card],
-    gate_library: Callable[[], GateLibrary],
-    mixlora_library: Callable[[], MixLoraLibrary],
-) -> Recalled:
-    """The request of a picture, with its LoRAs, gates and MixLoRA by the names they have now.
-
-    find: the card of a LoRA's name; it raises ComposerError for a name that cannot be used.
-    gate_library, mixlora_library: called for a picture that was made with gates, or a MixLoRA.
-    """
-    names, notes = _find_loras(record.loras, library, find)
+def recall(record: PictureRecord, libraries: Libraries) -> Recalled:
+    """The request of a picture, with its LoRAs, gates and MixLoRA by the names they have now."""
+    names, notes = _find_loras(record.loras, libraries)
     rows: dict[str, LoraRow] = {}
-    limits = Limits.recorded(record.fusion)
+    spans = recorded_spans(record.fusion)
     for lora in record.loras:
         name = names[lora.name]
-        spans = {
-            "steps": limits.steps.get(lora.name, ALWAYS),
-            "depth": limits.depth.get(lora.name, ALWAYS),
-        }
-        rows.setdefault(name, replace(LoraRow.of(lora), name=name, **spans))
-    asked = ComposeRequest(request=record.request, rows=tuple(rows.values()))
-    fusion = str(record.fusion.get("name", ""))
-    if fusion == GATES:
-        words = ("The gates", "are", "have", "The weighted sum is used instead.")
-        card = _find_own(record.fusion, GATES, gate_library(), words, notes)
-        if card is not None:
-            gated, pins = recalled_choice(card, record.fusion, tuple(rows), library)
-            asked = replace(asked, rows=gated, gates=card.name, pins=pins)
-    elif fusion == MIXLORA:
-        words = ("The MixLoRA", "is", "has", "The picture is made without it.")
-        placed = _find_own(record.fusion, MIXLORA, mixlora_library(), words, notes)
-        pins = limits.renamed(names).pins
-        asked = replace(asked, mixlora="" if placed is None else placed.name, pins=pins)
-    elif fusion in FUSIONS:
-        asked = replace(asked, fusion=fusion, pins=limits.renamed(names).pins)
-    else:
-        notes.append(f"The fusion {fusion!r} is not known here; the weighted sum is used instead.")
+        row = replace(row_of(lora), name=name, **cast(Any, spans.get(lora.name, {})))
+        rows.setdefault(name, row)
+    chosen, pins = tuple(rows.values()), recorded_pins(record.fusion)
+    recipe = recorded_recipe(record.fusion)
+    if recipe is None:
+        name = str(record.fusion.get("name", ""))
+        notes.append(f"The fusion {name!r} is not known here; the weighted sum is used instead.")
+        recipe, pins = Sum(), ()
+    elif recipe.source:
+        found = _find_own(record.fusion, recipe, libraries, notes)
+        # units and LoRAs may be called otherwise in gates that are gone
+        recipe, pins = found, () if recipe.gated and not found.gated else pins
+    chosen, pins = recipe.recalled(record.fusion, chosen, pins, names, libraries)
+    asked = ComposeRequest(request=record.request, rows=chosen, recipe=recipe, pins=pins)
     return Recalled(asked=asked, notes=(*record.notes, *notes))
 
 
 def _find_own(
-    fusion: Mapping[str, Any],
-    key: str,
-    library: OwnLibrary[Found],
-    words: tuple[str, str, str, str],
-    notes: list[str],
-) -> Found | None:
-    """The gate file or MixLoRA of a picture; by its hash if none has its name, or another one has.
-
-    key: where the record has its name. words: "The gates", "are", "have", and what is done without.
-    """
-    what, are, have, without = words
-    name, digits = str(fusion.get(key, "")), str(fusion.get("hash", ""))
+    fusion: Mapping[str, Any], recipe: Recipe, libraries: Libraries, notes: list[str]
+) -> Recipe:
+    """The recipe with its gate file or MixLoRA; by its hash if none has its name, or another one
+    has; the sum where it is gone."""
+    what, are, have, without = recipe.missing
+    library = libraries.own[recipe.source]
+    name, digits = str(fusion.get(recipe.source, "")), str(fusion.get("hash", ""))
     named, problem = None, ""
     try:
         named = library.find(name)
     except ComposerError as error:
         problem = str(error)
     if named is not None and (not digits or library.hash(named).startswith(digits)):
-        return named
+        return replace(recipe, file=named.name)
     same = library.with_hash(digits) if len(digits) >= LEAST_DIGITS else ()
     if same:
         notes.append(f"{what} {name!r} {are} called {same[0].name!r} now.")
-        return same[0]
+        return replace(recipe, file=same[0].name)
     if named is not None:
         notes.append(
             f"{what} {named.name!r} {have} changed since, so the picture will differ: it was made "
             f"with the file whose hash begins {digits[:SHORT]}."
         )
-        return named
+        return replace(recipe, file=named.name)
     hashed = f" The file's hash begins {digits[:SHORT]}." if digits else ""
     notes.append(f"{problem}{hashed} {without}")
-    return None
+    return Sum()
 
 
 def _find_loras(
-    loras: Sequence[LoraRecord], library: Library, find: Callable[[str], Card]
+    loras: Sequence[LoraRecord], libraries: Libraries
 ) -> tuple[dict[str, str], list[str]]:
     """The name of each LoRA now; by its hash if there is no file of its name, or another one."""
+    library = libraries.known()
     names = {lora.name: lora.name for lora in loras}
     problems: dict[str, str] = {}
     for lora in loras:
         try:
-            card = find(lora.name)
+            card = libraries.lora(lora.name)
         except ComposerError as error:
             problems[lora.name] = str(error)
             continue

@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,11 +14,16 @@ from composer.errors import ComposerError
 from composer.files import clean
 from composer.studio.comparing import Comparison, Way, paint_each, ways_of
 from composer.studio.events import Event, Finished, Queued
-from composer.studio.gating import GateOffer, Plan, offers, plan_gating
 from composer.studio.history import History, SavedPicture
 from composer.studio.jobs import Job, JobQueue, Waiting
-from composer.studio.known_weights import WeightOffer, weight_offers
-from composer.studio.placing import MixLoraOffer, Placing, mixlora_offers
+from composer.studio.offers import (
+    GateOffer,
+    MixLoraOffer,
+    WeightOffer,
+    gate_offers,
+    mixlora_offers,
+    weight_offers,
+)
 from composer.studio.recall import SHORT, Recalled, recall
 from composer.studio.requests import ComposeRequest
 from composer.studio.trainings import Trainings
@@ -28,10 +34,8 @@ from composer.studio.wording import Wording
 # thread, so that the page answers meanwhile.
 if TYPE_CHECKING:
     from composer.experts.card import Card
-    from composer.experts.library import Library
-    from composer.fusions.gate_library import GateCard, GateLibrary
-    from composer.fusions.mixlora_library import MixLoraLibrary
-    from composer.fusions.weight_library import WeightLibrary
+    from composer.fusions import Plan, Recipe
+    from composer.fusions.libraries import Libraries
     from composer.studio.engine import Engine
     from composer.studio.lending import Lent
 
@@ -78,11 +82,6 @@ class Studio:
         self._jobs: JobQueue[Event] = JobQueue(self._turns.picture)
         self._status = Status(state="loading", message="Loading the libraries")
         self._changed = threading.Condition()
-        self._library_lock = threading.Lock()
-        self._library: Library | None = None
-        self._gates: GateLibrary | None = None
-        self._weights: WeightLibrary | None = None
-        self._mixloras: MixLoraLibrary | None = None
         self._engine: Engine | None = None
         self._started = False
         first = next(iter(self._lora_dirs), None)
@@ -125,18 +124,20 @@ class Studio:
             self._changed.wait_for(lambda: self._status.state != "loading", timeout)
         return self._status
 
+    @cached_property
+    def libraries(self) -> Libraries:
+        """The files at hand."""
+        from composer.fusions.libraries import Libraries
+
+        return Libraries(self._lora_dirs)
+
     def cards(self, *, refresh: bool = False) -> tuple[Card, ...]:
         """The LoRAs, those with an error included.
 
         Raises:
             ComposerError: a folder is missing.
         """
-        from composer.experts.library import Library
-
-        with self._library_lock:
-            if self._library is None:
-                self._library = Library(self._lora_dirs)
-            return self._library.scan() if refresh else self._library.cards()
+        return self.libraries.cards(refresh=refresh)
 
     def card(self, name: str) -> Card:
         """The card of the LoRA of that name.
@@ -144,26 +145,16 @@ class Studio:
         Raises:
             ComposerError: there is none, or it cannot be used; the message names close ones.
         """
-        self.cards()
-        assert self._library is not None
-        with self._library_lock:
-            return self._library.find(name)
+        return self.libraries.lora(name)
 
-    def gates(self) -> tuple[GateCard, ...]:
-        """The gate files as they are now, those with an error included."""
-        library = self._gate_library()
-        with self._library_lock:
-            return library.cards()
-
-    def lend_gates(self, path: str | Path) -> str:
-        """Add one gate file from anywhere, for whoever may name paths. Returns its name.
+    def lend(self, source: str, path: str | Path) -> str:
+        """Add one gate file ("gates") or MixLoRA ("mixlora") from anywhere, for whoever may name
+        paths. Returns its name.
 
         Raises:
-            ComposerError: it is no gate file.
+            ComposerError: it is of another kind.
         """
-        library = self._gate_library()
-        with self._library_lock:
-            return library.lend(Path(path)).name
+        return self.libraries.lend(source, Path(path))
 
     def gate_offers(self) -> tuple[tuple[GateOffer, ...], tuple[str, ...]]:
         """The gates that fit the loaded model and LoRAs at hand, and what is wrong with the rest.
@@ -172,38 +163,18 @@ class Studio:
         """
         if self._status.state != "ready":
             return (), ()
-        with contextlib.suppress(ComposerError):  # without a LoRA folder no gates are found either
-            self.cards()
-        assert self._library is not None
-        return offers(self.gates(), self._library, self._status.model, self._status.model_hash)
+        cards, library = self.libraries.files("gates"), self.libraries.known()
+        return gate_offers(cards, library, self._status.model, self._status.model_hash)
 
     def weight_offers(self) -> tuple[tuple[WeightOffer, ...], tuple[str, ...]]:
         """The best known weights for the loaded model and LoRAs at hand, and files that are none.
 
         Nothing fits while no model is loaded.
         """
-        from composer.fusions.weight_library import WeightLibrary
-
         if self._status.state != "ready":
             return (), ()
-        with contextlib.suppress(ComposerError):
-            self.cards()
-        assert self._library is not None
-        with self._library_lock:
-            if self._weights is None:
-                self._weights = WeightLibrary(self._lora_dirs)
-            found, problems = self._weights.all()
-        return weight_offers(found, self._library, self._status.model_hash), problems
-
-    def lend_mixlora(self, path: str | Path) -> str:
-        """Add one MixLoRA from anywhere, for whoever may name paths. Returns its name.
-
-        Raises:
-            ComposerError: it is no MixLoRA for pictures.
-        """
-        library = self._mixlora_library()
-        with self._library_lock:
-            return library.lend(Path(path)).name
+        found, problems = self.libraries.tuned()
+        return weight_offers(found, self.libraries.known(), self._status.model_hash), problems
 
     def mixlora_offers(self) -> tuple[tuple[MixLoraOffer, ...], tuple[str, ...]]:
         """The MixLoRAs that fit the loaded model, and what is wrong with the rest.
@@ -212,20 +183,16 @@ class Studio:
         """
         if self._status.state != "ready":
             return (), ()
-        library = self._mixlora_library()
-        with self._library_lock:
-            cards = library.cards()
+        cards = self.libraries.files("mixlora")
         return mixlora_offers(cards, self._status.model, self._status.model_hash)
 
-    def mixlora_triggers(self, name: str) -> tuple[str, ...]:
-        """The words that call what a MixLoRA has learned.
+    def triggers(self, recipe: Recipe) -> tuple[str, ...]:
+        """The words that call what a recipe's own file has learned.
 
         Raises:
             ComposerError: there is none of that name, or it cannot be used.
         """
-        library = self._mixlora_library()
-        with self._library_lock:
-            return tuple(one.trigger for one in library.find(name).sets)
+        return recipe.triggers(self.libraries)
 
     def recall(self, picture: SavedPicture) -> Recalled:
         """What to ask for to get a picture again, and what is not as it was then.
@@ -236,12 +203,7 @@ class Studio:
             ComposerError: the picture does not say, or asks for what cannot be.
         """
         record = picture.record
-        with contextlib.suppress(ComposerError):  # without a folder, LoRAs are missing one by one
-            self.cards()
-        assert self._library is not None
-        recalled = recall(
-            record, self._library, self.card, self._gate_library, self._mixlora_library
-        )
+        recalled = recall(record, self.libraries)
         model = self._engine.model if self._engine is not None else None
         if model is None or not record.model_hash or model.hash.startswith(record.model_hash):
             return recalled
@@ -263,16 +225,16 @@ class Studio:
             ComposerError: here or while iterating; the next job is not harmed.
         """
         self.start()
-        plan = self._resolve(request)
+        asked, plan = self._resolve(request)
 
         def work(cancelled: Callable[[], bool]) -> Iterator[Event]:
             from composer.studio.painting import paint
 
             if self._engine is None:
                 raise ComposerError(self._status.message)
-            return paint(self._engine, self.history, plan, cancelled)
+            return paint(self._engine, self.history, asked, plan, cancelled)
 
-        job = self._jobs.submit(work, owner=owner, title=plan.asked.request.prompt)
+        job = self._jobs.submit(work, owner=owner, title=asked.request.prompt)
         return self._follow(job)
 
     def ways(self, comparison: Comparison) -> tuple[Way, ...]:
@@ -283,7 +245,7 @@ class Studio:
             ComposerError: a LoRA cannot be used, or nothing is left to compare.
         """
         asked = comparison.asked.merged(lambda name: self.card(name).name)
-        infos = {row.name: self.card(row.name).info for row in asked.rows if row.speaks}
+        infos = {row.name: self.card(row.name).info for row in asked.rows if row.active}
         return ways_of(
             asked,
             comparison.kinds,
@@ -304,20 +266,18 @@ class Studio:
                 raise ComposerError(self._status.message)
             return paint_each(self._engine, self.history, plans, cancelled)
 
-        title = f"Compare: {plans[0].asked.request.prompt}" if plans else "Compare"
+        title = f"Compare: {plans[0][0].request.prompt}" if plans else "Compare"
         return self._follow(self._jobs.submit(work, owner=owner, title=title))
 
-    def speaking(self, asked: ComposeRequest) -> tuple[str, ...]:
-        """The LoRAs that would speak in a picture, by the library's names.
+    def active(self, asked: ComposeRequest) -> tuple[str, ...]:
+        """The LoRAs that would be active in a picture, by the library's names.
 
         Raises:
             ComposerError: as `compose`, for what is known without a model.
         """
-        plan = self._resolve(asked)
-        if plan.gating is None:
-            return tuple(card.name for card in plan.cards.values())
-        switches = plan.gating.switches
-        return tuple(card.name for name, card in plan.gating.loras.items() if switches[name])
+        _, plan = self._resolve(asked)
+        names = [plan.rows[name].name for name in plan.recipe.active(plan)]
+        return tuple(names if plan.recipe.gated else sorted(names))
 
     def interrupt(self, owner: str | None = None) -> bool:
         """Stop the jobs of this owner within one step, also those that wait; None: what runs.
@@ -334,45 +294,10 @@ class Studio:
         if not over:  # cancelled while it waited
             yield Finished(cancelled=True)
 
-    def _resolve(self, asked: ComposeRequest) -> Plan:
-        """The request with tags as rows and LoRAs by their full names, and the files they mean."""
-
+    def _resolve(self, asked: ComposeRequest) -> tuple[ComposeRequest, Plan]:
+        """The request with tags as rows and LoRAs by their full names, and the plan for it."""
         merged = asked.merged(lambda name: self.card(name).name)
-        if not merged.gates:
-            speak = merged.speaking
-            cards = {name: self.card(name) for name in speak}
-            return Plan(asked=merged, cards=cards, placing=self._placing(merged.mixlora))
-        self.cards()
-        assert self._library is not None
-        gates = self._gate_library()
-        with self._library_lock:
-            card = gates.find(merged.gates)
-        gating = plan_gating(card, gates.hash(card), merged.rows, self._library, merged.pins)
-        return Plan(asked=merged, gating=gating)
-
-    def _placing(self, name: str) -> Placing | None:
-        if not name:
-            return None
-        library = self._mixlora_library()
-        with self._library_lock:
-            card = library.find(name)
-            return Placing(card=card, hash=library.hash(card))
-
-    def _mixlora_library(self) -> MixLoraLibrary:
-        from composer.fusions.mixlora_library import MixLoraLibrary
-
-        with self._library_lock:
-            if self._mixloras is None:
-                self._mixloras = MixLoraLibrary(self._lora_dirs)
-            return self._mixloras
-
-    def _gate_library(self) -> GateLibrary:
-        from composer.fusions.gate_library import GateLibrary
-
-        with self._library_lock:
-            if self._gates is None:
-                self._gates = GateLibrary(self._lora_dirs)
-            return self._gates
+        return merged, merged.recipe.plan(merged.rows, merged.pins, self.libraries)
 
     def _lend(self, names: Sequence[str]) -> Lent:
         """A copy of the model to train on, and experts for it; waits for the jobs before."""

@@ -49,14 +49,14 @@ class TrainingFiles:
         Raises:
             ComposerError: the folder cannot be written to.
         """
-        values: dict[str, Any] = {
+        told: dict[str, Any] = {
             "version": VERSION,
             "request": training.request.to_json(),
             "history": [asdict(point) for point in training.history],
             "previews": [[shown.step, shown.path.name] for shown in training.previews],
             "path": None if training.path is None else str(training.path),
         }
-        values |= {
+        told |= {
             name: getattr(training, name)
             for name in ("state", "stage", "step", "total", "skipped", "message", "created")
         }
@@ -68,7 +68,7 @@ class TrainingFiles:
                 f"The training cannot be kept in {folder}: {error.strerror}. Start Composer with "
                 "another folder for pictures."
             ) from error
-        text = json.dumps(values, ensure_ascii=False)
+        text = json.dumps(told, ensure_ascii=False)
         write_atomically(folder / RECORD, text.encode())
 
     def read(self) -> Iterator[Training]:
@@ -105,22 +105,22 @@ class TrainingFiles:
 
 
 def _read(record: Path) -> Training:
-    values = json.loads(record.read_text(encoding="utf-8"))
-    if values["version"] != VERSION:
-        raise ComposerError(f"it is of version {values['version']}, and this one reads {VERSION}")
-    request = TrainingRequest.from_json(values["request"])
+    told = json.loads(record.read_text(encoding="utf-8"))
+    if told["version"] != VERSION:
+        raise ComposerError(f"it is of version {told['version']}, and this one reads {VERSION}")
+    request = TrainingRequest.from_json(told["request"])
     if request.name != record.parent.name:
         raise ComposerError(f"it belongs to a training called {request.name!r}")
     previews = [
-        Preview(step=step, path=record.parent / Path(n).name) for step, n in values["previews"]
+        Preview(step=step, path=record.parent / Path(n).name) for step, n in told["previews"]
     ]
-    active = values["state"] in ("waiting", "running", "stopping")
+    active = told["state"] in ("waiting", "running", "stopping")
     return Training(
         request=request,
-        state="stopped" if active else values["state"],
-        history=tuple(Point(**point) for point in values["history"]),
+        state="stopped" if active else told["state"],
+        history=tuple(Point(**point) for point in told["history"]),
         previews=tuple(shown for shown in previews if shown.path.is_file()),
-        path=None if values["path"] is None else Path(values["path"]),
-        stage=_STAGES.get(str(values["stage"]), cast("Stage", values["stage"])),
-        **{name: values[name] for name in ("step", "total", "skipped", "message", "created")},
+        path=None if told["path"] is None else Path(told["path"]),
+        stage=_STAGES.get(str(told["stage"]), cast("Stage", told["stage"])),
+        **{name: told[name] for name in ("step", "total", "skipped", "message", "created")},
     )

@@ -80,12 +80,12 @@ class Trainings:
         Raises:
             ComposerError: there is no such training.
         """
-        last: Training | None = None
-        while last is None or last.active:
+        told: Training | None = None
+        while told is None or told.active:
             now = self.get(name)
-            if now != last:
+            if now != told:
                 yield now
-            last = now
+            told = now
             with self._changed:
                 self._changed.wait(every)
 

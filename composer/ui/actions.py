@@ -15,21 +15,20 @@ import gradio as gr
 from composer.diffusion.request import SEEDS, Request
 from composer.errors import ComposerError
 from composer.experts.triggers import taken_back, with_words
+from composer.fusions import PLAIN, LoraRow, Recipe, read_pins, read_recipe
 from composer.studio import (
     ComposeRequest,
     Event,
     Finished,
-    LoraRow,
     PictureSaved,
     Progress,
     SavedPicture,
     Studio,
-    read_pins,
 )
-from composer.ui import gate_views, views
+from composer.ui import views
 from composer.ui.examples import Example, choose_examples
 from composer.ui.expand_actions import ExpandActions
-from composer.ui.gate_actions import WEIGHTED, GateActions
+from composer.ui.gate_actions import GateActions
 from composer.ui.layout import Page
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ class Actions:
         shown = list(self.gates.examples(cards))
         for button, (example, _) in zip(page.gate_examples, shown, strict=False):
             update[button] = gr.update(value=example.prompt, visible=True)
-        rows = [row.name for row in views.read_rows(mixer)]
+        rows = [line["name"] for line in views.read_lines(mixer)]
         untouched = not rows if first is None else (rows, prompt) == ([*first.loras], first.prompt)
         if shown and untouched:
             update |= self._filled(shown[0][0], cards)
@@ -133,20 +132,23 @@ class Actions:
             cards = self._cards()
             for index, (example, offer) in enumerate(self.gates.examples(cards)):
                 if index == number:
-                    chosen = gate_views.MARK + offer.name
-                    filled = self._filled(example, cards)
-                    return {**filled, self._page.fusion: self.gates.fusion(chosen, cards)}
+                    return self._filled(example, cards, offer.recipe)
             gr.Warning("Press Refresh to see which gates there are.", title="These gates are gone")
             return NOTHING
 
         return fill
 
-    def _filled(self, example: Example, cards: dict[str, Card]) -> Update:
-        rows = [LoraRow(name=name, unet=cards[name].info.weight) for name in example.loras]
+    def _filled(
+        self, example: Example, cards: dict[str, Card], recipe: Recipe = PLAIN[0]
+    ) -> Update:
+        rows = [
+            LoraRow(name=name, weight=1.0 if recipe.gated else cards[name].info.weight)
+            for name in example.loras
+        ]
         return {
-            self._page.mixer: [views.row_view(row, cards.get(row.name)) for row in rows],
+            self._page.mixer: [views.row_view(row, cards.get(row.name), recipe) for row in rows],
             self._page.prompt: example.prompt,
-            self._page.fusion: self.gates.fusion(WEIGHTED, cards),
+            self._page.fusion: self.gates.fusion(recipe, cards),
             self._page.pins: "",
         }
 
@@ -206,11 +208,10 @@ class Actions:
     def _filled_in(self, asked: ComposeRequest) -> Update:
         """The whole form, so that it asks for this."""
         page, cards, request = self._page, self._cards(), asked.request
-        fusion = gate_views.MARK + asked.gates if asked.gates else asked.fusion
-        fusion = gate_views.MIXLORA_MARK + asked.mixlora if asked.mixlora else fusion
+        lines = [views.row_view(row, cards.get(row.name), asked.recipe) for row in asked.rows]
         return {
-            page.mixer: [views.row_view(row, cards.get(row.name)) for row in asked.rows],
-            page.fusion: self.gates.fusion(fusion, cards),
+            page.mixer: lines,
+            page.fusion: self.gates.fusion(asked.recipe, cards),
             page.pins: "\n".join(map(str, asked.pins)),
             page.pinning: gr.update(open=bool(asked.pins)),
             page.prompt: request.prompt,
@@ -244,19 +245,16 @@ class Actions:
             picture = self._studio.history.find(current or "")
             wanted, cards = self._recalled(picture), self._cards()
             if picture.gated:
+                wanted = wanted.with_recipe(PLAIN[0])
                 rows = tuple(
-                    replace(row, unet=cards[row.name].info.weight) if row.name in cards else row
-                    for row in wanted.without_gates().rows
+                    replace(row, weight=cards[row.name].info.weight) if row.name in cards else row
+                    for row in wanted.rows
                 )
-                wanted = replace(wanted.without_gates(), rows=rows)
+                wanted = replace(wanted, rows=rows)
             elif (offer := self.gates.gates_for(picture)) is not None:
-                # the weights of a sum are none of gates, and its units may be called otherwise
-                there = {row.name: row for row in wanted.rows}
-                loras = tuple(
-                    LoraRow(name=name, steps=there[name].steps, depth=there[name].depth)
-                    for name in offer.loras
-                )
-                wanted = replace(wanted, rows=loras, gates=offer.name, gate_map=True, pins=())
+                there = {row.name: row for row in wanted.with_recipe(offer.recipe).rows}
+                loras = tuple(there[name] for name in offer.loras)
+                wanted = replace(wanted.with_recipe(offer.recipe), rows=loras)
             form = self._filled_in(wanted)
             kept = (self._page.seed, self._page.new_seed, self._page.count)
             return wanted, {field: value for field, value in form.items() if field not in kept}
@@ -301,21 +299,17 @@ class Actions:
 
     def _asked(self, values: Sequence[Any]) -> ComposeRequest:
         given = dict(zip(self._page.form, values, strict=True))
-        fusion, new_seed = given.pop("fusion"), given.pop("new_seed")
-        gates = gate_views.gates_of(fusion)
-        rows = views.read_rows(given.pop("mixer"), gated=bool(gates))
+        recipe, new_seed = read_recipe(given.pop("fusion")), given.pop("new_seed")
+        rows = views.read_rows(given.pop("mixer"), recipe.key)
         pins = read_pins(given.pop("pins") or "")
         if new_seed or given["seed"] == -1:
             given["seed"] = secrets.randbelow(SEEDS)
         request = Request(
             prompt=given.pop("prompt") or "", negative_prompt=given.pop("negative") or "", **given
         )
-        asked = ComposeRequest(request=request, rows=rows, pins=pins)
-        if gates:
-            return replace(asked, gates=gates, gate_map=True)
-        if mixlora := gate_views.mixlora_of(fusion):
-            return replace(asked, mixlora=mixlora)
-        return replace(asked, fusion=fusion)
+        return ComposeRequest(
+            request=request, rows=rows, recipe=recipe, gate_map=recipe.gated, pins=pins
+        )
 
     def _report(self, event: Event) -> Update:
         if isinstance(event, PictureSaved):

@@ -12,6 +12,7 @@ import gradio as gr
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
 from composer.experts.triggers import taken_back, with_words
+from composer.fusions import PLAIN
 from composer.studio import (
     Comparison,
     Event,
@@ -78,13 +79,13 @@ class CompareActions:
         given = dict(zip(self._compose.form, compose, strict=True))
         cards = self._cards()
         try:
-            rows = views.read_rows(given["mixer"])
+            rows = views.read_rows(given["mixer"], PLAIN[0].key)
         except ComposerError as error:
             gr.Warning(views.escaped(error), title="No LoRAs were taken over")
             rows = ()
         page = self._page
         taken: Update = {field: given[name] for name, field in page.form.items() if name in given}
-        taken[page.mixer] = [views.row_view(row, cards.get(row.name)) for row in rows]
+        taken[page.mixer] = [views.row_view(row, cards.get(row.name), PLAIN[0]) for row in rows]
         return taken
 
     def add_trigger(self, prompt: str, event: gr.EventData) -> Any:
@@ -132,7 +133,7 @@ class CompareActions:
 
     def _asked(self, values: Sequence[Any]) -> Comparison:
         given = dict(zip(self._page.form, values, strict=True))
-        rows = views.read_rows(given.pop("mixer"))
+        rows = views.read_rows(given.pop("mixer"), PLAIN[0].key)
         kinds, seeds = compare_views.read_ways(given.pop("ways"))
         asked = Request(
             prompt=given.pop("prompt") or "",

@@ -67,7 +67,7 @@ def add(
     )
     expander.back(
         actions.words.back,
-        [page.mixer, page.triggers, page.expander],
+        [page.mixer, page.fusion, page.triggers, page.expander],
         [page.prompt, page.expander],
         **QUICK,
     )

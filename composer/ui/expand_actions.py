@@ -9,9 +9,10 @@ from typing import Any, cast
 
 from composer.errors import ComposerError
 from composer.experts.triggers import taken_back, with_words
+from composer.fusions import read_recipe
 from composer.outside import whole
 from composer.studio import Studio
-from composer.ui import gate_views, views
+from composer.ui import views
 from composer.ui.layout import Page
 
 Update = dict[Any, Any]
@@ -71,10 +72,8 @@ class ExpandActions:
             typed, seed = last.typed, last.seed + 1
         yield {page.expander: {"phase": "working"}}
         try:
-            rows = views.read_rows(mixer, gated=bool(gate_views.gates_of(fusion)))
-            loras = tuple(row.name for row in rows if row.speaks)
-            mixlora = gate_views.mixlora_of(fusion)
-            whole = self._studio.mixlora_triggers(mixlora) if mixlora else ()
+            loras = tuple(row.name for row in views.read_rows(mixer, fusion) if row.active)
+            whole = self._studio.triggers(read_recipe(fusion))
             made = self._studio.wording.expand(
                 typed, loras, triggers=triggers, whole=whole, seed=seed
             )
@@ -91,7 +90,7 @@ class ExpandActions:
             expansion = Expansion(typed=typed, made=made, seed=seed, loras=loras)
             yield {page.prompt: made, page.expander: expansion.view()}
 
-    def back(self, mixer: object, triggers: bool, told: object) -> Update:
+    def back(self, mixer: object, fusion: object, triggers: bool, told: object) -> Update:
         """Put back what was typed, with the trigger words of LoRAs that were chosen since."""
         page, last = self._page, Expansion.read(told)
         if last is None:
@@ -99,7 +98,7 @@ class ExpandActions:
         typed = last.typed
         if triggers:
             try:
-                now = tuple(row.name for row in views.read_rows(mixer) if row.speaks)
+                now = tuple(row.name for row in views.read_rows(mixer, fusion) if row.active)
                 for name in (*last.loras, *now):
                     if (name in now) != (name in last.loras):
                         words = self._studio.card(name).info.trigger

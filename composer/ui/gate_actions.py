@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from composer.errors import ComposerError
-from composer.fusions import FUSIONS
-from composer.studio import (
-    GateOffer,
-    LoraRow,
-    MixLoraOffer,
-    Pin,
-    SavedPicture,
-    Studio,
-    read_pins,
-)
+from composer.fusions import PLAIN, Gates, LoraRow, Pin, Recipe, read_pins, read_recipe
+from composer.studio import GateOffer, MixLoraOffer, SavedPicture, Studio
 from composer.ui import gate_views, views
 from composer.ui.examples import Example, gate_example
 from composer.ui.layout import Page
@@ -27,8 +18,6 @@ if TYPE_CHECKING:
     from composer.studio import Card
 
 Update = dict[Any, Any]
-WEIGHTED = next(iter(FUSIONS))
-GATED = "Gates that were trained for these LoRAs share them out."
 
 
 class GateActions:
@@ -50,90 +39,89 @@ class GateActions:
         """What is wrong with the other gate files and MixLoRAs."""
         return (*self._studio.gate_offers()[1], *self._studio.mixlora_offers()[1])
 
-    def fusion(self, chosen: str | None, cards: Mapping[str, Card]) -> Any:
+    def fusion(self, chosen: Recipe | None, cards: Mapping[str, Card]) -> Any:
         """The list of fusions as it is now, with this one chosen; None leaves the choice."""
-        mixloras = self.mixloras()
-        choices = gate_views.fusion_choices(self.offers(), cards, chosen or "", mixloras)
-        return (
-            gr.update(choices=choices)
-            if chosen is None
-            else gr.update(choices=choices, value=chosen, info=describe(chosen, mixloras))
-        )
+        mixloras, key = self.mixloras(), "" if chosen is None else chosen.key
+        choices = gate_views.fusion_choices(self.offers(), cards, key, mixloras)
+        if chosen is None:
+            return gr.update(choices=choices)
+        return gr.update(choices=choices, value=key, info=gate_views.describe(chosen, mixloras))
 
     def follow(self, fusion: str | None, mixer: object) -> Update:
         """After another fusion was chosen: its description, and the LoRAs of its gates; those in
         whose place a MixLoRA stands are switched off."""
-        page, cards, chosen = self._page, self._cards(), fusion or WEIGHTED
-        offers = self.offers()
+        page, cards, chosen = self._page, self._cards(), read_recipe(fusion or PLAIN[0].key)
+        offers, mixloras = self.offers(), self.mixloras()
         update: Update = {
-            page.fusion: gr.update(info=describe(chosen, self.mixloras())),
+            page.fusion: gr.update(info=gate_views.describe(chosen, mixloras)),
             page.gates: gate_views.offers_view(offers, cards, chosen),
         }
-        offer = next((o for o in offers if o.name == gate_views.gates_of(chosen)), None)
-        if offer is not None:
-            update[page.mixer] = self.rows(offer, mixer, cards)
-        placed = self._mixlora(chosen)
-        if placed is not None:
-            update[page.mixer] = self._without(placed, mixer, cards)
+        for offer in offers:
+            if offer.recipe == chosen:
+                update[page.mixer] = self.rows(offer, mixer, cards)
+        for offer in mixloras:
+            if offer.recipe == chosen:
+                update[page.mixer] = self._without(offer, mixer, cards)
         return update
-
-    def _mixlora(self, fusion: str) -> MixLoraOffer | None:
-        name = gate_views.mixlora_of(fusion)
-        return next((o for o in self.mixloras() if o.name == name), None) if name else None
 
     def _without(self, offer: MixLoraOffer, mixer: object, cards: Mapping[str, Card]) -> Any:
         """The mixer's lines, with those LoRAs off whose triggers the MixLoRA knows."""
         try:
-            there = views.read_rows(mixer)
+            lines = views.read_lines(mixer)
         except ComposerError:
             return gr.update()
-        known = {r.name for r in there if r.name in cards and _knows(offer, cards[r.name])}
-        rows = [replace(row, on=row.on and row.name not in known) for row in there]
-        return [views.row_view(row, cards.get(row.name)) for row in rows]
+        known = {line["name"] for line in lines if _knows(offer, cards.get(line["name"]))}
+        return [{**line, "on": line["on"] and line["name"] not in known} for line in lines]
 
     def rows(self, offer: GateOffer, mixer: object, cards: Mapping[str, Card]) -> list[Any]:
         """The mixer's lines for gates, switched as they are there."""
         try:
-            there = {row.name: row for row in views.read_rows(mixer)}
+            there = {line["name"]: line for line in views.read_lines(mixer)}
         except ComposerError:
             there = {}
-        lines: list[Any] = []
-        for name in offer.loras:
-            weight = cards[name].info.weight if name in cards else 1.0
-            row = there.get(name, LoraRow(name=name, unet=weight))
-            lines.append(views.row_view(row, cards.get(name)))
-        return lines
+        new = (LoraRow(name=name) for name in offer.loras)
+        return [there.get(r.name, views.row_view(r, cards.get(r.name), offer.recipe)) for r in new]
 
     def choose(self, event: gr.EventData) -> Any:
-        """The gates that were offered for what is in the mixer."""
-        return self.fusion(str(event.id), self._cards())
+        """The gates that were offered for what is in the mixer, or were just trained."""
+        name = getattr(event, "name", None)
+        recipe = read_recipe(event.id) if name is None else Gates(file=str(name))
+        return self.fusion(recipe, self._cards())
 
     def leave(self) -> Any:
         """Back to weights."""
-        return self.fusion(WEIGHTED, self._cards())
+        return self.fusion(PLAIN[0], self._cards())
 
     def grown(self, fusion: str, event: gr.EventData) -> Any:
         """A LoRA was added: gates that do not know it give way to weights, and so does a MixLoRA
         that has learned the same."""
-        placed, card = self._mixlora(fusion), self._cards().get(str(event.name))
-        if placed is not None and card is not None and _knows(placed, card):
-            words = views.escaped(gate_views.mixlora_title(placed))
-            gr.Info(f"{words} knows it already, so weights are used now.", title="Weights again")
-            return self.leave()
-        name = gate_views.gates_of(fusion)
-        offer = next((offer for offer in self.offers() if offer.name == name), None)
-        if offer is None or str(event.name) in offer.loras:
-            return gr.update()
-        known = views.escaped(gate_views.titles(offer.loras, self._cards()))
-        gr.Info(f"The gates know {known} alone, so weights are used now.", title="Weights again")
+        added, cards = str(event.name), self._cards()
+        for offer in self.mixloras():
+            if offer.recipe.key == fusion and _knows(offer, cards.get(added)):
+                words = views.escaped(gate_views.mixlora_title(offer))
+                gr.Info(
+                    f"{words} knows it already, so weights are used now.", title="Weights again"
+                )
+                return self.leave()
+        for offer in self.offers():
+            if offer.recipe.key == fusion and added not in offer.loras:
+                known = views.escaped(gate_views.titles(offer.loras, cards))
+                gr.Info(
+                    f"The gates know {known} alone, so weights are used now.", title="Weights again"
+                )
+                return self.leave()
+        return gr.update()
+
+    def _weights_again(self, why: str) -> Any:
+        gr.Info(f"{why}, so weights are used now.", title="Weights again")
         return self.leave()
 
     def refresh(self, fusion: str | None) -> Update:
         """Gates that were trained meanwhile."""
-        cards = self._cards()
+        cards, chosen = self._cards(), read_recipe(fusion or PLAIN[0].key)
         return {
             self._page.fusion: self.fusion(None, cards),
-            self._page.gates: gate_views.offers_view(self.offers(), cards, fusion or ""),
+            self._page.gates: gate_views.offers_view(self.offers(), cards, chosen),
         }
 
     # --- examples
@@ -180,13 +168,13 @@ class GateActions:
         page, unit, said = self._page, str(event.unit), (pins or "").rstrip()
         open_now: Update = {page.pinning: gr.update(open=True)}
         try:
-            rows = [row for row in views.read_rows(mixer) if row.on]
+            names = [str(line["name"]) for line in views.read_lines(mixer) if line["on"]]
             there = read_pins(said)
-        except ComposerError:  # a line is being written; it is told when a picture is asked for
-            rows, there = [], ()
-        if not rows or any(pin.units == unit for pin in there):
+        except ComposerError:  # a line is being written; it is checked when a picture is asked for
+            names, there = [], ()
+        if not names or any(pin.units == unit for pin in there):
             return {page.pins: pins, **open_now}
-        line = str(Pin(unit, {row.name: 1.0 for row in rows}))
+        line = str(Pin(unit, dict.fromkeys(names, 1.0)))
         return {page.pins: f"{said}\n{line}".lstrip(), **open_now}
 
     def _cards(self) -> dict[str, Card]:
@@ -196,12 +184,5 @@ class GateActions:
             return {}
 
 
-def _knows(offer: MixLoraOffer, card: Card) -> bool:
-    return offer.knows(card.info.trigger)
-
-
-def describe(fusion: str, mixloras: Iterable[MixLoraOffer] = ()) -> str:
-    """What a fusion does, in words."""
-    if name := gate_views.mixlora_of(fusion):
-        return gate_views.describe_mixlora(next((o for o in mixloras if o.name == name), None))
-    return GATED if gate_views.gates_of(fusion) else FUSIONS[fusion].description
+def _knows(offer: MixLoraOffer, card: Card | None) -> bool:
+    return card is not None and offer.knows(card.info.trigger)

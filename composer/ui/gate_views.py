@@ -1,4 +1,4 @@
-"""What the page shows of learned gates and MixLoRAs: which are offered, and who spoke where."""
+"""What the page shows of gates and MixLoRAs: which are offered, and the weights they gave."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from composer.errors import ComposerError
-from composer.fusions import FUSIONS
+from composer.fusions import PLAIN, Recipe, read_recipe
 from composer.studio import GateOffer, MixLoraOffer, SavedPicture
 
 if TYPE_CHECKING:
     from composer.fusions.gate_record import GateRecord, Row
     from composer.studio import Card
 
-MARK = "gates:"  # before the name of a gate file, among the fusions
-MIXLORA_MARK = "mixlora:"  # and before that of a MixLoRA
 MAX_STEPS_SHOWN = 32
 
 Json = dict[str, Any]
@@ -38,38 +36,28 @@ def fusion_choices(
     mixloras: Iterable[MixLoraOffer] = (),
 ) -> list[tuple[str, str]]:
     """The ways of fusing, titles and values; `chosen` is among them even if it does not fit."""
-    choices = [(fusion.title, fusion.name) for fusion in FUSIONS.values()]
+    choices = [(recipe.title, recipe.key) for recipe in PLAIN]
     offers = tuple(offers)
     words = [titles(offer.loras, cards) for offer in offers]
     for offer, text in zip(offers, words, strict=True):
         apart = f" ({offer.name})" if words.count(text) > 1 else ""
-        choices.append((f"Learned gates: {text}{apart}", MARK + offer.name))
-    choices += [(mixlora_title(offer), MIXLORA_MARK + offer.name) for offer in mixloras]
+        choices.append((f"{offer.recipe.title}: {text}{apart}", offer.recipe.key))
+    choices += [(mixlora_title(offer), offer.recipe.key) for offer in mixloras]
     if chosen and chosen not in [value for _, value in choices]:
-        kind = "MixLoRA" if mixlora_of(chosen) else "Learned gates"
-        choices.append((f"{kind}: {chosen.partition(':')[2]}", chosen))
+        choices.append((read_recipe(chosen).label, chosen))
     return choices
 
 
 def mixlora_title(offer: MixLoraOffer) -> str:
     """A MixLoRA in words: "MixLoRA: Zibo + Tavo + Luna"."""
-    return f"MixLoRA: {' + '.join(offer.titles)}"
+    return f"{offer.recipe.title}: {' + '.join(offer.titles)}"
 
 
-def mixlora_of(fusion: object) -> str:
-    """The name of the MixLoRA if that is what was chosen as fusion; otherwise empty."""
-    return _after(MIXLORA_MARK, fusion)
-
-
-def _after(mark: str, chosen: object) -> str:
-    """It comes from a browser, and may be anything."""
-    return chosen.removeprefix(mark) if isinstance(chosen, str) and chosen.startswith(mark) else ""
-
-
-def describe_mixlora(offer: MixLoraOffer | None) -> str:
-    """What a MixLoRA does, in words."""
+def describe(recipe: Recipe, mixloras: Iterable[MixLoraOffer] = ()) -> str:
+    """What a recipe does, in words."""
+    offer = next((offer for offer in mixloras if offer.recipe == recipe), None)
     if offer is None:
-        return "Sparse experts that were trained on several image sets at once."
+        return recipe.description
     words = ", ".join(offer.triggers)
     return (
         "Sparse experts, trained on all of them at once, in the place of their LoRAs. Write what "
@@ -77,18 +65,18 @@ def describe_mixlora(offer: MixLoraOffer | None) -> str:
     )
 
 
-def gates_of(fusion: object) -> str:
-    """The name of the gate file if that is what was chosen as fusion; otherwise empty."""
-    return _after(MARK, fusion)
-
-
-def offers_view(offers: Iterable[GateOffer], cards: Mapping[str, Card], chosen: str) -> Json:
+def offers_view(offers: Iterable[GateOffer], cards: Mapping[str, Card], chosen: Recipe) -> Json:
     """The line under the mixer: what gates are there, and which are chosen."""
     shown = [
-        {"id": MARK + offer.name, "title": titles(offer.loras, cards), "names": list(offer.loras)}
+        {
+            "id": offer.recipe.key,
+            "name": offer.name,
+            "title": titles(offer.loras, cards),
+            "names": list(offer.loras),
+        }
         for offer in offers
     ]
-    return {"offers": shown, "chosen": chosen if gates_of(chosen) else None}
+    return {"offers": shown, "chosen": chosen.key if chosen.gated else None}
 
 
 def map_view(picture: SavedPicture, cards: Mapping[str, Card]) -> Json:

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from composer.diffusion.samplers import SAMPLERS
-from composer.fusions import FUSIONS
+from composer.fusions import PLAIN
 from composer.ui.theme import static
 
 EXAMPLES = 4
@@ -160,9 +160,9 @@ def _mixture() -> dict[str, Any]:
         mixer = component("mixer", [], elem_id="mixer")
         gates = component("gates", {"offers": [], "chosen": None}, elem_id="gates")
         fusion = gr.Dropdown(
-            [(fusion.title, fusion.name) for fusion in FUSIONS.values()],
+            [(recipe.title, recipe.key) for recipe in PLAIN],
             label="How they are fused",
-            info=next(iter(FUSIONS.values())).description,
+            info=PLAIN[0].description,
             elem_id="fusion",
         )
         with gr.Accordion("Pin units by hand", open=False, elem_id="pinning") as pinning:
@@ -170,8 +170,8 @@ def _mixture() -> dict[str, Any]:
                 show_label=False,
                 container=False,
                 placeholder="mid_block.attentions.0: zibo=1, neon=0.5\nup_blocks.*: zibo=1, neon=0",
-                info="Weights that hold in a unit whatever the gates say there, one line each; "
-                "who is not named is silent there. The numbers over a gate map add a line.",
+                info="Weights that hold in a unit whatever the gates give there, one line each; a "
+                "LoRA that is not named has weight 0. The numbers over a gate map add a line.",
                 lines=2,
                 max_lines=8,
                 elem_id="pins",

@@ -10,7 +10,6 @@ import base64
 import html
 import io
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,13 +17,12 @@ from typing import TYPE_CHECKING, Any, cast
 from PIL import Image, UnidentifiedImageError
 
 from composer.errors import ComposerError
-from composer.fusions import FUSIONS
+from composer.fusions import LoraRow, Recipe, read_recipe
+from composer.fusions.rows import recorded_pins, recorded_spans
 from composer.outside import number
 from composer.studio import (
     Event,
     Finished,
-    Limits,
-    LoraRow,
     Progress,
     Queued,
     SavedPicture,
@@ -115,28 +113,47 @@ def card_view(card: Card, thumbnail: Image.Image | None) -> Json:
     }
 
 
-def row_view(row: LoraRow, card: Card | None) -> Json:
-    """A line of the mixer."""
+def row_view(row: LoraRow, card: Card | None, recipe: Recipe) -> Json:
+    """A line of the mixer. It keeps the weight of a sum and the strength under gates apart, so that
+    each is there again when the fusion is changed back."""
+    usual = card.info.weight if card else 1.0
     return {
         "name": row.name,
         "title": (card.info.title or card.name) if card else row.name,
         "role": card.info.role if card else "other",
         "trigger": card.info.trigger if card else "",
         "on": row.on,
-        "unet": row.unet,
+        "weight": usual if recipe.gated else row.weight,
+        "strength": row.weight if recipe.gated else 1.0,
         "text_encoder": row.text_encoder,
         "steps": list(row.steps),
         "depth": list(row.depth),
-        "strength": row.strength,
     }
 
 
-def read_rows(value: object, *, gated: bool = False) -> tuple[LoraRow, ...]:
-    """The mixer's lines as rows. They come from a browser: their names are only ever looked up.
+def read_lines(value: object) -> list[Json]:
+    """The mixer's lines, whatever fuses them; they come from a browser.
 
-    gated: of how loud they are, only what gates heed, strengths; otherwise what a sum heeds,
-        weights.
+    Raises:
+        ComposerError: no page of ours sends such a thing.
     """
+    for gated in (False, True):
+        _read(value, gated)
+    return [dict(line) for line in cast("list[Json]", value or [])]
+
+
+def read_rows(value: object, fusion: object) -> tuple[LoraRow, ...]:
+    """The mixer's lines as rows. Their names are only ever looked up.
+
+    fusion: the form's, which says what counts: the weights of a sum, or strengths under gates.
+
+    Raises:
+        ComposerError: no page of ours sends such a thing.
+    """
+    return _read(value, read_recipe(fusion).gated)
+
+
+def _read(value: object, gated: bool) -> tuple[LoraRow, ...]:
     lines = cast("list[Any]", value or [])
     try:
         return tuple(_read_row(line, gated) for line in lines)
@@ -147,19 +164,14 @@ def read_rows(value: object, *, gated: bool = False) -> tuple[LoraRow, ...]:
 
 
 def _read_row(line: Any, gated: bool) -> LoraRow:
-    row = LoraRow(
+    words = None if gated else line["text_encoder"]
+    return LoraRow(
         name=str(line["name"]),
         on=bool(line["on"]),
+        weight=number(line["strength" if gated else "weight"]),
+        text_encoder=None if words is None else number(words),
         steps=(number(line["steps"][0]), number(line["steps"][1])),
         depth=(number(line["depth"][0]), number(line["depth"][1])),
-    )
-    if gated:
-        return replace(row, strength=number(line["strength"]))
-    words = line["text_encoder"]
-    return replace(
-        row,
-        unet=number(line["unet"]),
-        text_encoder=None if words is None else number(words),
     )
 
 
@@ -247,23 +259,20 @@ def strip_view(pictures: Iterable[SavedPicture], selected: str | None) -> Json:
 
 def recipe(saved: SavedPicture, cards: Mapping[str, Card]) -> str:
     """The settings of a picture, as markup."""
-    request, fusion = saved.record.request, str(saved.record.fusion.get("name", ""))
+    request, fusion = saved.record.request, saved.record.fusion
     chips = "".join(
         f'<span class="{kind}">{html.escape(text)}</span>' for kind, text in _chips(saved, cards)
     )
-    title = FUSIONS[fusion].title if fusion in FUSIONS else fusion
-    if fusion == "mixlora":
-        title = f"MixLoRA: {saved.record.fusion.get('mixlora')}"
     facts = {
         "Seed": request.seed,
         "Steps": request.steps,
         "Sampler": request.sampler,
         "CFG": f"{request.cfg_scale:g}",
         "Size": f"{request.width} × {request.height}",
-        "Fusion": f"Learned gates: {saved.record.fusion.get('gates')}" if saved.gated else title,
+        "Fusion": saved.recipe.label if saved.recipe else str(fusion.get("name", "")),
         "Model": saved.record.model_name,
     }
-    if pins := Limits.recorded(saved.record.fusion).pins:
+    if pins := recorded_pins(fusion):
         facts["Pinned"] = " · ".join(map(str, pins))
     if request.negative_prompt:
         facts["Negative prompt"] = request.negative_prompt
@@ -284,19 +293,17 @@ def _chips(saved: SavedPicture, cards: Mapping[str, Card]) -> Iterator[tuple[str
         title = (card.info.title or card.name) if card else name
         return f"lora role-{card.info.role if card else 'other'}", title
 
-    limits = Limits.recorded(saved.record.fusion)
+    spans = recorded_spans(saved.record.fusion)
     for row in saved.rows:
         kind, title = titled(row.name)
         aside = [] if row.text_encoder is None else [f"text {row.text_encoder:g}"]
-        for part, spans in (("steps", limits.steps), ("depth", limits.depth)):
-            if row.name in spans:
-                start, end = spans[row.name]
-                aside.append(f"{part} {100 * start:.0f} to {100 * end:.0f} %")
+        for part, (start, end) in spans.get(row.name, {}).items():
+            aside.append(f"{part} {100 * start:.0f} to {100 * end:.0f} %")
         told = f" ({', '.join(aside)})" if aside else ""
         if not saved.gated:
-            yield kind, f"{title} {row.unet:g}{told}"
+            yield kind, f"{title} {row.weight:g}{told}"
         else:
-            yield kind, (title if row.unet == 1 else f"{title} × {row.unet:g}") + told
+            yield kind, (title if row.weight == 1 else f"{title} × {row.weight:g}") + told
     switches = saved.record.fusion.get("switches")
     if saved.gated and isinstance(switches, Mapping):
         for name, on in cast("Mapping[Any, Any]", switches).items():

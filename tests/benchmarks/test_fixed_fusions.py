@@ -14,7 +14,7 @@ from tiny_language import tiny_tokenizer
 from benchmarks.language.lorahub import BOUND, lorahub, mean_loss, search
 from benchmarks.language.merges import PEFT_WAYS, merge_factors, merged_by_peft
 from composer.errors import ComposerError
-from composer.fusions.nla import NLA
+from composer.fusions import Normalised
 from composer.language.batches import collate
 from composer.language.gated import attach_loras
 from composer.language.load import LanguageModel
@@ -64,7 +64,7 @@ def test_nla_is_the_sum_with_weights_that_sum_to_one(kind: str, mixed: Any) -> N
     lm = language(kind)
     wanted = by_hand(kind, mixed[kind], {name: w / 1.8 for name, w in WEIGHTS.items()})
     with attach_loras(lm.model, experts(kind, lm.model, mixed[kind])) as mixture:
-        mixture.set_weights(NLA.weigh(WEIGHTS))
+        mixture.set_weights(Normalised().weigh(WEIGHTS))
         found = outputs(lm.model, requests())
     torch.testing.assert_close(found, outputs(wanted, requests()), atol=1e-5, rtol=1e-4)
 

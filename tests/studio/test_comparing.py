@@ -15,12 +15,12 @@ from tiny_weights import write_weights
 
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
+from composer.fusions import LoraRow
 from composer.studio import (
     Comparison,
     ComposeRequest,
     Event,
     Finished,
-    LoraRow,
     PictureSaved,
     Progress,
     Studio,
@@ -30,7 +30,7 @@ from composer.studio.comparing import KINDS, ways_of
 from composer.studio.comparison_sheet import comparison_sheet
 
 REQUEST = Request(prompt="a fox", seed=7, steps=3, cfg_scale=3.0, width=16, height=16)
-ROWS = (LoraRow(name="zibo", unet=0.8), LoraRow(name="neon", unet=0.6, text_encoder=0.2))
+ROWS = (LoraRow(name="zibo", weight=0.8), LoraRow(name="neon", weight=0.6, text_encoder=0.2))
 BOTH = Comparison(request=REQUEST, rows=ROWS)
 
 
@@ -107,7 +107,7 @@ def test_one_lora_is_compared_without_doing_the_same_twice(studio: Studio) -> No
         ("moon alone", same),
     ]
     assert len(finished(studio.compare(studio.ways(one))).pictures) == 2
-    half = replace(one, rows=(LoraRow(name="moon", unet=0.5),))
+    half = replace(one, rows=(LoraRow(name="moon", weight=0.5),))
     assert [way.kind for way in studio.ways(half)] == ["bare", "alone", "yours"]
 
 
@@ -161,7 +161,7 @@ def test_what_cannot_be_is_told_before_any_picture(studio: Studio) -> None:
 
 
 def test_gates_of_other_loras_or_another_model_are_not_among_the_ways(studio: Studio) -> None:
-    gates = [way.asked.gates for way in studio.ways(BOTH) if way.kind == "gates"]
+    gates = [way.asked.recipe.file for way in studio.ways(BOTH) if way.kind == "gates"]
     assert gates == ["pair"]
     three = replace(BOTH, rows=(*ROWS, LoraRow(name="moon")))
     assert [way.detail for way in studio.ways(three) if way.kind == "gates"] == ["three"]
@@ -190,8 +190,8 @@ def test_the_best_known_weights_are_a_way_that_says_how_they_were_found(
         assert best.title == "Best known weights"
         assert best.detail == "Zibo 0.8 + Neon 1.2, best of 16 by CLIP"
         assert best.asked.rows == (
-            LoraRow(name="zibo", unet=0.8),
-            LoraRow(name="neon", unet=1.2),
+            LoraRow(name="zibo", weight=0.8),
+            LoraRow(name="neon", weight=1.2),
         )
         assert [way.kind for way in studio.ways(BOTH)][3:5] == ["yours", "best"]
         three = replace(BOTH, rows=(*ROWS, LoraRow(name="moon")), kinds=("best",))

@@ -35,7 +35,7 @@ def test_pictures_are_numbered_within_a_day_and_found_again(tmp_path: Path) -> N
 
 def test_its_loras_are_read_back(tmp_path: Path) -> None:
     saved = History(tmp_path).save(PICTURE, RECORD)
-    assert [(row.name, row.unet, row.text_encoder) for row in saved.rows] == [
+    assert [(row.name, row.weight, row.text_encoder) for row in saved.rows] == [
         ("zibo", 0.5, 0.25),
         ("neon", 1.0, None),
     ]

@@ -17,18 +17,18 @@ from composer.cli import app
 from composer.diffusion.parameters import from_parameters, to_parameters
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
+from composer.fusions import Gates, LoraRow, MixLora, Sum
 from composer.studio import (
     Comparison,
     ComposeRequest,
-    LoraRow,
     Started,
     Studio,
 )
 
 REQUEST = Request(prompt="a zibo fox", seed=7, steps=3, cfg_scale=3.0, width=16, height=16)
 BARE = ComposeRequest(request=REQUEST)
-PLACED = replace(BARE, mixlora="both")
-NEON = (LoraRow(name="neon", unet=0.7),)
+PLACED = replace(BARE, recipe=MixLora(file="both"))
+NEON = (LoraRow(name="neon", weight=0.7),)
 INFOS = {"zibo": "zibo fox", "neon": "neon style"}
 
 
@@ -62,7 +62,7 @@ def test_alone_and_with_loras_and_nothing_is_left_behind(studio: Studio) -> None
     with_neon = pixels(studio, replace(PLACED, rows=NEON))
     neon = pixels(studio, replace(BARE, rows=NEON))
     assert len({bare, placed, with_neon, neon}) == 4
-    gated = ComposeRequest(request=REQUEST, gates="pair")
+    gated = ComposeRequest(request=REQUEST, recipe=Gates(file="pair"))
     pixels(studio, gated)
     for asked, before in (
         (PLACED, placed),
@@ -81,7 +81,7 @@ def test_the_record_makes_it_again(studio: Studio, folder: Path) -> None:
     assert (fusion["name"], fusion["mixlora"]) == ("mixlora", "both")
     again = studio.recall(studio.history.read(picture.path))
     assert again.notes == ()
-    assert again.asked.mixlora == "both"
+    assert again.asked.recipe == MixLora(file="both")
     assert pixels(studio, again.asked) == picture.image().tobytes()
     text = to_parameters(picture.record)
     assert "MixLoRA: both" in text
@@ -90,13 +90,13 @@ def test_the_record_makes_it_again(studio: Studio, folder: Path) -> None:
     place.joinpath("both.safetensors").rename(place / "called_anew.safetensors")
     try:
         renamed = studio.recall(picture)
-        assert renamed.asked.mixlora == "called_anew"
+        assert renamed.asked.recipe == MixLora(file="called_anew")
         assert "'both' is called 'called_anew' now" in renamed.notes[0]
         assert pixels(studio, renamed.asked) == picture.image().tobytes()
         kept = place / "kept"
         place.joinpath("called_anew.safetensors").rename(kept)
         gone = studio.recall(picture)
-        assert gone.asked.mixlora == ""
+        assert gone.asked.recipe == Sum()
         assert "made without it" in gone.notes[0]
         kept.rename(place / "called_anew.safetensors")
     finally:
@@ -109,16 +109,13 @@ def test_what_is_offered_and_what_is_refused(studio: Studio, folder: Path) -> No
     assert offers[0].knows("Zibo Fox") and not offers[0].knows("")
     assert len(problems) == 2
     with pytest.raises(ComposerError, match="Did you mean 'both'"):
-        studio.compose(replace(PLACED, mixlora="botn"))
+        studio.compose(replace(PLACED, recipe=MixLora(file="botn")))
     with pytest.raises(ComposerError, match="cut off"):
-        studio.compose(replace(PLACED, mixlora="cut"))
+        studio.compose(replace(PLACED, recipe=MixLora(file="cut")))
     with pytest.raises(ComposerError, match="trained on"):
-        paint(studio, replace(PLACED, mixlora="alien"))
-    for change in ({"gates": "pair"}, {"fusion": "nla"}):
-        with pytest.raises(ComposerError, match="its own routers"):
-            replace(PLACED, **change)  # pyright: ignore[reportArgumentType]
+        paint(studio, replace(PLACED, recipe=MixLora(file="alien")))
     with pytest.raises(ComposerError, match="holds no MixLoRA"):
-        studio.lend_mixlora(folder / "neon.safetensors")
+        studio.lend("mixlora", folder / "neon.safetensors")
 
 
 def test_a_prompt_that_does_not_call_it_is_told(studio: Studio) -> None:

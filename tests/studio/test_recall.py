@@ -11,10 +11,10 @@ from tiny_loras import write_lora
 
 from composer.diffusion.record import LoraRecord, PictureRecord
 from composer.diffusion.request import Request
-from composer.experts import Library
 from composer.experts.hashes import tensor_hash, tensor_hash_of
-from composer.fusions.gate_library import GateLibrary
-from composer.fusions.mixlora_library import MixLoraLibrary
+from composer.experts.library import Library
+from composer.fusions import Normalised, Sum
+from composer.fusions.libraries import Libraries
 from composer.studio import History, Recalled, Studio
 from composer.studio.recall import recall
 
@@ -40,17 +40,14 @@ def record(folder: Path) -> PictureRecord:
     )
 
 
-def look_up(record: PictureRecord, library: Library, folder: Path) -> Recalled:
-    gates, mixloras = GateLibrary([folder]), MixLoraLibrary([folder])
-    return recall(record, library, library.find, lambda: gates, lambda: mixloras)
+def look_up(record: PictureRecord, folder: Path) -> Recalled:
+    return recall(record, Libraries([folder]))
 
 
 def recalled(record: PictureRecord, folder: Path) -> tuple[dict[str, float], str]:
     """The weights by the names of now, and the notes."""
-    library = Library([folder])
-    library.scan()
-    found = look_up(record, library, folder)
-    return {row.name: row.unet for row in found.asked.rows}, " ".join(found.notes)
+    found = look_up(record, folder)
+    return {row.name: row.weight for row in found.asked.rows}, " ".join(found.notes)
 
 
 def test_the_hash_in_pieces_is_the_hash(folder: Path) -> None:
@@ -59,11 +56,10 @@ def test_the_hash_in_pieces_is_the_hash(folder: Path) -> None:
 
 
 def test_nothing_changed(folder: Path, record: PictureRecord) -> None:
-    library = Library([folder])
-    found = look_up(record, library, folder)
+    found = look_up(record, folder)
     assert found.notes == ()
-    assert (found.asked.request, found.asked.fusion) == (record.request, "nla")
-    weights = [(row.name, row.unet, row.text_encoder) for row in found.asked.rows]
+    assert (found.asked.request, found.asked.recipe) == (record.request, Normalised())
+    weights = [(row.name, row.weight, row.text_encoder) for row in found.asked.rows]
     assert weights == [("zibo", 0.8, 0.2), ("neon", 0.5, None)]
 
 
@@ -125,10 +121,9 @@ def test_too_short_a_hash_finds_nothing(folder: Path, record: PictureRecord, dig
 
 
 def test_an_unknown_fusion_becomes_the_weighted_sum(folder: Path, record: PictureRecord) -> None:
-    library = Library([folder])
     other = replace(record, fusion={"name": "magic"})
-    found = look_up(other, library, folder)
-    assert found.asked.fusion == "weighted"
+    found = look_up(other, folder)
+    assert found.asked.recipe == Sum()
     assert "'magic' is not known here" in found.notes[0]
 
 

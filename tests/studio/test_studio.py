@@ -11,10 +11,10 @@ from tiny_loras import write_lora
 
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
+from composer.fusions import LoraRow, Normalised
 from composer.studio import (
     ComposeRequest,
     Finished,
-    LoraRow,
     PictureSaved,
     Progress,
     Queued,
@@ -24,7 +24,7 @@ from composer.studio import (
 
 REQUEST = Request(prompt="a fox", seed=7, steps=3, cfg_scale=3.0, width=16, height=16)
 BOTH = ComposeRequest(
-    request=REQUEST, rows=(LoraRow(name="zibo", unet=0.8), LoraRow(name="neon", unet=0.6))
+    request=REQUEST, rows=(LoraRow(name="zibo", weight=0.8), LoraRow(name="neon", weight=0.6))
 )
 
 
@@ -50,7 +50,7 @@ def test_a_picture_tells_how_it_comes_about(studio: Studio) -> None:
 def test_weights_change_the_picture_and_changing_back_changes_it_back(
     studio: Studio, reference: bytes
 ) -> None:
-    weaker = replace(BOTH, rows=(LoraRow(name="zibo", unet=0.2), BOTH.rows[1]))
+    weaker = replace(BOTH, rows=(LoraRow(name="zibo", weight=0.2), BOTH.rows[1]))
     alone = replace(BOTH, rows=BOTH.rows[:1])
     bare = replace(BOTH, rows=())
     pictures = {pixels(studio, asked) for asked in (weaker, alone, bare)}
@@ -65,7 +65,7 @@ def test_the_text_encoder_has_its_own_weight(studio: Studio, reference: bytes) -
 
 def test_a_row_that_is_off_or_weighs_nothing_is_as_if_it_were_not_there(studio: Studio) -> None:
     alone = pixels(studio, replace(BOTH, rows=BOTH.rows[:1]))
-    for row in (LoraRow(name="neon", on=False), LoraRow(name="neon", unet=0.0)):
+    for row in (LoraRow(name="neon", on=False), LoraRow(name="neon", weight=0.0)):
         assert pixels(studio, replace(BOTH, rows=(BOTH.rows[0], row))) == alone
 
 
@@ -76,15 +76,15 @@ def test_the_order_of_rows_does_not_matter(studio: Studio, reference: bytes) -> 
 def test_tags_in_the_prompt_add_rows_and_rule_over_them(studio: Studio, reference: bytes) -> None:
     prompt = "a fox <lora:zibo:0.8> <lora:NEON:0.6>"
     tagged = ComposeRequest(
-        request=replace(REQUEST, prompt=prompt), rows=(LoraRow(name="zibo", on=False, unet=-1),)
+        request=replace(REQUEST, prompt=prompt), rows=(LoraRow(name="zibo", on=False, weight=-1),)
     )
     assert pixels(studio, tagged) == reference
 
 
 def test_nla_is_the_sum_with_weights_that_sum_to_one(studio: Studio) -> None:
-    rows = (LoraRow(name="zibo", unet=1.5), LoraRow(name="neon", unet=0.5))
-    normal = (LoraRow(name="zibo", unet=0.75), LoraRow(name="neon", unet=0.25))
-    nla = pixels(studio, ComposeRequest(request=REQUEST, rows=rows, fusion="nla"))
+    rows = (LoraRow(name="zibo", weight=1.5), LoraRow(name="neon", weight=0.5))
+    normal = (LoraRow(name="zibo", weight=0.75), LoraRow(name="neon", weight=0.25))
+    nla = pixels(studio, ComposeRequest(request=REQUEST, rows=rows, recipe=Normalised()))
     assert nla == pixels(studio, ComposeRequest(request=REQUEST, rows=normal))
 
 
@@ -103,7 +103,7 @@ def test_a_picture_is_made_again_from_its_file(studio: Studio, tmp_path: Path) -
     elsewhere = tmp_path / "renamed.png"
     elsewhere.write_bytes(first.path.read_bytes())
     asked = studio.recall(studio.history.read(elsewhere)).asked
-    assert {row.name: row.unet for row in asked.rows} == {"zibo": 1.0, "neon": 0.6}
+    assert {row.name: row.weight for row in asked.rows} == {"zibo": 1.0, "neon": 0.6}
     assert pixels(studio, asked) == first.image().tobytes()
 
 
@@ -156,9 +156,9 @@ def test_the_same_lora_twice_is_refused(studio: Studio) -> None:
 def test_a_fusion_that_cannot_weigh_is_refused_and_the_next_picture_unharmed(
     studio: Studio, reference: bytes
 ) -> None:
-    rows = (LoraRow(name="zibo", unet=1.0), LoraRow(name="neon", unet=-1.0))
+    rows = (LoraRow(name="zibo", weight=1.0), LoraRow(name="neon", weight=-1.0))
     with pytest.raises(ComposerError, match="sum to 0"):
-        finished(studio.compose(replace(BOTH, rows=rows, fusion="nla")))
+        finished(studio.compose(replace(BOTH, rows=rows, recipe=Normalised())))
     assert pixels(studio, BOTH) == reference
 
 
@@ -236,11 +236,11 @@ def test_experts_are_attached_anew_only_when_others_speak(studio: Studio) -> Non
     engine = studio._engine  # pyright: ignore[reportPrivateUsage]
     assert engine is not None
     finished(studio.compose(BOTH))
-    mixture = engine._mixture  # pyright: ignore[reportPrivateUsage]
-    finished(studio.compose(replace(BOTH, rows=(LoraRow(name="zibo", unet=-1), BOTH.rows[1]))))
-    assert engine._mixture is mixture  # pyright: ignore[reportPrivateUsage]
+    mixture = engine.mixture  # pyright: ignore[reportPrivateUsage]
+    finished(studio.compose(replace(BOTH, rows=(LoraRow(name="zibo", weight=-1), BOTH.rows[1]))))
+    assert engine.mixture is mixture  # pyright: ignore[reportPrivateUsage]
     finished(studio.compose(replace(BOTH, rows=BOTH.rows[:1])))
-    assert engine._mixture is not mixture  # pyright: ignore[reportPrivateUsage]
+    assert engine.mixture is not mixture  # pyright: ignore[reportPrivateUsage]
 
 
 def test_cards_show_what_can_be_used_and_say_why_the_rest_cannot(studio: Studio) -> None:

@@ -87,7 +87,7 @@ def reach(studio: Studio, name: str, step: int) -> Training:
 
 def paint(studio: Studio) -> bytes:
     request = Request(prompt="a fox", seed=7, steps=3, width=16, height=16)
-    rows = (LoraRow(name="zibo", unet=0.8), LoraRow(name="neon", unet=0.6))
+    rows = (LoraRow(name="zibo", weight=0.8), LoraRow(name="neon", weight=0.6))
     *_, before, last = studio.compose(ComposeRequest(request=request, rows=rows))
     assert isinstance(before, PictureSaved) and isinstance(last, Finished)
     return before.saved.image().tobytes()

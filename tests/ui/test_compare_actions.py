@@ -12,13 +12,14 @@ import gradio as gr
 import pytest
 from tiny_loras import write_lora
 
-from composer.studio import LoraRow, Studio
+from composer.fusions import LoraRow, Sum
+from composer.studio import Studio
 from composer.ui import compare_views, views
 from composer.ui.compare_actions import CompareActions
 from composer.ui.compare_layout import ComparePage, lay_out as lay_out_compare
 from composer.ui.layout import Page, lay_out
 
-ROWS = (LoraRow(name="zibo", unet=0.7), LoraRow(name="neon", text_encoder=0.2))
+ROWS = (LoraRow(name="zibo", weight=0.7), LoraRow(name="neon", text_encoder=0.2))
 VISITOR: Any = SimpleNamespace(session_hash="ann")
 COMPOSED = {
     "fusion": "weighted", "prompt": "zibo fox", "negative": "blur", "steps": 2, "cfg_scale": 2.0,
@@ -55,7 +56,7 @@ def actions(studio: Studio, pages: tuple[Page, ComparePage]) -> CompareActions:
 
 
 def mixer(*rows: LoraRow) -> list[Any]:
-    return [views.row_view(row, None) for row in rows]
+    return [views.row_view(row, None, Sum()) for row in rows]
 
 
 def composed(actions: CompareActions, *rows: LoraRow) -> list[Any]:
@@ -79,7 +80,7 @@ def test_an_untouched_page_takes_over_what_compose_shows(
     actions: CompareActions, page: ComparePage
 ) -> None:
     update = actions.open([], "", None, *composed(actions, *ROWS))
-    assert views.read_rows(update[page.mixer]) == ROWS
+    assert views.read_rows(update[page.mixer], "weighted") == ROWS
     assert update[page.mixer][0]["title"] == "Zibo"
     assert {update[page.prompt], update[page.negative]} == {"zibo fox", "blur"}
     assert (update[page.steps], update[page.sampler], update[page.seed]) == (2, "Euler", 5)
@@ -91,7 +92,7 @@ def test_an_untouched_page_takes_over_what_compose_shows(
 def test_gates_rows_are_taken_over_as_weights(actions: CompareActions, page: ComparePage) -> None:
     limited = replace(ROWS[0], steps=(0.0, 0.5), depth=(0.2, 1.0), on=False)
     update = actions.take(*composed(actions, limited))
-    assert views.read_rows(update[page.mixer]) == (limited,)
+    assert views.read_rows(update[page.mixer], "weighted") == (limited,)
 
 
 def test_rows_that_are_none_are_told(

@@ -14,12 +14,12 @@ from PIL import Image
 from composer.diffusion.record import PictureRecord
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
+from composer.fusions import LoraRow
 from composer.studio import (
     ComposeRequest,
     Finished,
     GateOffer,
     History,
-    LoraRow,
     Progress,
     SavedPicture,
     Way,
@@ -29,7 +29,9 @@ from composer.studio.comparing import KINDS, ways_of
 from composer.ui import compare_views as views
 
 REQUEST = Request(prompt="a fox", seed=2**32 - 1, count=2, width=16, height=16)
-PAIR = ComposeRequest(request=REQUEST, rows=(LoraRow(name="zibo"), LoraRow(name="neon", unet=0.5)))
+PAIR = ComposeRequest(
+    request=REQUEST, rows=(LoraRow(name="zibo"), LoraRow(name="neon", weight=0.5))
+)
 OFFER = GateOffer(name="pair", loras=("neon", "zibo"))
 
 

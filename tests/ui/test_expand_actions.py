@@ -10,7 +10,8 @@ import pytest
 from tiny_loras import write_lora
 
 from composer.errors import ComposerError
-from composer.studio import LoraRow, Studio
+from composer.fusions import LoraRow, Sum
+from composer.studio import Studio
 from composer.ui import views
 from composer.ui.expand_actions import SAME, ExpandActions, Expansion
 from composer.ui.layout import Page, lay_out
@@ -53,7 +54,7 @@ def asked(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def mixer(*rows: LoraRow) -> list[Any]:
-    return [views.row_view(row, None) for row in rows]
+    return [views.row_view(row, None, Sum()) for row in rows]
 
 
 def test_words_become_a_prompt_again_another_and_back(
@@ -68,7 +69,7 @@ def test_words_become_a_prompt_again_another_and_back(
     _, again = actions.expand(second[page.prompt], rows, "weighted", True, kept)
     assert again[page.prompt] == "fox in the snow 1"
     assert asked == [("fox", ("zibo",), True, 0), ("fox", ("zibo",), True, 1)]
-    back = actions.back(rows, True, again[page.expander])
+    back = actions.back(rows, "weighted", True, again[page.expander])
     assert back[page.prompt] == "fox"
     assert back[page.expander]["phase"] in ("idle", "off")
 
@@ -88,10 +89,10 @@ def test_loras_chosen_since_bring_their_words_back_too(
     actions = ExpandActions(studio, page)
     kept = Expansion(typed="a cat, zibo fox", made="...", seed=0, loras=("zibo",)).view()
     neon = mixer(LoraRow(name="neon"))
-    assert actions.back(neon, True, kept)[page.prompt] == "a cat, in neon style"
-    assert actions.back(neon, False, kept)[page.prompt] == "a cat, zibo fox"
+    assert actions.back(neon, "weighted", True, kept)[page.prompt] == "a cat, in neon style"
+    assert actions.back(neon, "weighted", False, kept)[page.prompt] == "a cat, zibo fox"
     gone = mixer(LoraRow(name="gone"))
-    assert actions.back(gone, True, kept)[page.prompt].startswith("a cat")
+    assert actions.back(gone, "weighted", True, kept)[page.prompt].startswith("a cat")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def test_what_is_wrong_is_told_in_place(
 def test_a_mixloras_words_come_out_whole(
     studio: Studio, page: Page, asked: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(studio, "mixlora_triggers", lambda name: (f"{name} fox", "tavo robot"))
+    monkeypatch.setattr(studio, "triggers", lambda recipe: (f"{recipe.file} fox", "tavo robot"))
     *_, last = ExpandActions(studio, page).expand("fox", [], "mixlora:zibo", True, None)
     assert last[page.prompt] == "zibo fox and tavo robot"
 
@@ -140,6 +141,6 @@ def test_what_a_browser_makes_up_is_no_expansion(
     studio: Studio, page: Page, asked: list[Any], told: object
 ) -> None:
     assert Expansion.read(told) is None
-    assert page.prompt not in ExpandActions(studio, page).back([], True, told)
+    assert page.prompt not in ExpandActions(studio, page).back([], "weighted", True, told)
     list(ExpandActions(studio, page).expand(None, "rubbish", "weighted", True, told))
     assert not asked

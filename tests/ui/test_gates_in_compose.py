@@ -16,7 +16,8 @@ from tiny_loras import write_lora
 from composer.diffusion.record import LoraRecord, PictureRecord
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
-from composer.studio import GateOffer, History, LoraRow, SavedPicture, Studio
+from composer.fusions import LoraRow, Sum
+from composer.studio import GateOffer, History, SavedPicture, Studio
 from composer.ui import gate_views, views
 from composer.ui.actions import Actions
 from composer.ui.examples import gate_example
@@ -62,7 +63,7 @@ def actions(studio: Studio, page: Page) -> Actions:
 
 
 def mixer(*rows: LoraRow) -> list[Any]:
-    return [views.row_view(row, None) for row in rows]
+    return [views.row_view(row, None, Sum()) for row in rows]
 
 
 def names(lines: list[Any]) -> dict[str, bool]:
@@ -96,16 +97,18 @@ def test_gates_are_among_the_fusions_and_bad_ones_are_problems(
     assert "value" not in update[page.fusion]
     assert any("bad.safetensors" in problem for problem in update[page.library]["problems"])
     offers = update[page.gates]["offers"]
-    assert offers == [{"id": PAIR, "title": "Zibo + Neon", "names": ["zibo", "neon"]}]
+    assert offers == [
+        {"id": PAIR, "name": "pair", "title": "Zibo + Neon", "names": ["zibo", "neon"]}
+    ]
 
 
 def test_choosing_gates_fills_the_mixer_and_keeps_its_switches(
     actions: Actions, page: Page
 ) -> None:
-    rows = (LoraRow(name="moon"), LoraRow(name="neon", on=False, unet=0.4))
+    rows = (LoraRow(name="moon"), LoraRow(name="neon", on=False, weight=0.4))
     update = actions.gates.follow(PAIR, mixer(*rows))
     assert names(update[page.mixer]) == {"zibo": True, "neon": False}
-    assert update[page.mixer][1]["unet"] == 0.4  # for when weights are back
+    assert update[page.mixer][1]["weight"] == 0.4  # for when weights are back
     assert update[page.gates]["chosen"] == PAIR
     back = actions.gates.follow("nla", update[page.mixer])
     assert page.mixer not in back and back[page.gates]["chosen"] is None
@@ -142,7 +145,7 @@ def test_a_picture_is_made_with_gates_without_and_with_again(
     actions: Actions, page: Page, studio: Studio
 ) -> None:
     form = {
-        "mixer": mixer(LoraRow(name="zibo", unet=0.0), LoraRow(name="neon", on=False)),
+        "mixer": mixer(LoraRow(name="zibo", weight=0.0), LoraRow(name="neon", on=False)),
         "fusion": PAIR, "prompt": "a fox", "negative": "", "steps": 2, "cfg_scale": 2.0,
         "sampler": "Euler", "count": 1, "width": 16, "height": 16, "clip_skip": 1, "seed": 5,
         "new_seed": False, "pins": "",
@@ -215,24 +218,25 @@ def test_the_map_is_made_when_somebody_looks(
 
 def test_rows_with_gates_heed_switches_limits_and_strengths_alone() -> None:
     lines = mixer(
-        LoraRow(name="zibo", unet=0.0, steps=(0.0, 0.5), depth=(0.2, 1.0), strength=1.2),
+        LoraRow(name="zibo", weight=0.0, text_encoder=0.3, steps=(0.0, 0.5), depth=(0.2, 1.0)),
         LoraRow(name="neon", on=False),
     )
-    gated = views.read_rows(lines, gated=True)
-    assert [(row.on, row.unet, row.steps, row.depth, row.strength) for row in gated] == [
-        (True, 1.0, (0.0, 0.5), (0.2, 1.0), 1.2), (False, 1.0, (0.0, 1.0), (0.0, 1.0), 1.0),
+    lines[0]["strength"] = 1.2
+    gated = views.read_rows(lines, PAIR)
+    assert [(r.on, r.weight, r.text_encoder, r.steps, r.depth) for r in gated] == [
+        (True, 1.2, None, (0.0, 0.5), (0.2, 1.0)), (False, 1.0, None, (0.0, 1.0), (0.0, 1.0)),
     ]  # fmt: skip
-    summed = views.read_rows(lines)[0]
-    assert (summed.unet, summed.steps, summed.depth) == (0.0, (0.0, 0.5), (0.2, 1.0))
-    assert summed.strength == 1.0
+    summed = views.read_rows(lines, "weighted")[0]
+    assert (summed.weight, summed.text_encoder) == (0.0, 0.3)
+    assert (summed.steps, summed.depth) == ((0.0, 0.5), (0.2, 1.0))
     for part in ("steps", "depth"):
         before, lines[0][part] = lines[0][part], [0.5, 0.5]
         with pytest.raises(ComposerError, match=f"of the {part}: .* from 0 to 1"):
-            views.read_rows(lines, gated=True)
+            views.read_rows(lines, PAIR)
         for rubbish in (None, [], [1], ["a", "b"]):
             lines[0][part] = rubbish
             with pytest.raises(ComposerError, match="Reload the page"):
-                views.read_rows(lines, gated=True)
+                views.read_rows(lines, PAIR)
         lines[0][part] = before
 
 

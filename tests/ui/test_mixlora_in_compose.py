@@ -11,7 +11,8 @@ import pytest
 from tiny_loras import write_lora
 from tiny_mixlora import tiny_mixlora, write_mixlora
 
-from composer.studio import LoraRow, Studio
+from composer.fusions import LoraRow, MixLora, Sum
+from composer.studio import Studio
 from composer.ui import views
 from composer.ui.actions import Actions
 from composer.ui.compare_actions import CompareActions
@@ -47,7 +48,7 @@ def actions(studio: Studio, page: Page) -> Actions:
 
 
 def mixer(*names: str) -> list[Any]:
-    return [views.row_view(LoraRow(name=name), None) for name in names]
+    return [views.row_view(LoraRow(name=name), None, Sum()) for name in names]
 
 
 def test_it_is_among_the_fusions_and_a_bad_one_among_the_problems(
@@ -56,7 +57,7 @@ def test_it_is_among_the_fusions_and_a_bad_one_among_the_problems(
     update = actions.refresh("weighted")
     assert update[page.fusion]["choices"][-1] == ("MixLoRA: Zibo + Tavo", BOTH)
     assert any("bad.safetensors" in problem for problem in update[page.library]["problems"])
-    gone = actions.gates.fusion("mixlora:gone", {})
+    gone = actions.gates.fusion(MixLora(file="gone"), {})
     assert gone["choices"][-1] == ("MixLoRA: gone", "mixlora:gone")
 
 

@@ -14,16 +14,16 @@ from composer.diffusion.request import Request
 from composer.errors import ComposerError
 from composer.experts.card import Card
 from composer.experts.info import LoraInfo
+from composer.fusions import LoraRow, Sum, read_recipe
 from composer.studio import (
     ComposeRequest,
     Finished,
     History,
-    LoraRow,
     Progress,
     Queued,
     SavedPicture,
 )
-from composer.ui import gate_views, views
+from composer.ui import views
 from composer.ui.examples import choose_examples
 
 EVIL = "<img src=x onerror=alert(1)>${alert(2)}`{{value}}"
@@ -74,26 +74,26 @@ def test_a_small_picture_is_shown_large_and_downloaded_as_it_is(evil_picture: Sa
 
 
 def test_rows_come_back_from_the_browser() -> None:
-    rows = (LoraRow(name="zibo", unet=0.5, text_encoder=0.1), LoraRow(name="neon", on=False))
-    assert views.read_rows([views.row_view(row, None) for row in rows]) == rows
-    assert views.read_rows(None) == ()
+    rows = (LoraRow(name="zibo", weight=0.5, text_encoder=0.1), LoraRow(name="neon", on=False))
+    assert views.read_rows([views.row_view(row, None, Sum()) for row in rows], "weighted") == rows
+    assert views.read_rows(None, "nla") == ()
 
 
 @pytest.mark.parametrize("value", ["rows", 3, [3], [{"name": "zibo"}]])
 def test_rows_that_no_page_sends_are_refused(value: object) -> None:
     with pytest.raises(ComposerError, match="Reload the page"):
-        views.read_rows(value)
+        views.read_rows(value, "weighted")
 
 
 @pytest.mark.parametrize("value", [True, "x", "1", None, [1], math.nan, math.inf, 10**400])
-@pytest.mark.parametrize("field", ["unet", "strength", "steps", "depth", "text_encoder"])
+@pytest.mark.parametrize("field", ["weight", "strength", "steps", "depth", "text_encoder"])
 def test_numbers_that_no_page_sends_are_refused(field: str, value: object) -> None:
     if (field, value) == ("text_encoder", None):
         return  # as the U-Net's
-    line = views.row_view(LoraRow(name="zibo"), None)
+    line = views.row_view(LoraRow(name="zibo"), None, Sum())
     line[field] = [0, value] if field in ("steps", "depth") else value
     with pytest.raises(ComposerError, match="Reload the page"):
-        views.read_rows([line], gated=field == "strength")
+        views.read_rows([line], "gates:pair" if field == "strength" else "weighted")
 
 
 def test_progress_is_told_in_words() -> None:
@@ -157,11 +157,12 @@ def test_examples_name_loras_of_the_roles_they_need() -> None:
     assert choose_examples([card("blank")], 4) == ()
 
 
-@pytest.mark.parametrize("chosen", [None, True, 3, [], {}, "", "magic"])
+@pytest.mark.parametrize(
+    "chosen", [None, True, 3, [], {}, "", "magic", "gates", "gates:", "nla:x", "weighted:"]
+)
 def test_a_fusion_that_no_page_sends_is_told(chosen: Any) -> None:
-    assert not gate_views.gates_of(chosen) and not gate_views.mixlora_of(chosen)
     with pytest.raises(ComposerError, match="There is no fusion"):
-        ComposeRequest(fusion=chosen)
+        read_recipe(chosen)
 
 
 def test_more_loras_than_a_picture_takes_are_told() -> None:

@@ -1,4 +1,4 @@
-// Learned gates for what is in the mixer. value: {offers: [{id, title, names}], chosen: id|null}.
+// Learned gates for what is in the mixer. value: {offers: [{id, name, title, names}], chosen: id|null}.
 const box = element.querySelector('.gates');
 const list = element.querySelector('.offers');
 const chosen = element.querySelector('.chosen');
@@ -19,7 +19,7 @@ function button(offer, several) {
   const line = document.createElement('div');
   line.className = 'offer';
   const words = document.createElement('span');
-  words.textContent = 'Learned gates know these LoRAs' + (several ? ': ' + offer.id.replace('gates:', '') : '.');
+  words.textContent = 'Learned gates know these LoRAs' + (several ? ': ' + offer.name : '.');
   const use = document.createElement('button');
   use.type = 'button';
   use.className = 'use-gates';
@@ -43,7 +43,7 @@ function tell() {
 }
 
 element.querySelector('.back').addEventListener('click', () => trigger('leave'));
-document.addEventListener('composer:use-gates', (event) => trigger('choose', {id: 'gates:' + event.detail}));
+document.addEventListener('composer:use-gates', (event) => trigger('choose', {name: event.detail}));
 document.addEventListener('composer:rows', (event) => { inMixer = event.detail; render(); });
 document.addEventListener('composer:hello', tell);
 watch('value', () => { render(); tell(); });

@@ -1,6 +1,6 @@
-// The chosen LoRAs. value: [{name, title, role, trigger, on, unet, text_encoder|null, steps, depth, strength}],
-// steps: from which part of the sampling to which it speaks, [0, 1] for all of it; depth: likewise of
-// the U-Net; strength: how many times what gates say of it counts.
+// The chosen LoRAs. value: [{name, title, role, trigger, on, weight, strength, text_encoder|null, steps, depth}],
+// weight: of a sum; strength: how many times what gates give it counts; steps: from which part of the
+// sampling to which it is active, [0, 1] for all of it; depth: likewise of the U-Net.
 const list = element.querySelector('.rows');
 const bar = element.querySelector('.bar');
 const sum = element.querySelector('.sum');
@@ -19,8 +19,8 @@ function commit() {
 }
 
 function mixed() {
-  const speaking = rows.filter((row) => row.on && (row.unet || row.text_encoder));
-  document.dispatchEvent(new CustomEvent(room + 'mixed', {detail: speaking.map((row) => row.name)}));
+  const active = rows.filter((row) => row.on && (row.weight || row.text_encoder));
+  document.dispatchEvent(new CustomEvent(room + 'mixed', {detail: active.map((row) => row.name)}));
 }
 
 function shares() {
@@ -31,19 +31,19 @@ function shares() {
     sum.title = '';
     return;
   }
-  const speaking = rows.filter((row) => row.on && row.unet);
-  const total = speaking.reduce((whole, row) => whole + Math.abs(row.unet), 0);
-  bar.replaceChildren(...speaking.map((row) => {
+  const active = rows.filter((row) => row.on && row.weight);
+  const total = active.reduce((whole, row) => whole + Math.abs(row.weight), 0);
+  bar.replaceChildren(...active.map((row) => {
     const part = make('span', 'role-' + row.role);
-    part.style.flexGrow = Math.abs(row.unet);
-    part.classList.toggle('negative', row.unet < 0);
+    part.style.flexGrow = Math.abs(row.weight);
+    part.classList.toggle('negative', row.weight < 0);
     return part;
   }));
-  sum.textContent = speaking.length
-    ? (speaking.length === 1 ? '1 LoRA' : speaking.length + ' LoRAs') + ' · weights sum to '
-      + speaking.reduce((whole, row) => whole + row.unet, 0).toFixed(2)
+  sum.textContent = active.length
+    ? (active.length === 1 ? '1 LoRA' : active.length + ' LoRAs') + ' · weights sum to '
+      + active.reduce((whole, row) => whole + row.weight, 0).toFixed(2)
     : '';
-  sum.title = total ? '' : 'no LoRA speaks';
+  sum.title = total ? '' : 'no LoRA is active';
 }
 
 function fader(row, key, label) {
@@ -57,7 +57,7 @@ function fader(row, key, label) {
   number.min = -MOST; number.max = MOST; number.step = 0.05;
   number.setAttribute('aria-label', label + ', as a number');
   const show = (source) => {
-    const value = row[key] === null ? row.unet : row[key];
+    const value = row[key] === null ? row.weight : row[key];
     if (source !== range) range.value = value;
     if (source !== number) number.value = Number(value).toFixed(2);
     const at = (Math.min(LIMIT, Math.max(-LIMIT, value)) + LIMIT) / (2 * LIMIT) * 100;
@@ -113,7 +113,7 @@ function line(row) {
 
   const weight = gates
     ? fader(row, 'strength', 'Strength of ' + row.title)
-    : fader(row, 'unet', 'Weight of ' + row.title);
+    : fader(row, 'weight', 'Weight of ' + row.title);
   const fold = make('div', 'fold');
   const apart = make('label', 'apart');
   const box = make('input');
@@ -127,7 +127,7 @@ function line(row) {
     words.show(null);
   };
   box.addEventListener('change', () => {
-    row.text_encoder = box.checked ? row.unet : null;
+    row.text_encoder = box.checked ? row.weight : null;
     follow();
     commit();
   });
@@ -142,7 +142,7 @@ function line(row) {
   unfold(opened.has(row.name) || limited(row) || (!gates && row.text_encoder !== null));
   follow();
   if (gates) {
-    weight.title = 'The gates decide where and when this LoRA speaks; 1 is as loud as they say';
+    weight.title = 'The gates decide where and when this LoRA is active; 1 is as much as they give';
   }
   node.append(top, weight, fold);
   return node;
@@ -169,7 +169,7 @@ function spanOf(row, part) {
     });
     return field;
   });
-  label.append(make('span', '', 'Speaks from'), fields[0], make('span', '', 'to'), fields[1],
+  label.append(make('span', '', 'Active from'), fields[0], make('span', '', 'to'), fields[1],
     make('span', '', '% of the ' + part));
   return label;
 }
@@ -199,7 +199,7 @@ function toggle(entry) {
   } else {
     rows.push({
       name: entry.name, title: entry.title, role: entry.role, trigger: entry.trigger,
-      on: true, unet: entry.weight, text_encoder: null, steps: [0, 1], depth: [0, 1], strength: 1,
+      on: true, weight: entry.weight, text_encoder: null, steps: [0, 1], depth: [0, 1], strength: 1,
     });
   }
   commit();

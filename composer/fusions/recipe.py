@@ -1,0 +1,217 @@
+"""Recipes: how LoRAs are fused, as one sum type.
+
+A recipe is a small value that a form, a command or a picture's record holds: `Sum()`,
+`Gates(file="pair")`. It finds the files that it needs (`plan`), attaches them to a model
+(`attach`), words itself for the picture's record (`to_record`) and reads itself back (`recalled`).
+A further way of fusing is one more class in `RECIPES`; nothing else asks which one a recipe is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+
+from composer.errors import ComposerError
+from composer.fusions.rows import (
+    ALWAYS,
+    LoraRow,
+    Pin,
+    limit,
+    spans_to_record,
+)
+
+if TYPE_CHECKING:
+    from composer.experts import Expert
+    from composer.fusions.libraries import Libraries
+    from composer.fusions.mixlora_library import MixLoraCard
+    from composer.fusions.own_library import OwnCard
+    from composer.mixture import Granularity, Mixture
+MOLE = "https://arxiv.org/abs/2404.13628"
+MIXLORA = "https://arxiv.org/abs/2404.15159"
+
+Weight = float | Mapping[str, float]
+"""One number for all parts of the model, or a number for each part: {"unet": 0.8, ...}."""
+File = TypeVar("File")
+
+
+class Bench(Protocol):
+    """What recipes attach to: a model that keeps what was read and attached before."""
+
+    fitted: Any
+    """What was fitted into the mixture last, a gate file; None after another was attached."""
+
+    def read(self, name: str, path: Path) -> Expert:
+        """The expert in a LoRA file."""
+        ...
+
+    def open(self, card: OwnCard[Any], read: Callable[[Path], File]) -> File:
+        """The file of a card, for this model; ComposerError for another model's."""
+        ...
+
+    def place(self, card: MixLoraCard | None) -> None:
+        """Let this MixLoRA stand in the model, and no other."""
+        ...
+
+    def attach(self, granularity: Granularity, experts: Mapping[str, Expert]) -> Mixture | None:
+        """Attach these experts, and no others; None without any."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A recipe with the LoRAs and files that its names mean.
+
+    rows: by the expert's name, which under gates is that of the gate file, in the order in which
+        they are recorded. paths: of their LoRA files. pins: by the same names.
+    source: the file that the recipe itself needs, and its hash.
+    """
+
+    recipe: Recipe
+    rows: Mapping[str, LoraRow]
+    paths: Mapping[str, Path]
+    pins: tuple[Pin, ...] = ()
+    source: OwnCard[Any] | None = None
+    hash: str = ""
+
+    @property
+    def by_unit(self) -> bool:
+        """Whether weights differ between units, so that the mixture needs several."""
+        return bool(self.pins) or any(row.depth != ALWAYS for row in self.rows.values())
+
+    @property
+    def spans(self) -> dict[str, Any]:
+        """The limits and pins, for the picture's record."""
+        return spans_to_record(self.rows, self.pins)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One way of fusing LoRAs.
+
+    file: the name of the gate file or MixLoRA that it needs; empty where it needs none.
+    kind: for the command line and files. title, description: for people. paper: where it is from.
+    source: in which library its file is, and under which key a record names it; empty for none.
+    missing: how messages speak of that file, and what is done without it.
+    gated: gates decide; a row's weight is then how many times what they give counts.
+    """
+
+    kind: ClassVar[str]
+    title: ClassVar[str]
+    description: ClassVar[str]
+    paper: ClassVar[str] = MOLE
+    source: ClassVar[Literal["", "gates", "mixlora"]] = ""
+    missing: ClassVar[tuple[str, str, str, str]] = ("", "", "", "")
+    gated: ClassVar[bool] = False
+
+    file: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.file) != bool(self.source):
+            what = "a file's name" if self.source else "no file"
+            raise ComposerError(f"The fusion {self.kind!r} needs {what}, not {self.file!r}.")
+
+    @property
+    def key(self) -> str:
+        """One line that `read_recipe` reads: "weighted", "gates:pair"."""
+        return f"{self.kind}:{self.file}" if self.source else self.kind
+
+    @property
+    def label(self) -> str:
+        """For people: "Weighted sum", "Learned gates: pair"."""
+        return f"{self.title}: {self.file}" if self.source else self.title
+
+    def plan(self, rows: Iterable[LoraRow], pins: Iterable[Pin], libraries: Libraries) -> Plan:
+        """Find the files; nothing is read but headers.
+
+        rows, pins: by the names of the library of LoRAs.
+
+        Raises:
+            ComposerError: a file is missing or cannot be used, or a pin is for a LoRA that was not
+                chosen.
+        """
+        raise NotImplementedError
+
+    def attach(self, plan: Plan, bench: Bench) -> dict[str, Expert]:
+        """Attach what the plan names and set its weights; the experts that are active, in order.
+
+        Raises:
+            ComposerError: a file is for another model or damaged; a pin is for no unit.
+        """
+        raise NotImplementedError
+
+    def to_record(self, plan: Plan) -> dict[str, Any]:
+        """The fusion of the picture's record."""
+        return {"name": self.kind, **plan.spans}
+
+    def recalled(
+        self,
+        fusion: Mapping[str, Any],
+        rows: Sequence[LoraRow],
+        pins: Sequence[Pin],
+        names: Mapping[str, str],
+        libraries: Libraries,
+    ) -> tuple[tuple[LoraRow, ...], tuple[Pin, ...]]:
+        """The rows and pins of a picture that was made with this recipe.
+
+        fusion: `to_record` of it, by anybody. rows: as its LoRAs are recorded, by their names now.
+        names: by the recorded name of a LoRA, its name now.
+        """
+        return tuple(rows), tuple(pin.renamed(names) for pin in pins)
+
+    def names(self, plan: Plan) -> tuple[str, ...]:
+        """What is active in the plan's pictures, by the libraries' names, sorted."""
+        return tuple(sorted(plan.rows[name].name for name in self.active(plan)))
+
+    def active(self, plan: Plan) -> tuple[str, ...]:
+        """The experts of a plan that are active, in the order of its rows."""
+        return tuple(plan.rows)
+
+    def triggers(self, libraries: Libraries) -> tuple[str, ...]:
+        """The words that call what the recipe's own file has learned.
+
+        Raises:
+            ComposerError: the file is missing or cannot be used.
+        """
+        return ()
+
+    def notes(self, plan: Plan, experts: Iterable[Expert], prompt: str) -> Iterator[str]:
+        """What people should know before the pictures of a plan come."""
+        yield from ()
+
+    def outcome(self, rows: Sequence[LoraRow]) -> object:
+        """Equal for two recipes and their rows (sorted by name) that give the same pictures."""
+        return self.key
+
+    def chosen_again(self, rows: Iterable[LoraRow], recipe: Recipe) -> tuple[LoraRow, ...]:
+        """The rows of this recipe for another one: a sum's weights are no strengths of gates."""
+        if self.gated == recipe.gated:
+            return tuple(rows)
+        return tuple(replace(row, weight=1.0, text_encoder=None) for row in rows)
+
+
+def own_file(recipe: Recipe, libraries: Libraries) -> dict[str, Any]:
+    """The fields of a plan for the recipe's own file."""
+    card = libraries.find(recipe)
+    return {"source": card, "hash": libraries.hash(recipe, card)}
+
+
+def switch(mixture: Mixture, plan: Plan) -> None:
+    """Which experts are active, in a sampling that has not begun, where, when and how strongly."""
+    active = plan.recipe.active(plan)
+    mixture.at_rest()
+    mixture.strengthen(strengths(plan))
+    for name, unit in mixture.units.items():
+        if unit.pinned is not None:
+            mixture.pin(name, None)
+    for name in mixture.names:
+        mixture.toggle(name, name in active)
+    limit(mixture, plan.rows, plan.pins)
+
+
+def strengths(plan: Plan) -> dict[str, float]:
+    """Of gates' experts that are to be stronger or weaker than they give: how many times."""
+    if not plan.recipe.gated:
+        return {}
+    return {name: row.weight for name, row in plan.rows.items() if row.weight not in (0, 1)}

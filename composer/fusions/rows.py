@@ -1,0 +1,259 @@
+"""The LoRAs that were chosen for a picture: how much of each, and where and when it is active.
+
+A pin fixes the weights of units by hand, whatever the gates there or the fusion would give; it is
+written in one line, `UNITS: NAME=WEIGHT, NAME=WEIGHT`. Spans only ever switch off, so a LoRA that
+is limited in steps and in depth is active inside both alone, and in a pinned unit too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from composer.errors import ComposerError
+
+if TYPE_CHECKING:
+    from composer.mixture import Mixture
+
+Span = tuple[float, float]
+Part = Literal["steps", "depth"]
+ALWAYS: Span = (0.0, 1.0)
+MAX_WEIGHT = 10.0
+MAX_PINS = 256
+MAX_LENGTH = 2000  # of one pin's line
+PARTS: tuple[Part, ...] = ("steps", "depth")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraRow:
+    """One LoRA that was chosen.
+
+    weight: of a sum, its weight; under gates, how many times what they give it counts.
+    text_encoder: its weight in the text encoder, if it differs; gates do not ask it.
+    steps: from which part of the sampling to which it is active, 0 to 1.
+    depth: from which part of the U-Net's units to which, in the order it runs them, 0 to 1.
+    """
+
+    name: str
+    on: bool = True
+    weight: float = 1.0
+    text_encoder: float | None = None
+    steps: Span = ALWAYS
+    depth: Span = ALWAYS
+
+    def __post_init__(self) -> None:
+        for part in PARTS:
+            start, end = self.span(part)
+            if not 0.0 <= start < end <= 1.0:
+                raise ComposerError(
+                    f"The LoRA {self.name!r} is to be active from {start:g} to {end:g} of the "
+                    f"{part}: give a start and a later end, from 0 to 1."
+                )
+        for part, weight in (("", self.weight), (" for the text encoder", self.text_encoder)):
+            if weight is not None and not (math.isfinite(weight) and abs(weight) <= MAX_WEIGHT):
+                raise ComposerError(
+                    f"The weight of the LoRA {self.name!r}{part} is {weight}: give a number "
+                    f"between {-MAX_WEIGHT:g} and {MAX_WEIGHT:g}; 0.5 to 1 is usual."
+                )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """By part of the model."""
+        words = self.weight if self.text_encoder is None else self.text_encoder
+        return {"unet": self.weight, "text_encoder": words}
+
+    @property
+    def active(self) -> bool:
+        """Switched on, with some weight somewhere."""
+        return self.on and any(self.weights.values())
+
+    def span(self, part: Part) -> Span:
+        """From where to where in the steps or the depth it is active."""
+        return self.steps if part == "steps" else self.depth
+
+
+@dataclass(frozen=True)
+class Pin:
+    """Weights that hold in some units, by LoRA; those that are not named have weight 0 there.
+
+    units: the name of one, or a pattern of theirs as for files, `unet.mid_block.*`; `unet.` may be
+        left out.
+    """
+
+    units: str
+    weights: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        if not self.units.strip() or not self.weights:
+            raise ComposerError(f"The pin {str(self)!r} {_HOW}")
+        for name, weight in self.weights.items():
+            if not (math.isfinite(weight) and abs(weight) <= MAX_WEIGHT):
+                raise ComposerError(
+                    f"The weight of {name!r} in the pin of {self.units} is {weight}: give a number "
+                    f"between {-MAX_WEIGHT:g} and {MAX_WEIGHT:g}."
+                )
+
+    @classmethod
+    def read(cls, text: str) -> Pin:
+        """Of one line, `UNITS: NAME=WEIGHT, NAME=WEIGHT`.
+
+        Raises:
+            ComposerError: it is not written so.
+        """
+        units, _, said = text.partition(":")
+        weights: dict[str, float] = {}
+        try:
+            if len(text) > MAX_LENGTH:
+                raise ValueError("it is too long")
+            begun: list[str] = []  # of a name, which may hold commas
+            for part in said.split(","):
+                name, equals, weight = part.rpartition("=")
+                begun.append(name if equals else part)
+                if equals:
+                    weights[",".join(begun).strip()] = float(weight)
+                    begun = []
+            if "" in weights or "".join(begun).strip():
+                raise ValueError("a weight has no name, or a name no weight")
+        except ValueError:
+            raise ComposerError(f"The pin {text[:MAX_LENGTH]!r} {_HOW}") from None
+        return cls(units.strip(), weights)
+
+    def __str__(self) -> str:
+        said = ", ".join(
+            f"{name}={float(weight)!r}".removesuffix(".0") for name, weight in self.weights.items()
+        )
+        return f"{self.units}: {said}"
+
+    def among(self, names: Sequence[str]) -> Pin:
+        """The same for these alone, of which there is one at least."""
+        kept = {name: weight for name, weight in self.weights.items() if name in names}
+        return Pin(self.units, kept or {names[0]: 0.0})
+
+    def renamed(self, names: Mapping[str, str]) -> Pin:
+        """The same for LoRAs that are called otherwise; one without another name keeps its own."""
+        return Pin(self.units, {names.get(n, n): weight for n, weight in self.weights.items()})
+
+    def means(self, unit: str) -> bool:
+        """Whether it holds in that unit."""
+        return any(fnmatchcase(name, self.units) for name in (unit, unit.removeprefix("unet.")))
+
+
+_HOW = (
+    "is not understood. Write the unit, a colon and weights, as in "
+    "unet.mid_block.attentions.0: zibo=1, neon=0.5."
+)
+
+
+def read_pins(text: str) -> tuple[Pin, ...]:
+    """Of several lines; empty ones count for nothing.
+
+    Raises:
+        ComposerError: a line is not understood, or there are too many.
+    """
+    lines = [line for line in text.splitlines() if line.strip()]
+    if len(lines) > MAX_PINS:
+        raise ComposerError(f"There are {len(lines)} pins; {MAX_PINS} are the most.")
+    return tuple(map(Pin.read, lines))
+
+
+def spans_to_record(rows: Mapping[str, LoraRow], pins: Iterable[Pin]) -> dict[str, Any]:
+    """For a picture's record, by the rows' keys: the spans that are not all, and the pins."""
+    record: dict[str, Any] = {}
+    for part in PARTS:
+        spans = {name: row.span(part) for name, row in rows.items()}
+        limited = {name: list(spans[name]) for name in sorted(spans) if spans[name] != ALWAYS}
+        if limited:
+            record[part] = limited
+    if lines := [str(pin) for pin in pins]:
+        record["pins"] = lines
+    return record
+
+
+def recorded_spans(fusion: Mapping[str, Any]) -> dict[str, dict[Part, Span]]:
+    """Of a picture's record, by LoRA; what is none is left out, for anybody may have written it."""
+    found: dict[str, dict[Part, Span]] = {}
+    for part in PARTS:
+        given = fusion.get(part)
+        if isinstance(given, Mapping):
+            for name, value in cast("Mapping[Any, Any]", given).items():
+                if (span := _span(value)) != ALWAYS:
+                    found.setdefault(str(name), {})[part] = span
+    return found
+
+
+def recorded_pins(fusion: Mapping[str, Any]) -> tuple[Pin, ...]:
+    """Of a picture's record, likewise."""
+    lines = fusion.get("pins")
+    pins: list[Pin] = []
+    for line in cast("list[Any]", lines if isinstance(lines, list) else [])[:MAX_PINS]:
+        with contextlib.suppress(ComposerError):
+            pins.append(Pin.read(str(line)))
+    return tuple(pins)
+
+
+def limit(mixture: Mixture, rows: Mapping[str, LoraRow], pins: Iterable[Pin]) -> None:
+    """Limit the experts of a mixture, all of which may be active until now, by their names there.
+
+    Raises:
+        ComposerError: a pin is for no unit of this mixture.
+    """
+    # the words are read in full, as they are under a limit to steps
+    unet = frozenset(name for name, unit in mixture.units.items() if unit.plan.part == "unet")
+    for name, row in rows.items():
+        for outside in _outside(row.steps):
+            mixture.toggle(name, False, steps=outside)
+    for name, row in rows.items():
+        for outside in _outside(row.depth):
+            mixture.toggle(name, False, units=unet, depth=outside)
+    for pin in pins:
+        for unit in pinned(pin, mixture.units):
+            mixture.pin(unit, pin.weights)
+
+
+def check_pins(pins: Iterable[Pin], chosen: Sequence[str]) -> None:
+    """Refuse a pin for a LoRA that was not chosen.
+
+    Raises:
+        ComposerError: which pin and which LoRA.
+    """
+    for pin in pins:
+        if strange := next((name for name in pin.weights if name not in chosen), None):
+            known = ", ".join(chosen) or "none"
+            raise ComposerError(
+                f"The pin of {pin.units} names the LoRA {strange!r}, which is not chosen for "
+                f"this picture; chosen are {known}. Choose it, or take it out of the pin."
+            )
+
+
+def pinned(pin: Pin, units: Iterable[str]) -> tuple[str, ...]:
+    """The units that a pin holds in.
+
+    Raises:
+        ComposerError: there are none.
+    """
+    units = tuple(units)
+    found = tuple(unit for unit in units if pin.means(unit))
+    if not found:
+        some = ", ".join(units[:3])
+        raise ComposerError(
+            f"The pin {str(pin)!r} is for no unit of this picture's {len(units)}, which are called "
+            f"{some} and the like. Write one of their names, or a pattern such as *mid_block*."
+        )
+    return found
+
+
+def _span(value: object) -> Span:
+    try:
+        start, end = (float(number) for number in cast(Any, value))
+    except (OverflowError, TypeError, ValueError):
+        return ALWAYS
+    return (start, end) if 0.0 <= start < end <= 1.0 else ALWAYS
+
+
+def _outside(span: Span) -> list[Span]:
+    """What lies before and after this part of all, 0 to 1."""
+    return [(a, b) for a, b in ((0.0, span[0]), (span[1], 1.0)) if a < b]
