@@ -6,13 +6,18 @@ ARGS   ?=
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: app test lint types format lock browser
+.PHONY: app test coverage lint types format lock browser
 
 app: $(VENV)/app.stamp
 	$(BIN)/python app.py $(ARGS)
 
 test: $(VENV)/dev.stamp browser
 	$(BIN)/python -m pytest $(ARGS)
+
+# How much of composer/ the tests run, and the ten modules of which they run least.
+coverage: $(VENV)/dev.stamp browser
+	$(BIN)/python -m pytest -q --cov --cov-report= $(ARGS)
+	$(BIN)/coverage report --skip-empty --sort cover | sed -n '1,12p;$$p'
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -17,11 +17,11 @@ from tiny_loras import write_lora
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
 from composer.experts.hashes import tensor_hash_of
+from composer.fusions import LoraRow
 from composer.fusions.gate_file import read_gates
 from composer.studio import (
     ComposeRequest,
     Finished,
-    LoraRow,
     PictureSaved,
     Studio,
     Training,
