@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from composer.errors import ComposerError
 from composer.experts.magic import REFUSED_SUFFIXES
+from composer.outside import parse_json
 
 PIPELINE = "StableDiffusionPipeline"
 _WEIGHTS = {
@@ -28,8 +28,8 @@ CONVERT = (
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``."""
     try:
-        values: object = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        values = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise ComposerError(f"{path} cannot be read: {error}. Download it again.") from error
     if not isinstance(values, dict):
         raise ComposerError(f"{path} is not a JSON object. Download it again.")

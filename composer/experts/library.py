@@ -17,13 +17,14 @@ from pathlib import Path
 from composer.errors import ComposerError
 from composer.experts.card import Card
 from composer.experts.hashes import tensor_hash_of
-from composer.experts.header import is_unicode, read_header
+from composer.experts.header import read_header
 from composer.experts.info import LoraInfo
 from composer.experts.magic import REFUSED_SUFFIXES
 from composer.experts.metadata import read_info
 from composer.experts.names import expert_name
 from composer.experts.sidecar import with_sidecars
 from composer.experts.supported import check_supported
+from composer.outside import is_unicode
 
 GATES_FOLDER = "gates"
 """The folder in a LoRA folder that holds trained gates and no LoRAs."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -10,8 +9,9 @@ from typing import Any, cast
 
 from composer.experts.base_model import guess_base
 from composer.experts.formats import parse_key
-from composer.experts.header import Header, is_unicode
+from composer.experts.header import Header
 from composer.experts.info import ROLES, LoraInfo
+from composer.outside import parse_object
 
 MAX_TAGS = 24
 _MAX_EXTRA = 1000
@@ -69,13 +69,9 @@ def parse_weight(value: object, *, otherwise: float = 1.0) -> float:
 def parse_table(text: str | bytes) -> dict[str, Any]:
     """A JSON object that somebody else wrote; empty if it is not one, or no page could show it."""
     try:
-        table = json.loads(text)
-        readable = is_unicode(json.dumps(table, ensure_ascii=False))
-    except (ValueError, RecursionError):
+        return parse_object(text)
+    except ValueError:
         return {}
-    if not readable:
-        return {}
-    return cast("dict[str, Any]", table) if isinstance(table, dict) else {}
 
 
 def _commonest_rank(header: Header) -> int:

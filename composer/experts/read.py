@@ -29,6 +29,8 @@ from composer.experts.supported import check_supported
 
 MAX_RANK = 1024
 MAX_SCALE = 1000.0
+MAX_CHANGE = 1e6
+"""Of one weight of the model, which are below 10; a sound LoRA changes none by as much as 1."""
 _DTYPES = ("F16", "BF16", "F32", "F64")
 
 
@@ -149,6 +151,12 @@ def _factors(
     scale = alpha / rank
     if not math.isfinite(scale) or not 0 < abs(scale) <= MAX_SCALE:
         raise _broken(header, f"has alpha {alpha:g} for rank {rank} at {down_name!r}")
+    most = float(down.abs().max()) * float(up.abs().max()) * rank * abs(scale)
+    if most > MAX_CHANGE:
+        raise _broken(
+            header,
+            f"would change a weight by up to {most:.0e} at {down_name!r}: its training went wrong",
+        )
     return LowRank(down=down, up=up, scale=scale)
 
 

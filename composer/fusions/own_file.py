@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
 from composer.errors import ComposerError
-from composer.experts.header import Header, is_unicode, parse_header, read_header
+from composer.experts.header import Header, parse_header, read_header
 from composer.files import write_atomically
+from composer.outside import parse_object
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,16 +45,10 @@ class OwnKind:
                 "has written."
             )
         try:
-            told = cast(object, json.loads(metadata[self.key]))
-            words = json.dumps(told, ensure_ascii=False)
-        except (ValueError, RecursionError):  # ValueError: also an integer of 5000 digits
-            raise self.damaged(path, "what it says of itself is no JSON") from None
-        if not is_unicode(words):  # the header's own check sees them still escaped
-            reason = "what it says of itself holds half a letter (a lone surrogate)"
-            raise self.damaged(path, reason)
-        if not isinstance(told, dict):
-            raise self.damaged(path, "what it says of itself is no JSON object")
-        values = cast(dict[str, Any], told)
+            values = parse_object(metadata[self.key])
+        except ValueError as error:
+            reason = f"what it says of itself is no JSON of Composer ({error})"
+            raise self.damaged(path, reason) from None
         if values.get("version") != self.version:
             raise ComposerError(
                 f"{path}: is a {self.called} of version {values.get('version')}, and this Composer "

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from composer.errors import ComposerError
 from composer.experts.hashes import file_hash
-from composer.experts.header import is_unicode
+from composer.outside import is_unicode
 
 Stamp = tuple[int, int]  # time of change and size
 Facts = TypeVar("Facts")

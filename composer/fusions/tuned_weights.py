@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from composer.errors import ComposerError
 from composer.files import write_atomically
+from composer.outside import parse_object
 
 FORMAT = "composer.tuned_weights"
 VERSION = 1
@@ -118,13 +119,11 @@ def read_tuned_weights(path: Path) -> TunedWeights:
     if len(data) > MOST_BYTES:
         raise _refused(path, f"it is larger than {MOST_BYTES // 1024} KiB")
     try:
-        told = cast(object, json.loads(data))
-        json.dumps(told, ensure_ascii=False).encode()  # JSON can spell half a letter
-    except (ValueError, RecursionError):
-        raise _refused(path, "it is no JSON") from None
-    if not isinstance(told, dict) or cast(dict[str, Any], told).pop("format", None) != FORMAT:
+        values = parse_object(data)
+    except ValueError as error:
+        raise _refused(path, f"it is no JSON of Composer: {error}") from None
+    if values.pop("format", None) != FORMAT:
         raise _refused(path, "it does not say that it holds tuned weights")
-    values = cast(dict[str, Any], told)
     if (version := values.pop("version", None)) != VERSION:
         raise ComposerError(
             f"{path}: is of version {str(version)[:20]}, and this Composer reads version "

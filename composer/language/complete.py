@@ -22,6 +22,7 @@ from composer.language.records import Record
 from composer.language.samples import encode_request
 from composer.language.template import Template, worded
 from composer.mixture import Mixture
+from composer.outside import parse_object
 
 PEFT_TYPES = ("LORA",)
 
@@ -176,10 +177,8 @@ def _ends(language: LanguageModel) -> list[int]:
 
 def _is_plain(folder: Path) -> bool:
     """Whether peft wrote the folder."""
-    import json
-
     try:
-        told: Any = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        told = parse_object((folder / "adapter_config.json").read_bytes())
         return told["peft_type"] in PEFT_TYPES
     except (OSError, ValueError, KeyError, TypeError):
         return False  # what is wrong with it is said by who reads it as MixLoRA

@@ -8,7 +8,6 @@ reference does not write, are written under the names by which it reads them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from composer.mixture.ffn import FORMS, FfnForm
 from composer.mixture.lora_settings import LoraSettings
 from composer.mixture.mixlora_settings import MixLoraSettings
 from composer.mixture.routers import STRATEGIES, RouterSettings
+from composer.outside import parse_json
 
 LEGACY = {"w1_proj": "gate_proj", "w2_proj": "down_proj", "w3_proj": "up_proj"}
 """How the first files name the Linear modules of an FFN (routing strategy "mixtral")."""
@@ -121,8 +121,8 @@ def parse_config(text: bytes, path: Path) -> MixLoraConfig:
         ComposerError: it is not JSON, or `MixLoraConfig.from_reference` refuses it.
     """
     try:
-        fields: object = json.loads(text.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+        fields = parse_json(text.decode("utf-8"))
+    except ValueError as error:
         raise ComposerError(
             f"{path}: is not valid JSON ({error}). Download the adapter again."
         ) from None

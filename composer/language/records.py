@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from composer.errors import ComposerError
+from composer.outside import parse_json
 
 ANSWERS = ("output", "answer", "response")
 """Names an answer to an instruction goes by."""
@@ -105,12 +106,14 @@ def _file(path: Path) -> Iterator[Record]:
             continue
         origin = f"{path.name}, line {number}"
         try:
-            values: Any = json.loads(line)
+            values = parse_json(line)
         except json.JSONDecodeError as error:
             raise ComposerError(
                 f"{origin}: {error.msg} at character {error.colno}: write one JSON object on each"
                 " line."
             ) from error
+        except ValueError as error:
+            raise ComposerError(f"{origin}: {error}: leave this line out.") from error
         if not isinstance(values, dict):
             raise ComposerError(f"{origin}: this is no JSON object: write {FORMS}.")
         yield record_from(cast("dict[str, Any]", values), origin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import shutil
@@ -24,6 +25,8 @@ SIDE = 384  # of previews, which are for the eye alone
 
 _STAGES: dict[str, Stage] = {"teach": "alone", "start": "alone"}
 """Stages of trainings that were begun when they were called otherwise."""
+
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 log = logging.getLogger("composer")
 
@@ -76,15 +79,17 @@ class TrainingFiles:
         for record in sorted(self.folder.glob(f"*/{RECORD}")):
             try:
                 yield _read(record)
-            except (OSError, ValueError, KeyError, TypeError, AttributeError, ComposerError) as e:
-                log.warning("%s cannot be read (%s): this training is left out", record, e)
+            except _UNREADABLE as error:
+                log.warning("%s cannot be read (%s): this training is left out", record, error)
 
     def keep_preview(self, name: str, step: int, image: Image.Image) -> Preview:
         """Write a picture that was made on the way."""
         path = self.of(name) / f"step-{step:06}.webp"
         if max(image.size) < SIDE:
             image = enlarge(image, SIDE)
-        image.save(path, "WEBP", quality=90)
+        encoded = io.BytesIO()
+        image.save(encoded, "WEBP", quality=90)
+        write_atomically(path, encoded.getvalue())
         return Preview(step=step, path=path)
 
     def forget(self, name: str) -> None:
@@ -105,22 +110,23 @@ class TrainingFiles:
 
 
 def _read(record: Path) -> Training:
-    told = json.loads(record.read_text(encoding="utf-8"))
-    if told["version"] != VERSION:
-        raise ComposerError(f"it is of version {told['version']}, and this one reads {VERSION}")
-    request = TrainingRequest.from_json(told["request"])
+    # a curve may hold NaN, which `parse_json` refuses
+    values = json.loads(record.read_text(encoding="utf-8"))
+    if values["version"] != VERSION:
+        raise ComposerError(f"it is of version {values['version']}, and this one reads {VERSION}")
+    request = TrainingRequest.from_json(values["request"])
     if request.name != record.parent.name:
         raise ComposerError(f"it belongs to a training called {request.name!r}")
     previews = [
-        Preview(step=step, path=record.parent / Path(n).name) for step, n in told["previews"]
+        Preview(step=step, path=record.parent / Path(n).name) for step, n in values["previews"]
     ]
-    active = told["state"] in ("waiting", "running", "stopping")
+    active = values["state"] in ("waiting", "running", "stopping")
     return Training(
         request=request,
-        state="stopped" if active else told["state"],
-        history=tuple(Point(**point) for point in told["history"]),
+        state="stopped" if active else values["state"],
+        history=tuple(Point(**point) for point in values["history"]),
         previews=tuple(shown for shown in previews if shown.path.is_file()),
-        path=None if told["path"] is None else Path(told["path"]),
-        stage=_STAGES.get(str(told["stage"]), cast("Stage", told["stage"])),
-        **{name: told[name] for name in ("step", "total", "skipped", "message", "created")},
+        path=None if values["path"] is None else Path(values["path"]),
+        stage=_STAGES.get(str(values["stage"]), cast("Stage", values["stage"])),
+        **{name: values[name] for name in ("step", "total", "skipped", "message", "created")},
     )

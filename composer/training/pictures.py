@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
 from composer.errors import ComposerError
+from composer.outside import parse_object
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 MOST_PIXELS = 64_000_000
@@ -122,9 +122,9 @@ def _read_metadata(folder: Path) -> dict[str, str]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_object(line)
             captions[row["file_name"]] = str(row["text"])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ComposerError(
                 f'{path}, line {number}: write {{"file_name": "name.png", "text": "caption"}}.'
             ) from error

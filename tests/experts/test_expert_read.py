@@ -195,6 +195,8 @@ def test_nan_is_refused_with_the_tensor_named(path: Path, number: float, slot: s
         ({"alpha": torch.tensor(0.0)}, "alpha 0 for rank 2"),
         ({"alpha": torch.tensor(1e9)}, "alpha 1e\\+09 for rank 2"),
         ({"alpha": torch.ones(2)}, "not one number"),
+        ({"lora_up.weight": torch.full((32, 2), 1e38)}, "change a weight by up to 2e.38"),
+        ({"lora_down.weight": torch.full((2, 32), -1e9)}, "its training went wrong"),
     ],
 )
 def test_damaged_factors(path: Path, change: dict[str, torch.Tensor | None], message: str) -> None:

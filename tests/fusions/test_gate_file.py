@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save, save_file
 
 from composer.errors import ComposerError
@@ -243,14 +243,27 @@ def test_the_header_is_that_of_the_bytes_that_are_used(
         read_gates(path)
 
 
-def test_what_the_format_s_own_library_refuses(tmp_path: Path) -> None:
+def test_a_number_that_is_none_for_others_is_refused_in_the_header(tmp_path: Path) -> None:
     path = tmp_path / "gates.safetensors"
     file_of(gate(GateSettings())).write(path)
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
-    # a number that is none in Rust, where nobody looks
     head = data[8 : 8 + length].rstrip().replace(b'"dtype"', b'"more":1e999,"dtype"', 1)
     path.write_bytes(len(head).to_bytes(8, "little") + head + data[8 + length :])
+    with pytest.raises(ComposerError, match="1e999 is too large"):
+        read_gates(path)
+
+
+def test_what_the_format_s_own_library_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "gates.safetensors"
+    file_of(gate(GateSettings())).write(path)
+
+    def refuse(data: bytes) -> None:
+        raise SafetensorError("no")
+
+    monkeypatch.setattr("safetensors.torch.load", refuse)
     with pytest.raises(ComposerError, match="library refuses it"):
         read_gates(path)
 

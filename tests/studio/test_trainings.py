@@ -355,7 +355,9 @@ def test_what_is_forgotten_while_it_ends_does_not_come_back(
 
 
 def test_a_damaged_record_is_left_out(studio: Studio, tmp_path: Path) -> None:
-    for name, text in {"a": "{", "b": "[]", "c": '{"version": 1}', "d": '{"version": 9}'}.items():
+    records = {"a": "{", "b": "[]", "c": '{"version": 1}', "d": '{"version": 9}'}
+    records |= {"e": "[" * 9999, "f": f'{{"version": {"9" * 5000}}}'}
+    for name, text in records.items():
         folder = tmp_path / "outputs" / "trainings" / name
         folder.mkdir(parents=True)
         (folder / "training.json").write_text(text)
