@@ -31,11 +31,16 @@ class About:
     """What is known of one setting beside its type.
 
     help: one sentence for people. label: its name on a page.
+    option: its name on the command line, if not its own.
+    named: what messages call it, if not by its own name; hint: what is usual, for them.
     at_least, above, at_most, below: its range, of numbers; of `None` alone nothing is asked.
     """
 
     help: str = ""
     label: str = ""
+    option: str = ""
+    named: str = ""
+    hint: str = ""
     at_least: float | None = None
     above: float | None = None
     at_most: float | None = None
@@ -43,7 +48,11 @@ class About:
 
     @property
     def range(self) -> str:
-        """As words: "1 or more", "more than 0, below 1"."""
+        """As words: "1 or more", "a number from 0 to 1"; empty where every number is in it."""
+        if self.at_least is not None and self.at_most is not None:
+            return f"a number from {self.at_least:g} to {self.at_most:g}"
+        if self.above is not None and self.below is not None:
+            return f"a number between {self.above:g} and {self.below:g}"
         low = f"{self.at_least:g} or more" if self.at_least is not None else ""
         low = f"a number above {self.above:g}" if self.above is not None else low
         high = f"at most {self.at_most:g}" if self.at_most is not None else ""
@@ -86,12 +95,14 @@ class Settings:
     def __post_init__(self) -> None:
         for name, (kind, about) in fields_of(type(self)).items():
             value = getattr(self, name)
-            read = _read(kind, value, name)
+            named = about.named or name
+            read = _read(kind, value, named)
             if read is not value:
                 object.__setattr__(self, name, read)
             if _is_number(read) and not about.holds(cast("float", read)):
                 wanted = about.range or "a finite number"
-                raise ComposerError(f"{name} is {read}: give {wanted}.")
+                hint = f" ({about.hint})" if about.hint else ""
+                raise ComposerError(f"{named} is {read}: give {wanted}{hint}.")
 
     def to_json(self) -> dict[str, Any]:
         """As plain values, from which `from_json` makes the same."""

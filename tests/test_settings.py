@@ -77,8 +77,8 @@ def test_json_and_back_is_the_same() -> None:
         ("steps", True, "steps is True: give a whole number."),
         ("steps", "4", "steps is '4': give a whole number."),
         ("steps", 2.7, "steps is 2.7: give a whole number."),
-        ("steps", 0, "steps is 0: give 1 or more, at most 10."),
-        ("steps", 11, "steps is 11: give 1 or more, at most 10."),
+        ("steps", 0, "steps is 0: give a number from 1 to 10."),
+        ("steps", 11, "steps is 11: give a number from 1 to 10."),
         ("steps", None, "steps is None: give a whole number."),
         ("rate", 0, "rate is 0.0: give a number above 0."),
         ("rate", math.nan, "rate is nan: give a number above 0."),
@@ -104,7 +104,7 @@ def test_json_and_back_is_the_same() -> None:
     ],
     ids=range(27),
 )
-def test_what_does_not_fit_is_named(name: str, value: object, message: str) -> None:
+def test_what_does_not_fit_is_named(name: str, value: Any, message: str) -> None:
     with pytest.raises(ComposerError, match=f"^{message}"):
         Outer.from_json({**FULL, name: value})
     made = Outer.from_json(FULL)

@@ -74,7 +74,7 @@ class PictureRecord:
                     f"The picture's record has format {written}, this Composer reads {FORMAT}. "
                     "Update Composer to read it."
                 )
-            values["request"] = Request.from_dict(values["request"])
+            values["request"] = Request.from_json(values["request"])
             if len(values["loras"]) > MAX_LORAS:
                 raise ValueError(f"it has {len(values['loras'])} LoRAs; {MAX_LORAS} are the most")
             values["loras"] = tuple(LoraRecord(**lora) for lora in values["loras"])

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 from composer.errors import ComposerError
 
-ROLES = ("character", "clothing", "style", "background", "object", "other")
+Role = Literal["character", "clothing", "style", "background", "object", "other"]
+ROLES: tuple[str, ...] = get_args(Role)
 """What a LoRA adds to a picture: ComposLoRA's five kinds, and the rest."""
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +20,17 @@ from composer.files import write_atomically
 from composer.language.parts import has_encoder
 from composer.mixture.lora_settings import LoraSettings
 from composer.mixture.rows import Masks, Tape
+from composer.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlainLoraConfig:
+class PlainLoraConfig(Settings):
     """A LoRA on the named Linear modules; the paper's baseline has rank 80 and alpha 160.
 
     target_modules: as MixLoraConfig's; None for every Linear but the output layer.
     """
+
+    noun: ClassVar[str] = "LoRA settings"
 
     lora: LoraSettings = field(default_factory=lambda: LoraSettings(rank=80, alpha=160.0))
     target_modules: tuple[str, ...] | None = None

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +20,12 @@ from composer.errors import ComposerError
 from composer.mixture.gates import Gate, MaskCache, Masked
 from composer.mixture.regions import maps_at
 from composer.mixture.seen import Seen
+from composer.settings import Settings, setting
 
 GateInput = Literal["hidden", "placed", "experts"]
 Reduce = Literal["mean", "flatten"]
 Activation = Literal["softmax", "free"]
 
-_CHOICES = {
-    "input": get_args(GateInput),
-    "reduce": get_args(Reduce),
-    "activation": get_args(Activation),
-}
 _OLD: Mapping[str, tuple[Any, ...]] = {"cells": (), "top_k": (0,), "normalise": ("l2",)}
 """Settings of gate files before Composer dropped them, with the values that are as today's; ()
 where it was not read by any gate that is left."""
@@ -38,7 +34,7 @@ _ROW_NORM = 0.01  # of e at the start, as released: the first weights are as goo
 
 
 @dataclass(frozen=True, kw_only=True)
-class GateSettings:
+class GateSettings(Settings):
     """How a learned gate is made. The defaults are the paper's gate, made affordable.
 
     input: what it looks at: the unit's input ("hidden", as the authors' code does); the unit's
@@ -52,24 +48,13 @@ class GateSettings:
     bias: whether there are weights that hold whatever the gate sees: what a start can be set in.
     """
 
-    input: GateInput = "hidden"
-    reduce: Reduce = "mean"
-    activation: Activation = "softmax"
-    time: bool = False
-    bias: bool = False
+    noun: ClassVar[str] = "gate settings"
 
-    def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ComposerError(
-                    f"The gate's {name} is {getattr(self, name)!r}: choose one of "
-                    f"{', '.join(choices)}."
-                )
-        for name in ("time", "bias"):
-            if type(getattr(self, name)) is not bool:
-                raise ComposerError(
-                    f"The gate's {name} is {getattr(self, name)!r}: give true or false."
-                )
+    input: GateInput = setting("hidden", help="What gates look at.")
+    reduce: Reduce = "mean"
+    activation: Activation = setting("softmax", help="Weights that sum to 1, or any (free).")
+    time: bool = False
+    bias: bool = setting(False, help="Gates have a bias.")
 
     def features(self, width: int, experts: int, tokens: int | None) -> int:
         """How many numbers v of equation 9 has, for a unit of this width and of so many tokens.
@@ -87,10 +72,6 @@ class GateSettings:
             return features * tokens
         return features
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain values, for a file's metadata."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> GateSettings:
         """What `to_json` gave, now or before Composer had fewer kinds of gates.
@@ -98,18 +79,13 @@ class GateSettings:
         Raises:
             ComposerError: a setting is not known, or asks for a kind of gate that was dropped.
         """
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(values) - known - set(_OLD)):
-            raise ComposerError(
-                f"Unknown gate settings {', '.join(unknown)}: update Composer, or train again."
-            )
         for name, same in _OLD.items():
             if name in values and same and values[name] not in same:
                 raise ComposerError(
                     f"The gate's {name} is {values[name]!r}, a kind of gate that Composer has "
                     "dropped (docs/tried.md): train again."
                 )
-        return cls(**{name: value for name, value in values.items() if name in known})
+        return super().from_json({n: v for n, v in values.items() if n not in _OLD})
 
 
 class LearnedGate(Gate):

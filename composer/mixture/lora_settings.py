@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
-from composer.errors import ComposerError
+from composer.settings import Settings, setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraSettings:
+class LoraSettings(Settings):
     """D(x) = s · B A dropout(x), s = alpha / rank; the defaults are MixLoRA's (table 3).
 
     rslora: s = alpha / √rank (Kalajdzievski 2023).
@@ -18,35 +18,15 @@ class LoraSettings:
         y = m / ‖W + s B A‖ · (W x + D(x)), the norm of each row, without a gradient.
     """
 
-    rank: int = 16
-    alpha: float = 32.0
-    dropout: float = 0.05
-    rslora: bool = False
-    dora: bool = False
+    noun: ClassVar[str] = "LoRA settings"
 
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ComposerError(f"The rank of a LoRA is {self.rank}: give 1 or more.")
-        if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise ComposerError(f"The alpha of a LoRA is {self.alpha}: give a number above 0.")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ComposerError(
-                f"The dropout of a LoRA is {self.dropout}: give 0 or more, below 1."
-            )
+    rank: int = setting(16, at_least=1, help="Width of the factors.")
+    alpha: float = setting(32.0, above=0, help="Strength: what B A is multiplied by, times rank.")
+    dropout: float = setting(0.05, at_least=0, below=1, help="Of each LoRA's input.")
+    rslora: bool = setting(False, help="Scale by the root of the rank.")
+    dora: bool = setting(False, help="Train magnitudes too (DoRA).")
 
     @property
     def scale(self) -> float:
         """s, what B A is multiplied by."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> LoraSettings:
-        """What `to_json` gave; ComposerError for a setting that is not known."""
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ComposerError(f"Unknown LoRA settings {', '.join(unknown)}: update Composer.")
-        return cls(**values)

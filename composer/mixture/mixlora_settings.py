@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import nn
 
@@ -11,10 +11,11 @@ from composer.errors import ComposerError
 from composer.mixture.ffn import FfnForm
 from composer.mixture.lora_settings import LoraSettings
 from composer.mixture.routers import RouterSettings
+from composer.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixLoraSettings:
+class MixLoraSettings(Settings):
     """One MixLoRA adapter; the defaults are the paper's (table 3).
 
     experts: the LoRA of each expert of an FFN.
@@ -25,6 +26,8 @@ class MixLoraSettings:
         ("q_proj", "gate_proj", ...); None for all that are known.
     """
 
+    noun: ClassVar[str] = "MixLoRA settings"
+
     experts: LoraSettings = field(default_factory=LoraSettings)
     attention: LoraSettings | None = field(default_factory=LoraSettings)
     convolutions: LoraSettings | None = None
@@ -32,6 +35,7 @@ class MixLoraSettings:
     target_modules: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.convolutions is not None and self.convolutions.dora:
             raise ComposerError(
                 "DoRA is for Linear modules alone: leave it out for the convolutions."
@@ -44,23 +48,3 @@ class MixLoraSettings:
         Raises:
             ComposerError: it is not.
         """
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> MixLoraSettings:
-        """What `to_json` gave; ComposerError for what cannot be used."""
-        read = dict(values)
-        for name in ("experts", "attention", "convolutions"):
-            if read.get(name) is not None:
-                read[name] = LoraSettings.from_json(read[name])
-        if "router" in read:
-            read["router"] = RouterSettings.from_json(read["router"])
-        if read.get("target_modules") is not None:
-            read["target_modules"] = tuple(read["target_modules"])
-        try:
-            return cls(**read)
-        except TypeError as error:
-            raise ComposerError(f"MixLoRA settings cannot be used: {error}.") from None

@@ -6,21 +6,22 @@ p = softmax(W h), in float32 whatever the model is.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from composer.errors import ComposerError
+from composer.settings import Settings, setting
 
 Strategy = Literal["mixlora", "mixlora-dynamic", "mixlora-switch"]
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RouterSettings:
+class RouterSettings(Settings):
     """How experts are picked. The names of the strategies are those of the reference's files.
 
     strategy: "mixlora", the top_k by probability, their weights made to sum to 1; "mixlora-dynamic"
@@ -37,41 +38,27 @@ class RouterSettings:
     z_loss: the coefficient of the switch router's z-loss.
     """
 
-    strategy: Strategy = "mixlora"
-    experts: int = 8
-    top_k: int = 2
-    top_p: float = 0.8
-    temperature: float = 0.0
-    capacity: int | None = 32
-    remainder: bool = False
-    jitter: float = 0.0
-    init_std: float | None = None
-    balance: float = 1e-3
-    z_loss: float = 1e-3
+    noun: ClassVar[str] = "router settings"
+
+    strategy: Strategy = setting("mixlora", help="How experts are picked.")
+    experts: int = setting(8, at_least=1, help="Experts in each feed-forward.")
+    top_k: int = setting(2, help="How many experts each token gets.")
+    top_p: float = setting(0.8, above=0, at_most=1, help="Of the dynamic router.")
+    temperature: float = setting(0.0, at_least=0)
+    capacity: int | None = setting(32, at_least=1, help="Of the switch router; 0 for no limit.")
+    remainder: bool = setting(False, help="The frozen feed-forward gets what weight is left.")
+    jitter: float = setting(0.0, at_least=0, below=1, help="Noise on router inputs in training.")
+    init_std: float | None = setting(None, at_least=0)
+    balance: float = setting(1e-3, at_least=0, help="Coefficient of the balance loss.")
+    z_loss: float = setting(1e-3, at_least=0)
 
     def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
-            raise ComposerError(
-                f"There is no routing strategy {str(self.strategy)[:40]!r}: choose one of "
-                f"{', '.join(STRATEGIES)}."
-            )
-        if self.experts < 1:
-            raise ComposerError(f"The router has {self.experts} experts: give 1 or more.")
+        super().__post_init__()
         if not 1 <= self.top_k <= self.experts and self.strategy == "mixlora":
             raise ComposerError(
                 f"The router is to pick {self.top_k} of {self.experts} experts: give a top_k "
                 f"from 1 to {self.experts}, or more experts."
             )
-        if not 0.0 < self.top_p <= 1.0:
-            raise ComposerError(f"The router's top_p is {self.top_p}: give more than 0, at most 1.")
-        if self.capacity is not None and self.capacity < 1:
-            raise ComposerError(f"The router's capacity is {self.capacity}: give 1 or more.")
-        if not 0.0 <= self.jitter < 1.0:
-            raise ComposerError(f"The router's jitter is {self.jitter}: give 0 or more, below 1.")
-        for name in ("temperature", "balance", "z_loss", "init_std"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0.0:  # nor NaN
-                raise ComposerError(f"The router's {name} is {value}: give 0 or more.")
 
     @property
     def std(self) -> float:
@@ -79,18 +66,6 @@ class RouterSettings:
         if self.init_std is not None:
             return self.init_std
         return 1.0 if self.strategy == "mixlora-switch" else 0.02
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> RouterSettings:
-        """What `to_json` gave; ComposerError for a setting that is not known."""
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ComposerError(f"Unknown router settings {', '.join(unknown)}: update Composer.")
-        return cls(**values)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import Literal
 
 from composer.errors import ComposerError
-from composer.experts.info import ROLES
+from composer.experts.info import Role
 from composer.mixture.adapter_names import CONVOLUTIONS
+from composer.settings import setting
 from composer.training.picture_config import PictureTraining
 
 Naming = Literal["kohya", "diffusers"]
@@ -26,33 +26,29 @@ class LoraTraining(PictureTraining):
     The name of `output` is the LoRA's: what people write in `<lora:name:weight>`.
     """
 
-    paths: ClassVar[tuple[str, ...]] = (*PictureTraining.paths, "pictures")
-    tuples: ClassVar[tuple[str, ...]] = (*PictureTraining.tuples, "targets", "text_targets")
-    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        **PictureTraining.choices,
-        "naming": get_args(Naming),
-        "role": ROLES,
-    }
-    at_least: ClassVar[Mapping[str, float]] = {**PictureTraining.at_least, "rank": 1}
-    above_zero: ClassVar[tuple[str, ...]] = (
-        *PictureTraining.above_zero,
-        "text_learning_rate",
-        "alpha",
+    pictures: Path | None = setting(
+        None, help="Folder of pictures, with name.txt beside name.png or metadata.jsonl."
     )
+    trigger: str = setting(
+        "", help="The word that calls the LoRA; caption of pictures without one."
+    )
+    role: Role = setting("other", help="What the LoRA adds to a picture.")
 
-    pictures: Path | None = None
-    trigger: str = ""
-    """The word that calls the LoRA; the caption of every picture that has none."""
-    role: str = "other"
-
-    rank: int = 8
-    alpha: float | None = None
-    targets: tuple[str, ...] = ATTENTION_AND_FEED_FORWARD
-    conv: bool = False
-    text_encoder: bool = False
+    rank: int = setting(8, at_least=1, help="Width of the factors.")
+    alpha: float | None = setting(None, above=0, help="Strength; the rank if not given.")
+    targets: tuple[str, ...] = setting(
+        ATTENTION_AND_FEED_FORWARD,
+        option="target",
+        help="Layers to train, by the end of their names; give it several times.",
+    )
+    conv: bool = setting(False, help="Train the convolutions too.")
+    text_encoder: bool = setting(False, help="Train the text encoder too.")
     text_targets: tuple[str, ...] = TEXT_ATTENTION
-    text_learning_rate: float | None = None
-    naming: Naming = "kohya"
+    text_learning_rate: float | None = setting(
+        None, above=0, help="That of the text encoder; half of the other if not given."
+    )
+    preview_prompt: str = setting("", help="What the previews show; the trigger if not given.")
+    naming: Naming = setting("kohya", help="Whose names the file's tensors have.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

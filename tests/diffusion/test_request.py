@@ -13,19 +13,19 @@ from composer.errors import ComposerError
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"steps": 0}, "number of steps is 0; give a whole number from 1 to 500 .*20 to 50"),
-        ({"steps": 10_000}, "number of steps is 10000; give"),
-        ({"steps": 2.5}, "steps is 2.5; give a whole number"),
+        ({"steps": 0}, "number of steps is 0: give a number from 1 to 500 .*20 to 50"),
+        ({"steps": 10_000}, "number of steps is 10000: give a number from 1 to 500"),
+        ({"steps": 2.5}, "steps is 2.5: give a whole number"),
         ({"steps": True}, "steps is True"),
-        ({"count": 65}, "pictures is 65; .* 1 to 64"),
-        ({"cfg_scale": 0.5}, "CFG scale is 0.5; .* from 1"),
+        ({"count": 65}, "pictures is 65: .* 1 to 64"),
+        ({"cfg_scale": 0.5}, "CFG scale is 0.5: .* from 1"),
         ({"cfg_scale": float("nan")}, "CFG scale is nan"),
-        ({"seed": -2}, "seed is -2; .*-1 draws one"),
-        ({"seed": 2**32}, "seed is 4294967296; "),
+        ({"seed": -2}, "seed is -2: .*-1 draws one"),
+        ({"seed": 2**32}, "seed is 4294967296: "),
         ({"width": 0}, "width is 0"),
         ({"height": 10**6}, "height is 1000000"),
         ({"clip_skip": 0}, "Clip skip is 0"),
-        ({"prompt": None}, "prompt must be text"),
+        ({"prompt": None}, "prompt is None: give text"),
         ({"sampler": "euler"}, "no sampler 'euler'. Did you mean 'Euler'"),
     ],
 )
@@ -52,8 +52,5 @@ def test_resolve_draws_the_seed_and_takes_the_models_size() -> None:
 def test_json_round_trip_and_unknown_names() -> None:
     request = Request(prompt="ein Fuchs, ü", seed=3, cfg_scale=2, width=64)
     assert Request.from_json(request.to_json()) == request
-    with pytest.raises(ComposerError, match=r"no 'stepz'. It has: cfg_scale, .*steps"):
-        Request.from_dict({"stepz": 3})
-    for text in ("{", "[]"):
-        with pytest.raises(ComposerError, match=r"not"):
-            Request.from_json(text)
+    with pytest.raises(ComposerError, match="Unknown settings of a request stepz: take them out"):
+        Request.from_json({"stepz": 3})

@@ -29,9 +29,9 @@ def test_unknown_granularity() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"input": "image"}, "input is 'image': choose one of hidden, placed, experts"),
-        ({"reduce": "max"}, "reduce is 'max': choose one of mean, flatten"),
-        ({"activation": "relu"}, "activation is 'relu': choose one of softmax, free"),
+        ({"input": "image"}, "input 'image' is unknown: choose one of hidden, placed, experts"),
+        ({"reduce": "max"}, "reduce 'max' is unknown: choose one of mean, flatten"),
+        ({"activation": "relu"}, "activation 'relu' is unknown: choose one of softmax, free"),
         ({"time": "no"}, "time is 'no': give true or false"),
         ({"bias": 1}, "bias is 1: give true or false"),
     ],
@@ -44,7 +44,7 @@ def test_bad_settings(settings: dict[str, Any], words: str) -> None:
 def test_settings_are_read_back() -> None:
     settings = GateSettings(reduce="flatten", activation="free", time=True, bias=True)
     assert GateSettings.from_json(settings.to_json()) == settings
-    with pytest.raises(ComposerError, match="Unknown gate settings colour, warmth: update"):
+    with pytest.raises(ComposerError, match="Unknown gate settings colour, warmth: take"):
         GateSettings.from_json(settings.to_json() | {"warmth": 1, "colour": 2})
 
 

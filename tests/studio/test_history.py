@@ -120,7 +120,7 @@ def record_with(**change: object) -> str:
 
 
 def request_with(**change: object) -> str:
-    return record_with(request=RECORD.request.to_dict() | change)
+    return record_with(request=RECORD.request.to_json() | change)
 
 
 BAD_RECORDS = {

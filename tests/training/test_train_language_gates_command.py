@@ -66,7 +66,7 @@ def test_says_what_is_wrong(home: Path) -> None:
         return " ".join(result.output.split())
 
     assert "granularity 'word' is unknown" in said(train(home, "--granularity", "word"))
-    assert "activation is 'loud'" in said(train(home, "--activation", "loud"))
+    assert "activation 'loud' is unknown" in said(train(home, "--activation", "loud"))
     assert "no places" in said(train(home, "--input", "placed"))
     made = call(
         "train-language-gates", home / "count.jsonl", home / "loras/ada", home / "nothing",

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from composer.errors import ComposerError
 from composer.mixture.lora_settings import LoraSettings
 from composer.mixture.mixlora_settings import MixLoraSettings
 from composer.mixture.routers import RouterSettings
+from composer.settings import Settings, setting
 from composer.training.picture_config import PictureTraining
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageSet:
+class ImageSet(Settings):
     """Pictures of one thing, and the words that call it.
 
     trigger: also the caption of every picture that has none.
@@ -22,27 +23,19 @@ class ImageSet:
     title: what people call it; the trigger if empty.
     """
 
+    noun: ClassVar[str] = "settings of an image set"
+
     trigger: str
     pictures: Path | None = None
     title: str = ""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.trigger.strip():
             raise ComposerError(
                 "An image set has no trigger: give each the words that are to call it, such as"
                 ' "zibo fox".'
             )
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> ImageSet:
-        """What `PictureTraining.to_json` made of it."""
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ComposerError(f"Unknown settings of an image set: {', '.join(unknown)}.")
-        read = dict(values)
-        if read.get("pictures") is not None:
-            read["pictures"] = Path(read["pictures"])
-        return cls(**read)
 
 
 def _small() -> MixLoraSettings:
@@ -65,10 +58,11 @@ class PictureMixLoraTraining(PictureTraining):
     adapter: the experts, the routers, and the plain LoRA beside them.
     """
 
-    paths: ClassVar[tuple[str, ...]] = PictureTraining.paths
-
     sets: tuple[ImageSet, ...]
     adapter: MixLoraSettings = field(default_factory=_small)
+    preview_prompt: str = setting(
+        "", help="What the previews show; two of the triggers if not given."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,15 +78,3 @@ class PictureMixLoraTraining(PictureTraining):
     @property
     def shown_prompt(self) -> str:
         return self.preview_prompt or " and ".join(one.trigger for one in self.sets[:2])
-
-    @classmethod
-    def read_values(cls, values: dict[str, Any]) -> dict[str, Any]:
-        values = super().read_values(values)
-        if "sets" in values:
-            values["sets"] = tuple(
-                one if isinstance(one, ImageSet) else ImageSet.from_json(one)
-                for one in values["sets"]
-            )
-        if isinstance(values.get("adapter"), dict):
-            values["adapter"] = MixLoraSettings.from_json(values["adapter"])
-        return values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from composer.diffusion.model import Model
@@ -16,7 +17,6 @@ from composer.training.metadata import versions
 from composer.training.mixlora.config import ImageSet, PictureMixLoraTraining
 from composer.training.mixlora.network import MixLoraNetwork
 from composer.training.output import check_writable
-from composer.training.picture_config import plain
 from composer.training.picture_run import (
     Task,
     check_model,
@@ -27,6 +27,9 @@ from composer.training.picture_run import (
 from composer.training.pictures import TrainingPicture, read_folder
 from composer.training.progress import Progress
 from composer.training.trainer import Trainer
+
+PATHS = ("output", "pictures", "prior_pictures")
+"""Settings that are paths."""
 
 
 def train_picture_mixlora(
@@ -119,10 +122,11 @@ def _told(
 ) -> dict[str, Any]:
     """What the file tells of its training; of paths only the last name."""
     finished = datetime.now(timezone.utc)
-    names = {name: getattr(config, name) and getattr(config, name).name for name in config.paths}
-    settings = config.to_json() | names | {"sets": [_named(one) for one in config.sets]}
+    settings = config.to_json()
+    for one in (settings, *settings["sets"]):
+        one |= {name: path and Path(path).name for name, path in one.items() if name in PATHS}
     return {
-        "settings": plain(settings),
+        "settings": settings,
         "steps": trainer.step,
         "skipped_steps": trainer.skipped,
         "loss": round(trainer.smoothed_loss, 6),
@@ -134,8 +138,3 @@ def _told(
         "finished": finished.isoformat(timespec="seconds"),
         "versions": versions(),
     }
-
-
-def _named(one: ImageSet) -> dict[str, Any]:
-    folder = None if one.pictures is None else one.pictures.name
-    return {"trigger": one.trigger, "title": one.title, "pictures": folder}
