@@ -114,6 +114,16 @@ def picture_loss(out: Tensor, x: Tensor) -> Tensor:
     return total
 
 
+def energy_loss(out: Tensor, x: Tensor, *, window: int = 5) -> Tensor:
+    """L1 between the mean sizes of gradients around each place: is there as much edge as there?"""
+    total = torch.zeros((), device=x.device)
+    for axis in (-1, -2):
+        first, second = (p.diff(dim=axis).abs().mean(1, keepdim=True) for p in (out, x))
+        near = (functional.avg_pool2d(p, window, 1) for p in (first, second))
+        total = total + functional.l1_loss(*near)
+    return total
+
+
 class Rendered:
     """Scenes with their renderings: a ring of which some are renewed at every step."""
 
@@ -149,7 +159,8 @@ def _crops(x: Tensor, side: int, rng: random.Random) -> Tensor:
 
 
 def train_vae(stage: Stage, *, start: Path | None = None) -> AutoencoderKL:
-    """The whole VAE; crops of 32 px first, then of 64 px, and whole pictures from 85 % on."""
+    """The whole VAE; crops of 32 px first, then of 64 px, and whole pictures in
+    the second half: on crops alone, norms learn the statistics of crops."""
     seed_torch(stage.seed)
     vae = new_vae()
     if start is not None:
@@ -162,7 +173,7 @@ def train_vae(stage: Stage, *, start: Path | None = None) -> AutoencoderKL:
 
     def loss(part: float) -> tuple[Tensor, dict[str, float], int]:
         data.renew(4)
-        side, count = (32, 48) if part < 0.55 else (64, 12) if part < 0.85 else (SIZE, 4)
+        side, count = (32, 48) if part < 0.3 else (64, 12) if part < 0.5 else (SIZE, 4)
         x = _crops(data.draw(count)[1], side, rng).to(stage.device)
         with precision(stage.device):
             found = posterior(vae, x)
@@ -173,14 +184,14 @@ def train_vae(stage: Stage, *, start: Path | None = None) -> AutoencoderKL:
             out = decode(vae, z + 0.06 * spread * noise).float()
         mean, var = found.mean.float(), found.var.float()
         kl = (mean.pow(2) + var - 1 - var.log()).mean() / 2
-        error = picture_loss(out, x)
+        error = picture_loss(out, x) + energy_loss(out, x)
         quality = float(psnr(out.detach(), x).mean())
         crisp = float(gradient_energy(out.detach()).mean() / gradient_energy(x).mean())
         figures = {"error": float(error.detach()), "kl": float(kl.detach())}
         return error + KL_WEIGHT * kl, figures | {"psnr": quality, "crisp": crisp}, len(x)
 
     def sample(model: nn.Module, step: int) -> None:
-        _draw(cast(AutoencoderKL, model), stage.folder / f"vae_{step:05d}.png")
+        draw_round_trips(cast(AutoencoderKL, model), stage.folder / f"vae_{step:05d}.png")
 
     run_stage(stage, vae, optimizer, loss, sample=sample)
     vae.eval()
@@ -211,7 +222,7 @@ def normalise_latents(vae: AutoencoderKL, *, count: int = 512) -> None:
 
 
 @torch.no_grad()
-def _draw(vae: AutoencoderKL, path: Path) -> None:
+def draw_round_trips(vae: AutoencoderKL, path: Path) -> None:
     """Renderings above their round trips, first seeds; the log has their figures."""
     x = pictures(random.Random("look"), 16)
     out = decode(vae, encode(vae, x.to(vae.device))).clamp(-1, 1).cpu()
