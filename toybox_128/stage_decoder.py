@@ -1,4 +1,4 @@
-"""Stage 2: the VAE's decoder once more, for crispness; the encoder and its latents stay as they are.
+"""Stage 2: the VAE's decoder once more, for crispness; the encoder stays as it is.
 
 A decoder that is trained on distance alone answers doubt with blur. Here it also pays for the
 energy of gradients that is missing (or too much) around each place, and for what the own CLIP's
