@@ -11,22 +11,24 @@ from pathlib import Path
 
 from toybox.loop import Stage
 
-MINUTES: dict[str, float] = {"vae": 66, "clip": 14, "unet": 300, "oracle": 40}
+STAGES = ("vae", "clip", "unet", "decoder", "oracle", "assemble")
+MINUTES: dict[str, float] = {"vae": 66, "clip": 14, "unet": 300, "decoder": 40, "oracle": 40}
 """Budgets for one CPU core that multiplies bfloat16 fast."""
 
 
 def main() -> None:
     """Run the stage that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=tuple(MINUTES))
+    parser.add_argument("name", choices=STAGES)
     parser.add_argument("--work", type=Path, default=Path("runs/toybox_128"))
     parser.add_argument("--minutes", type=float, help="the whole budget, earlier runs included")
+    parser.add_argument("--out", type=Path, help="where `assemble` writes the model")
     parser.add_argument("--start", type=Path, help="a finished model's folder to start from")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
-    minutes = given.minutes or MINUTES[given.name]
+    minutes = given.minutes or MINUTES.get(given.name, 0)
     stage = Stage(
         name=given.name, minutes=minutes, folder=given.work, device=given.device, seed=given.seed
     )
@@ -46,19 +48,37 @@ def main() -> None:
         return
     from toybox.assemble import text_encoder_of
     from toybox_128.stage_clip import load_trained_clip
+    from toybox_128.stage_decoder import load_trained_decoder, train_decoder
     from toybox_128.stage_unet import load_trained_unet, train_unet
-    from toybox_128.stage_vae import load_trained_vae
+    from toybox_128.stage_vae import examine_vae, load_trained_vae
 
-    vae = load_trained_vae(given.work)
-    encoder = text_encoder_of(load_trained_clip(given.work, tokenizer))
+    clip = load_trained_clip(given.work, tokenizer)
+    if given.name == "decoder":
+        print(examine_vae(train_decoder(stage, load_trained_vae(given.work), clip)), flush=True)
+        return
+    polished = (given.work / "decoder.safetensors").exists()
+    vae = (load_trained_decoder if polished else load_trained_vae)(given.work)
+    encoder = text_encoder_of(clip)
     if given.name == "unet":
         train_unet(stage, vae, tokenizer, encoder, start=given.start and given.start / "unet")
         return
+    unet = load_trained_unet(given.work)
+    oracle_folder = given.work / "oracle"
+    if given.name == "assemble":
+        from toybox_128.assemble import assemble
+
+        if given.out is None:
+            parser.error("assemble needs --out")
+        oracle_folder = oracle_folder if oracle_folder.exists() else None
+        assemble(
+            given.out, vae=vae, unet=unet, clip=clip, tokenizer=tokenizer, oracle=oracle_folder
+        )
+        return
     from toybox_128.stage_oracle import examine, first_guess, train_oracle
 
-    guess = first_guess(load_trained_unet(given.work), tokenizer, encoder)
+    guess = first_guess(unet, tokenizer, encoder)
     oracle = train_oracle(stage, vae, guess)
-    oracle.save(given.work / "oracle")
+    oracle.save(oracle_folder)
     for row in examine(oracle, vae, guess):
         print(row, flush=True)
 

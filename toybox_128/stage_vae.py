@@ -119,8 +119,9 @@ def energy_loss(out: Tensor, x: Tensor, *, window: int = 5) -> Tensor:
     total = torch.zeros((), device=x.device)
     for axis in (-1, -2):
         first, second = (p.diff(dim=axis).abs().mean(1, keepdim=True) for p in (out, x))
-        near = (functional.avg_pool2d(p, window, 1) for p in (first, second))
-        total = total + functional.l1_loss(*near)
+        first = functional.avg_pool2d(first, window, 1)
+        second = functional.avg_pool2d(second, window, 1)
+        total = total + functional.l1_loss(first, second)
     return total
 
 
