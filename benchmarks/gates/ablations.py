@@ -9,10 +9,10 @@ from typing import Any
 
 from benchmarks.gates.curves import curves_of, plot
 from benchmarks.gates.files import trained
-from benchmarks.gates.sets import Set, cases, placed, row, sets_of, weighed
 from benchmarks.shared.options import options, parser
 from benchmarks.shared.pictures import Case, Judged, Studio
 from benchmarks.shared.results import Row
+from benchmarks.shared.sets import Set, cases, placed, row, sets_of, weighed
 from composer.fusions.gate_file import read_gates
 
 NAME = "gates.ablations"
@@ -34,8 +34,8 @@ TABLES: Tables = {
 
 def facts(file: Path) -> Row:
     """What the training of a gate file ended with."""
-    told = read_gates(file).training
-    loss, evenness = told.get("losses", {}).get("loss"), told.get("entropy")
+    setup = read_gates(file).training
+    loss, evenness = setup.get("losses", {}).get("loss"), setup.get("entropy")
     return {
         "loss": None if loss is None else round(loss, 4),
         "entropy": None if evenness is None else round(evenness, 3),
@@ -54,11 +54,11 @@ def run(name: str, about: str, title: str, tables: Tables, arguments: Sequence[s
     asked.add_argument("--optimiser-steps", type=int, default=100, help="(%(default)s)")
     asked.add_argument("--gates", type=Path, help="folder of the gate files")
     given = asked.parse_args(arguments)
-    told = options(name, given, arguments)
-    folder = given.gates or told.cache.parent / "gates"
-    studio = Studio(told)
+    setup = options(name, given, arguments)
+    folder = given.gates or setup.cache.parent / "gates"
+    studio = Studio(setup)
     chosen = sets_of(studio.elements(), KINDS, given.sets)
-    each = -(-told.count // len(chosen))
+    each = -(-setup.count // len(chosen))
     scenes = [(some, case) for some in chosen for case in cases(some, each, "ablation", 700_000)]
 
     def judged(files: Mapping[Set, Path] | None, regions: bool = False) -> list[tuple[Set, Judged]]:
@@ -95,10 +95,10 @@ def run(name: str, about: str, title: str, tables: Tables, arguments: Sequence[s
         "what the judges miss, or CLIP's. Entropy is that of the gates' shares at the end: 1 is "
         "even, 0 is one expert everywhere. Prompts and seeds are unseen by any training. The "
         "losses as the trainings went:",
-        told.save_sheet(name, plot({t: curves_of(files) for t, files in curves.items()})),
+        setup.save_sheet(name, plot({t: curves_of(files) for t, files in curves.items()})),
     ]
     settings = {"optimiser steps": given.optimiser_steps}
-    told.publish(title, rows, notes, **settings, sets=given.sets)
+    setup.publish(title, rows, notes, **settings, sets=given.sets)
 
 
 def _kept(values: Row) -> list[str]:

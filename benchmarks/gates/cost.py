@@ -72,7 +72,7 @@ def ratio(times: Sequence[float], beside: Sequence[float]) -> Interval:
     return Interval(value=median(times) / median(beside), low=float(low), high=float(high))
 
 
-def rows_of(subject: Subject, experts: int, told: Options, rounds: int) -> list[Row]:
+def rows_of(subject: Subject, experts: int, setup: Options, rounds: int) -> list[Row]:
     """One line for each way of using so many experts."""
     factors = subject.experts(experts)
     ways = {name: way(subject, factors) for name, way in WAYS.items()}
@@ -93,15 +93,15 @@ def rows_of(subject: Subject, experts: int, told: Options, rounds: int) -> list[
     ]
     print(markdown_tables(rows), flush=True)
     # Once they are fused, their number is of no matter.
-    held = [memory(subject.name, n, 1 if n == FLOOR else experts, told) for n in ways]
+    held = [memory(subject.name, n, 1 if n == FLOOR else experts, setup) for n in ways]
     return [{**row, "peak memory (MB)": most} for row, most in zip(rows, held, strict=True)]
 
 
 @cache
-def memory(subject: str, way: str, experts: int, told: Options) -> int:
+def memory(subject: str, way: str, experts: int, setup: Options) -> int:
     """The most memory a process of its own held during a step, MB."""
     words = ["--memory", subject, way, str(experts)]
-    folders = ["--model", str(told.model), "--loras", str(told.loras)]
+    folders = ["--model", str(setup.model), "--loras", str(setup.loras)]
     command = [sys.executable, "-m", f"benchmarks.{NAME}", *words, *folders]
     ended = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     return round(int(ended.stdout.split()[-1]) / 1000)
@@ -127,18 +127,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked.add_argument("--experts", nargs="*", type=int, default=list(COUNTS))
     asked.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
     given = asked.parse_args(arguments)
-    told = options(NAME, given, arguments)
+    setup = options(NAME, given, arguments)
     torch.set_num_threads(given.threads)
     if given.memory:
         subject, way, experts = given.memory
-        print(peak(SUBJECTS[subject](told), WAYS[way], int(experts)))
+        print(peak(SUBJECTS[subject](setup), WAYS[way], int(experts)))
         return
     rows: list[Row] = []
     for name in given.subjects:
-        subject = SUBJECTS[name](told)
-        rounds = told.count * (20 if subject.small else 1)
+        subject = SUBJECTS[name](setup)
+        rounds = setup.count * (20 if subject.small else 1)
         for experts in given.experts:
-            rows += rows_of(subject, experts, told, rounds)
+            rows += rows_of(subject, experts, setup, rounds)
     notes = [
         "One call of the U-Net for the two rows of classifier-free guidance. Fused: the experts' "
         "sum in the weights, the floor. Gated: a learned gate with the recommended settings for "
@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "its own holds (VmHWM) during a step, Python and its libraries included. Asked for: "
         "gated with three experts no dearer than set_adapters, and at most 1.10 times the floor.",
     ]
-    told.publish("The cost of gated experts", rows, notes, threads=given.threads)
+    setup.publish("The cost of gated experts", rows, notes, threads=given.threads)
 
 
 if __name__ == "__main__":

@@ -73,9 +73,9 @@ def random_experts(unet: Any, paths: Sequence[str]) -> Callable[[int], Experts]:
     return draw
 
 
-def toybox(told: Options) -> Subject:
+def toybox(setup: Options) -> Subject:
     """The shipped model, with random experts where kohya's script puts them."""
-    model = load_model(told.model)
+    model = load_model(setup.model)
     unet: Any = model.unet
     paths = [
         path
@@ -92,11 +92,11 @@ def toybox(told: Options) -> Subject:
     )
 
 
-def shipped(told: Options) -> Subject:
+def shipped(setup: Options) -> Subject:
     """The shipped model with the shipped LoRAs."""
-    subject = toybox(told)
-    modules = ModuleNames.of(load_model(told.model).models, model="the shipped model")
-    files = sorted(told.loras.glob("*.safetensors"))
+    subject = toybox(setup)
+    modules = ModuleNames.of(load_model(setup.model).models, model="the shipped model")
+    files = sorted(setup.loras.glob("*.safetensors"))
 
     def read(count: int) -> Experts:
         found = {path.stem: read_expert(path, modules, name=path.stem) for path in files[:count]}
@@ -110,7 +110,7 @@ def shipped(told: Options) -> Subject:
     return subject
 
 
-def sd15(told: Options) -> Subject:
+def sd15(setup: Options) -> Subject:
     """Stable Diffusion 1.5's U-Net at its real width, its weights random."""
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.gates.files import trained
-from benchmarks.gates.sets import Set, cases, named_right, sets_of, weighed
 from benchmarks.shared.intervals import bootstrap_mean, interval_columns, share_columns
 from benchmarks.shared.options import options, parser
 from benchmarks.shared.pictures import Case, Judged, Studio
 from benchmarks.shared.results import Row
+from benchmarks.shared.sets import Set, cases, named_right, sets_of, weighed
 from composer.evaluation.sheets import contact_sheet
 from composer.experts import read_header
 from composer.fusions.gate_file import read_gates
@@ -71,9 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked.add_argument("--sets", type=int, default=2, help="of each kind (%(default)s)")
     asked.add_argument("--gates", type=Path, help="folder of the gate files")
     given = asked.parse_args(arguments)
-    told = options(NAME, given, arguments)
-    folder = given.gates or told.cache.parent / "gates"
-    studio = Studio(told)
+    setup = options(NAME, given, arguments)
+    folder = given.gates or setup.cache.parent / "gates"
+    studio = Studio(setup)
     elements = studio.elements()
     rows: list[Row] = []
     shown: list[Judged] = []
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not chosen:
             print(f"{' + '.join(kinds)} is left out: there is no LoRA of each", flush=True)
             continue
-        each = -(-told.count // len(chosen))
+        each = -(-setup.count // len(chosen))
         scenes = [(some, case) for some in chosen for case in cases(some, each, "test", 400_000)]
         files = {some: trained(studio, folder, some) for some in chosen}
         loras = {some: exported(studio, files[some]) for some in chosen}
@@ -124,9 +124,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "loss and file size are means over the sets. Prompts and seeds are those of "
         "`benchmarks.gates.merges`, which no training used. The first pictures: in each kind a "
         "row of the sum at weights 1, the gates, the exported LoRA:",
-        told.save_sheet(NAME, contact_sheet([j.cell() for j in shown], columns=SHOWN)),
+        setup.save_sheet(NAME, contact_sheet([j.cell() for j in shown], columns=SHOWN)),
     ]
-    told.publish("Gates exported as one LoRA", rows, notes, sets=given.sets)
+    setup.publish("Gates exported as one LoRA", rows, notes, sets=given.sets)
 
 
 if __name__ == "__main__":

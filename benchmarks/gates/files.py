@@ -19,8 +19,8 @@ from toybox.world import Element
 
 
 def default_training(output: Path, elements: Sequence[Element], **changes: Any) -> GateTraining:
-    """The settings that the page and the command line begin with, for these elements' LoRAs; in
-    bfloat16, for there are many trainings."""
+    """The default settings for these elements' LoRAs, in bfloat16 because there are many
+    trainings."""
     called = [Called(name=e.name, trigger=e.trigger, role=e.kind) for e in elements]
     drafted = draft_prompts(called)
     config = GateTraining(
@@ -44,13 +44,13 @@ def trained(studio: Studio, folder: Path, elements: Sequence[Element], **changes
     config = dataclasses.replace(config, output=folder / f"{name}-{digest}.safetensors")
     if config.output.exists():
         return config.output
-    begun = told = time.monotonic()
+    begun = printed = time.monotonic()
     curve: list[tuple[int, float]] = []
     for progress in train_gates(studio.model, experts, config):
         if progress.stage == "train" and "loss" in progress.losses:
             curve.append((progress.step, progress.losses["loss"]))
-        if time.monotonic() - told > 15:
-            told = time.monotonic()
+        if time.monotonic() - printed > 15:
+            printed = time.monotonic()
             print(f"gates of {name}: {progress}", flush=True)
     print(f"gates of {name}: trained in {time.monotonic() - begun:.0f} s", flush=True)
     curve_path(config.output).write_text(json.dumps(curve))

@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.gates.files import trained
-from benchmarks.gates.sets import (
+from benchmarks.shared.options import options, parser
+from benchmarks.shared.pictures import Case, Judged, Studio
+from benchmarks.shared.results import Row
+from benchmarks.shared.sets import (
     KINDS,
     SHOWN,
     Set,
@@ -19,9 +22,6 @@ from benchmarks.gates.sets import (
     tuned,
     weighed,
 )
-from benchmarks.shared.options import options, parser
-from benchmarks.shared.pictures import Case, Judged, Studio
-from benchmarks.shared.results import Row
 from composer.evaluation.sheets import contact_sheet
 from composer.evaluation.tuning import GRID
 from composer.fusions.tuned_weights import file_name_for, read_tuned_weights
@@ -40,9 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked.add_argument("--kinds", nargs="*", default=LEFT, help='such as "character+style"')
     asked.add_argument("--gates", type=Path, help="folder of the gate files")
     given = asked.parse_args(arguments)
-    told = options(NAME, given, arguments)
-    folder = given.gates or told.cache.parent / "gates"
-    studio = Studio(told)
+    setup = options(NAME, given, arguments)
+    folder = given.gates or setup.cache.parent / "gates"
+    studio = Studio(setup)
     rows: list[Row] = []
     shown: list[Judged] = []
     for kinds in KINDS:
@@ -56,13 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             named = tuple((e.name, w) for e, w in zip(some, weights, strict=True))
             return dataclasses.replace(case, gates=gates[some], strengths=named)  # noqa: B023
 
-        sums = {some: _known(told.loras, some) for some in chosen}
-        louder = {some: tuned(studio.judge, some, given.tuning, strong) for some in chosen}
-        judged = judging(studio.judge, scenes_of(chosen, told.count))
+        sums = {some: _known(setup.loras, some) for some in chosen}
+        stronger = {some: tuned(studio.judge, some, given.tuning, strong) for some in chosen}
+        judged = judging(studio.judge, scenes_of(chosen, setup.count))
         best = judged(lambda some, case: weighed(case, some, sums[some]))  # noqa: B023
         whole = judged(lambda some, case: weighed(case, some, [1.0] * len(some)))
         plain = judged(lambda some, case: dataclasses.replace(case, gates=gates[some]))  # noqa: B023
-        loud = judged(lambda some, case: strong(case, some, louder[some].weights))  # noqa: B023
+        strengthened = judged(lambda some, case: strong(case, some, stronger[some].weights))  # noqa: B023
         rows += [
             row(kinds, "sum, weights 1", whole, best),
             row(kinds, "sum, weights tuned by grid", best, weights=_words(sums)),
@@ -70,12 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             row(
                 kinds,
                 "learned gates, strengths tuned by grid",
-                loud,
+                strengthened,
                 best,
-                weights=_words({some: one.weights for some, one in louder.items()}),
+                weights=_words({some: one.weights for some, one in stronger.items()}),
             ),
         ]
-        for way in (best, plain, loud):
+        for way in (best, plain, strengthened):
             shown += first_of(way)
     notes = [
         "A picture counts if the oracle finds every named element where the prompt puts it. Gates "
@@ -88,9 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "used the prompts or seeds of these tables, and no training the oracle. Gains are paired, "
         "picture by picture. The first pictures, in each kind a row for each way: the tuned sum, "
         "the gates, and the gates with tuned strengths:",
-        told.save_sheet(NAME, contact_sheet([j.cell() for j in shown], columns=SHOWN)),
+        setup.save_sheet(NAME, contact_sheet([j.cell() for j in shown], columns=SHOWN)),
     ]
-    told.publish("Learned gates against the tuned sum", rows, notes, sets=given.sets)
+    setup.publish("Learned gates against the tuned sum", rows, notes, sets=given.sets)
 
 
 def _known(loras: Path, some: Set) -> tuple[float, ...]:

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.gates.files import trained
-from benchmarks.gates.sets import (
+from benchmarks.shared.options import options, parser
+from benchmarks.shared.pictures import Judged, Studio
+from benchmarks.shared.results import Row
+from benchmarks.shared.sets import (
     KINDS,
     SHOWN,
     first_of,
@@ -20,9 +23,6 @@ from benchmarks.gates.sets import (
     tuned,
     weighed,
 )
-from benchmarks.shared.options import options, parser
-from benchmarks.shared.pictures import Judged, Studio
-from benchmarks.shared.results import Row
 from composer.evaluation.sheets import contact_sheet
 from composer.evaluation.tuning import GRID
 
@@ -40,9 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked.add_argument("--gates", type=Path, help="folder of the gate files")
     asked.add_argument("--keep-weights", type=Path, help="folder to write the tuned weights into")
     given = asked.parse_args(arguments)
-    told = options(NAME, given, arguments)
-    folder = given.gates or told.cache.parent / "gates"
-    studio = Studio(told)
+    setup = options(NAME, given, arguments)
+    folder = given.gates or setup.cache.parent / "gates"
+    studio = Studio(setup)
     elements = studio.elements()
     rows: list[Row] = []
     shown: list[Judged] = []
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 one.write(given.keep_weights, studio)
         count = len(kinds)
 
-        judged = judging(studio.judge, scenes_of(chosen, told.count))
+        judged = judging(studio.judge, scenes_of(chosen, setup.count))
         average = judged(lambda some, case: weighed(case, some, [1 / len(some)] * len(some)))
         whole = judged(lambda some, case: weighed(case, some, [1.0] * len(some)))
         by_grid = judged(lambda some, case: weighed(case, some, best[some].weights))  # noqa: B023
@@ -79,11 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             row(kinds, "trigger regions", regions, by_grid),
         ]
         if strong:
-            louder = judged(lambda some, case: placed(case, some, strong[some].weights))  # noqa: B023
+            stronger = judged(lambda some, case: placed(case, some, strong[some].weights))  # noqa: B023
             weights = "; ".join(str(one) for one in strong.values())
             way = "trigger regions, weights tuned by grid"
-            rows.append(row(kinds, way, louder, by_grid, weights=weights))
-            ways.append(louder)
+            rows.append(row(kinds, way, stronger, by_grid, weights=weights))
+            ways.append(stronger)
         if gates:
             gated = judged(lambda some, case: dataclasses.replace(case, gates=gates[some]))  # noqa: B023
             rows.append(row(kinds, "learned gates", gated, by_grid))
@@ -100,9 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "and no training the oracle. Gains are paired, picture by picture. The first pictures, in "
         "each kind a row for each way: the sum at weights 1, the tuned sum, the regions (the tuned "
         "regions, the gates):",
-        told.save_sheet(NAME, contact_sheet([j.cell() for j in shown], columns=SHOWN)),
+        setup.save_sheet(NAME, contact_sheet([j.cell() for j in shown], columns=SHOWN)),
     ]
-    told.publish("Learned gates and weighted merges", rows, notes, sets=given.sets)
+    setup.publish("Learned gates and weighted merges", rows, notes, sets=given.sets)
 
 
 if __name__ == "__main__":

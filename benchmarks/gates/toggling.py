@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.gates.files import trained
-from benchmarks.gates.sets import Set, cases, sets_of
 from benchmarks.shared.intervals import share_columns
 from benchmarks.shared.options import options, parser
 from benchmarks.shared.pictures import Case, Judged, Studio
 from benchmarks.shared.results import Row
 from benchmarks.shared.scenes import element_heads, without
+from benchmarks.shared.sets import Set, cases, sets_of
 from composer.evaluation.sheets import contact_sheet
 from toybox.captions import plain_caption
 from toybox.world import Element
@@ -45,12 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked.add_argument("--sets", type=int, default=2, help="sets of three (%(default)s)")
     asked.add_argument("--gates", type=Path, help="folder of the gate files")
     given = asked.parse_args(arguments)
-    told = options(NAME, given, arguments)
-    folder = given.gates or told.cache.parent / "gates"
-    studio = Studio(told)
+    setup = options(NAME, given, arguments)
+    folder = given.gates or setup.cache.parent / "gates"
+    studio = Studio(setup)
     chosen = sets_of(studio.elements(), KINDS, given.sets)
     files = {some: trained(studio, folder, some) for some in chosen}
-    each = -(-told.count // len(chosen))
+    each = -(-setup.count // len(chosen))
     scenes: list[tuple[Set, Case]] = [
         (some, case) for some in chosen for case in cases(some, each, "toggling", 600_000)
     ]
@@ -103,9 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "the element's own LoRA at weight 1 on the same scenes with no other element; the sum of "
         "the two, at weights 1, makes the same pictures as the gates. The first pictures of each "
         "switch:",
-        told.save_sheet(NAME, contact_sheet([j.cell() for j in shown], columns=SHOWN)),
+        setup.save_sheet(NAME, contact_sheet([j.cell() for j in shown], columns=SHOWN)),
     ]
-    told.publish("Switching one of three off", rows, notes, sets=given.sets)
+    setup.publish("Switching one of three off", rows, notes, sets=given.sets)
 
 
 if __name__ == "__main__":

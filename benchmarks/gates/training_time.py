@@ -1,8 +1,7 @@
-"""How long a pair's gates train with the settings that the page begins with."""
+"""How long a pair's gates train with the default settings of the page."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import tempfile
 import time
@@ -13,8 +12,8 @@ from typing import get_args
 import torch
 
 from benchmarks.gates.files import default_training
-from benchmarks.shared.markdown import markdown_tables
-from benchmarks.shared.results import FOLDER, ROOT, Row, write_results
+from benchmarks.shared.options import plain_parser, publish
+from benchmarks.shared.results import ROOT, Row
 from composer.diffusion.load import load_model
 from composer.experts import Expert, ModuleNames, read_expert
 from composer.training.gates.train import train_gates
@@ -29,11 +28,10 @@ ASKED = 180.0
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train each pair in each precision, once, on a machine that does nothing else."""
-    asked = argparse.ArgumentParser(prog=f"python -m benchmarks.{NAME}", description=__doc__)
+    asked = plain_parser(NAME, __doc__)
     asked.add_argument("--model", type=Path, default=ROOT / "assets/toybox", help="model folder")
     asked.add_argument("--loras", type=Path, default=ROOT / "loras", help="folder of the LoRAs")
     asked.add_argument("--optimiser-steps", type=int, help="fewer, for a trial")
-    asked.add_argument("--results", type=Path, default=FOLDER, help="folder of the results file")
     given = asked.parse_args(arguments)
     model = load_model(given.model)
     modules = ModuleNames.of(model.models, model=model.name)
@@ -68,13 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 }
             )
             print(rows[-1], flush=True)
-    print(markdown_tables(rows))
-    write_results(
+    publish(
         NAME,
         rows,
-        command=f"python -m benchmarks.{NAME}",
+        arguments,
         title="How long gates train",
-        notes=["The settings are those that the page begins with, without preview pictures."],
+        notes=["The default settings of the page, without preview pictures."],
         folder=given.results,
     )
 

@@ -1,7 +1,5 @@
 """Do gates over LoRAs of a language model keep what each LoRA can do?
 
-    python -m benchmarks.language.gates
-
 On the toybox's language model, one LoRA learns each of eight tasks. Of 2, 4 and all 8 of them
 MoLE's gates are trained on a few requests of each task; beside them stand the sum, NLA, PEFT's
 merges and LoRAHub, and each LoRA alone on the task it was made for.
@@ -23,8 +21,8 @@ from benchmarks.language.lorahub import lorahub
 from benchmarks.language.merges import PeftWay, merge_factors, merged_by_peft
 from benchmarks.language.tasks import TASKS, draw
 from benchmarks.shared.intervals import share_columns
-from benchmarks.shared.markdown import markdown_tables
-from benchmarks.shared.results import FOLDER, ROOT, Row, write_results
+from benchmarks.shared.options import plain_parser, publish
+from benchmarks.shared.results import ROOT, Row
 from composer.fusions import Normalised
 from composer.language.batches import collate
 from composer.language.complete import Asking, complete, with_adapter, with_gates
@@ -58,7 +56,7 @@ PEFT: dict[str, tuple[PeftWay, bool, float | None]] = {
 
 @dataclass(frozen=True)
 class Answered:
-    """What one way did: by task whether each request was answered exactly; what its gates said."""
+    """By task, whether each request was answered exactly; and the figures of a way's gates."""
 
     right: Mapping[str, list[bool]]
     entropy: float | None = None
@@ -156,11 +154,11 @@ class Study:
         *_, last = train_adapter(self.language, config, records=records)
         print(f"gates {balance}: loss {last.smoothed_loss:.3f}", flush=True)
         with with_gates(self.language, config.output, list(folders.values())) as mixture:
-            told = self.ask(self.of(names), lambda: nullcontext(mixture), gates=mixture)
-            return Answered(told.right, *self.heard(mixture, names))
+            answered = self.ask(self.of(names), lambda: nullcontext(mixture), gates=mixture)
+            return Answered(answered.right, *self.measured(mixture, names))
 
     @torch.no_grad()
-    def heard(self, mixture: Mixture, names: Sequence[str]) -> tuple[float, float, float]:
+    def measured(self, mixture: Mixture, names: Sequence[str]) -> tuple[float, float, float]:
         """Of the gates on the tests' requests: the mean entropy of their shares, the largest mean
         share of one LoRA over all tasks, and the mean share of the LoRA made for the task."""
         model, tokenizer = self.language.model, self.language.tokenizer
@@ -170,10 +168,10 @@ class Study:
             samples = encode(self.tests[name][:50], tokenizer, window_of(model, tokenizer)).samples
             batch = collate([[sample] for sample in samples], self.language.pad)
             look(mixture, sight_of(batch.request, encoder=False))
-            with mixture.record_weights() as said:
+            with mixture.record_weights() as recorded:
                 model(**batch.inputs("cpu"))
-            by_task.append(torch.stack([shares(w).mean(0) for _, w in said]).mean(0))
-            spread.append(entropy(said))
+            by_task.append(torch.stack([shares(w).mean(0) for _, w in recorded]).mean(0))
+            spread.append(entropy(recorded))
         mixture.look_at({})
         table = torch.stack(by_task)  # (tasks, LoRAs), both in the order of the names
         order = [mixture.names.index(name) for name in names]
@@ -212,24 +210,24 @@ class Study:
         return Answered(right)
 
 
-def row_of(count: int, way: str, told: Answered) -> Row:
+def row_of(count: int, way: str, answered: Answered) -> Row:
     """One row: the share right over all tasks, and the worst task's."""
-    every = [right for answers in told.right.values() for right in answers]
-    worst = min(told.right, key=lambda task: mean(told.right[task]))
+    every = [right for answers in answered.right.values() for right in answers]
+    worst = min(answered.right, key=lambda task: mean(answered.right[task]))
     cells: Row = {"LoRAs": count, "way": way, **share_columns("right", every)}
-    cells |= {"worst task": f"{worst} {mean(told.right[worst]):.2f}"}
-    if told.entropy is not None and told.largest is not None and told.own is not None:
+    cells |= {"worst task": f"{worst} {mean(answered.right[worst]):.2f}"}
+    if answered.entropy is not None and answered.largest is not None and answered.own is not None:
         cells |= {
-            "entropy": round(told.entropy, 3),
-            "largest share": round(told.largest, 3),
-            "share of its own": round(told.own, 3),
+            "entropy": round(answered.entropy, 3),
+            "largest share": round(answered.largest, 3),
+            "share of its own": round(answered.own, 3),
         }
     return cells
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train everything, measure, print and write the results."""
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{NAME}", description=__doc__)
+    parser = plain_parser(NAME, __doc__)
     parser.add_argument("--model", type=Path, default=ROOT / "assets/toybox/language")
     parser.add_argument("--loras", type=int, nargs="+", default=list(COUNTS), help="how many")
     parser.add_argument("--lora-steps", type=int, default=100)
@@ -239,40 +237,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--few", type=int, default=100, help="of each task, for gates")
     parser.add_argument("--searched", type=int, default=16, help="of these for LoRAHub")
     parser.add_argument("--count", type=int, default=100, help="test requests of each task")
-    parser.add_argument("--results", type=Path, default=FOLDER)
     given = parser.parse_args(arguments)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         study = Study(load_language_model(given.model), given, Path(folder))
         study.train_loras()
         for count in given.loras:
-            for way, told in study.ways(study.names[:count]):
-                rows.append(row_of(count, way, told))
+            for way, answered in study.ways(study.names[:count]):
+                rows.append(row_of(count, way, answered))
                 print(rows[-1], flush=True)
-    print(markdown_tables(rows), flush=True)
-    told = {k: v for k, v in vars(given).items() if k not in ("model", "results", "loras")}
-    changed = [
-        f" --{k.replace('_', '-')} {v}" for k, v in told.items() if v != parser.get_default(k)
-    ]
-    write_results(
+    settings = {k: v for k, v in vars(given).items() if k not in ("model", "results", "loras")}
+    publish(
         NAME,
         rows,
-        command=f"python -m benchmarks.{NAME}{''.join(changed)}",
+        arguments,
         title="LoRAs of a language model: gates, merges and LoRAHub",
         notes=[
             "The share of requests never seen that are answered exactly, over the tasks of all "
             f"LoRAs that are fused ({', '.join(study.names)}: the first so many). "
-            "Its own LoRA: each task by the LoRA made for it, told which: the most a way can keep.",
+            "Its own LoRA: each task with the LoRA trained for it, the most that a way can keep.",
             "Sum: all weights 1. NLA and PEFT linear: 1/N each; PEFT ties and dare_ties: 1 "
-            "each, density 0.5. Such weights, and LoRAHub's, are the same for every request, "
-            "and gates see it: most of what they gain here is to tell one task from another. "
-            "LoRAHub was made for one new task, and has to find one set of weights for all.",
+            "each, density 0.5. These weights, and LoRAHub's, are the same for every request, "
+            "while gates depend on it: most of their gain here comes from telling the tasks "
+            "apart. LoRAHub was designed for one new task, and has to find one set of weights for "
+            "all.",
             "Gates: one in each of the model's layers, on the mean of the request. Entropy of "
             "their shares over the LoRAs (1: even, 0: one alone), the largest mean share that one "
-            "LoRA has over all tasks (1/N: none takes over), and the mean share of the LoRA made "
+            "LoRA has over all tasks (1/N: none dominates), and the mean share of the LoRA made "
             "for the task. One training of each.",
         ],
-        settings=told,
+        settings=settings,
         folder=given.results,
     )
 

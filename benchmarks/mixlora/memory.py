@@ -17,8 +17,8 @@ from benchmarks.shared.results import ROOT
 
 def measure_memory(way: str, shape: Shape, batch: int, tokens: int) -> dict[str, float]:
     """MB at the peak of inference and of a training step, over what the libraries take."""
-    told = {"way": way, "batch": batch, "tokens": tokens, "shape": asdict(shape)}
-    command = [sys.executable, "-m", "benchmarks.mixlora.memory", json.dumps(told)]
+    settings = {"way": way, "batch": batch, "tokens": tokens, "shape": asdict(shape)}
+    command = [sys.executable, "-m", "benchmarks.mixlora.memory", json.dumps(settings)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
-from benchmarks.gates import sets
+from benchmarks.shared import sets
 from benchmarks.shared.intervals import share_columns
 from benchmarks.shared.options import options, parser
 from benchmarks.shared.pictures import Case, Judged, Studio
@@ -62,13 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser(NAME, __doc__ or "", count=200, what="pictures of each row")
     asked.add_argument("--mixlora", type=Path, help="the file (default: the shipped one)")
     given = asked.parse_args(arguments)
-    told = options(NAME, given, arguments)
-    path: Path = given.mixlora or told.loras / "mixlora" / "characters.safetensors"
-    if not told.truth and not path.is_file():
+    setup = options(NAME, given, arguments)
+    path: Path = given.mixlora or setup.loras / "mixlora" / "characters.safetensors"
+    if not setup.truth and not path.is_file():
         raise ComposerError(
             f"There is no {path}: make it with `python -m toybox build --stage mixlora`."
         )
-    studio = Studio(told)
+    studio = Studio(setup)
     three = studio.elements([e.name for e in CHARACTERS])
     each = {e: parameters(studio.path(e)) for e in three}
     whole, size = sum(each.values()), parameters(path)
@@ -82,14 +82,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sheet.extend(j for _, j in judged[:: max(len(judged) // SHOWN, 1)][:SHOWN])
 
     table = "One character"
-    singles = {e: lora_alone.cases(e, told.count) for e in three}
+    singles = {e: lora_alone.cases(e, setup.count) for e in three}
     for e, cases in singles.items():
         alone = [(e,)] * len(cases)
         rows.append(row(table, e.name, "its LoRA", each[e], judge(alone, cases)))
         learned = judge(alone, [placed(case, path) for case in cases])
         rows.append(row(table, e.name, MIXLORA, size, learned))
         show(learned)
-    some = -(-told.count // len(three))
+    some = -(-setup.count // len(three))
     mixed = [((e,), added(case, three)) for e, cases in singles.items() for case in cases[:some]]
     judged = judge([names for names, _ in mixed], [case for _, case in mixed])
     rows.append(row(table, "one of the three", "all three LoRAs", whole, judged))
@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     show(learned)
 
     table = "None of them"
-    scenes = look(told.count, "picture_mixlora", two=0.5)
+    scenes = look(setup.count, "picture_mixlora", two=0.5)
     bare = [
         Case(scene=scene, prompt=plain_caption(scene), seed=500_000 + index)
         for index, scene in enumerate(scenes)
@@ -131,9 +131,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "No picture that any of them was trained on shows two of the three. The first pictures: "
         "the MixLoRA with Zibo, Tavo and Luna; two characters by their LoRAs, and by the MixLoRA; "
         "and a prompt that calls none, with the MixLoRA:",
-        told.save_sheet(NAME, contact_sheet([j.cell() for j in sheet], columns=SHOWN)),
+        setup.save_sheet(NAME, contact_sheet([j.cell() for j in sheet], columns=SHOWN)),
     ]
-    told.publish("A MixLoRA of three characters", rows, notes)
+    setup.publish("A MixLoRA of three characters", rows, notes)
 
 
 def _trained(path: Path) -> str:

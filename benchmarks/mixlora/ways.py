@@ -127,10 +127,10 @@ def plain_lora(shape: Shape) -> nn.Module:
     ffn, attention = 3 * (shape.hidden + shape.inner), 4 * 2 * shape.hidden  # for each rank
     wanted = shape.rank * (shape.experts * ffn + attention) + shape.experts * shape.hidden
     rank = round(wanted / (ffn + attention))
-    told = LoraConfig(
+    lora = LoraConfig(
         r=rank, lora_alpha=2 * rank, lora_dropout=shape.dropout, target_modules=list(LINEARS)
     )
-    return cast(nn.Module, get_peft_model(cast(Any, shape.base()), told))
+    return cast(nn.Module, get_peft_model(cast(Any, shape.base()), lora))
 
 
 def reference(shape: Shape) -> nn.Module:
@@ -145,14 +145,14 @@ def reference(shape: Shape) -> nn.Module:
     _, mixlora = sparse(shape)
     fields = {**shape.config.to_reference(), "base_model_name_or_path": "random"}
     # it refuses a dropout of 0
-    told = config.from_config({**fields, "lora_dropout": shape.dropout or 1e-9})
-    told.adapter_name_, told.dtype_ = "default", torch.float32
+    settings = config.from_config({**fields, "lora_dropout": shape.dropout or 1e-9})
+    settings.adapter_name_, settings.dtype_ = "default", torch.float32
     weights = {key: value.to(shape.device) for key, value in mixlora.state_dict("a0").items()}
     model = shape.base()
     for layer in cast(Any, model).model.layers:
         # its activation is the config's, and by default None
-        told.act_fn_ = layer.mlp.act_fn
-    package.inject_adapter_in_model(model, told, weights)
+        settings.act_fn_ = layer.mlp.act_fn
+    package.inject_adapter_in_model(model, settings, weights)
     for layer in cast(Any, model).model.layers:
         moe = layer.mlp.mixlora_moes["default"]
         moe.gate_ = nn.Parameter(moe.gate_)

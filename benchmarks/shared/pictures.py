@@ -40,8 +40,8 @@ class Case:
     """A picture to be made and judged: what it should show, its prompt, and how it is fused.
 
     weights: LoRAs by weight, as `fusion` takes them: added up exactly, or the name of another.
-    gates: a gate file instead, which says itself what its LoRAs are; `off` are switched off, and
-        of those in `strengths` what is said counts so many times.
+    gates: a gate file instead, which names its LoRAs; those in `off` are switched off, and the
+        weights of those in `strengths` are multiplied by their strength.
     lora: one LoRA file instead, at weight 1.
     mixlora: a MixLoRA, below the LoRAs if there are any.
     """
@@ -154,7 +154,7 @@ class Studio:
 
     @contextmanager
     def attached(self, case: Case) -> Generator[None]:
-        """The LoRAs of this case, fused as it says, for as long as the context lasts."""
+        """The LoRAs of this case, fused as it asks, for as long as the context lasts."""
         try:
             self.engine.mix(self._plan(case))
             if case.gates is None and self.engine.mixture is not None:
@@ -212,13 +212,13 @@ class _Progress:
 
     def __init__(self, name: str, total: int) -> None:
         self.name, self.total, self.done = name, total, 0
-        self.begun = self.said = time.monotonic()
+        self.begun = self.printed = time.monotonic()
 
     def tick(self) -> None:
         self.done += 1
         now = time.monotonic()
-        if now - self.said > 10 or self.done == self.total:
-            self.said = now
+        if now - self.printed > 10 or self.done == self.total:
+            self.printed = now
             left = (now - self.begun) / self.done * (self.total - self.done)
             print(f"{self.name}: {self.done}/{self.total} pictures, {left:.0f} s left", flush=True)
 

@@ -90,11 +90,11 @@ def write_results(
 def read_results(path: Path) -> Results:
     """Read what `write_results` wrote; ComposerError when the file is something else."""
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
         return Results(
-            **{key: said[key] for key in said if key not in ("rows", "notes")},
-            notes=tuple(said["notes"]),
-            rows=tuple(said["rows"]),
+            **{key: found[key] for key in found if key not in ("rows", "notes")},
+            notes=tuple(found["notes"]),
+            rows=tuple(found["rows"]),
         )
     except (json.JSONDecodeError, LookupError, TypeError) as error:
         raise ComposerError(

@@ -86,7 +86,7 @@ def _place_of(scene: Scene, taught: Element) -> int:
 
 
 def unseen_prompt(scene: Scene, rng: random.Random) -> str:
-    """A random wording that says the background: what is left unsaid cannot be right or wrong."""
+    """A random wording that names the background: one left out could be neither right nor wrong."""
     while True:
         words = caption(scene, rng)
         if says_background(scene, words):

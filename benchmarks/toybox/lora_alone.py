@@ -49,12 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser(NAME, __doc__ or "", count=100, what="pictures of each LoRA")
     asked.add_argument("--names", nargs="*", default=(), help="elements (default: all)")
     given = asked.parse_args(arguments)
-    told = options(NAME, given, arguments)
-    studio = Studio(told)
+    setup = options(NAME, given, arguments)
+    studio = Studio(setup)
     elements = studio.elements(given.names)
-    made = {taught: cases(taught, told.count) for taught in elements}
+    made = {taught: cases(taught, setup.count) for taught in elements}
     judged = iter(studio.judge([case for some in made.values() for case in some]))
-    found = [(taught, next(judged)) for taught in elements for _ in range(told.count)]
+    found = [(taught, next(judged)) for taught in elements for _ in range(setup.count)]
     rows = [row(e.kind, e.name, [f for f in found if f[0] is e]) for e in elements]
     rows.append(row("", "all", found))
     shown = [j.cell() for e in elements for j in [f[1] for f in found if f[0] is e][:SHOWN]]
@@ -63,9 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "prompt: the other thing and its side, colour words, the background, and nothing added. "
         "Where the rest is right less often than in pictures without a LoRA, the LoRA disturbs "
         "it. The first pictures of each, not chosen:",
-        told.save_sheet("loras_alone", contact_sheet(shown, columns=2 * SHOWN)),
+        setup.save_sheet("loras_alone", contact_sheet(shown, columns=2 * SHOWN)),
     ]
-    told.publish("Each LoRA alone", rows, notes)
+    setup.publish("Each LoRA alone", rows, notes)
 
 
 if __name__ == "__main__":

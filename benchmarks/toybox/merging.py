@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections.abc import Sequence
-from itertools import combinations, product
 
 from benchmarks.shared.intervals import share_columns
 from benchmarks.shared.options import options, parser
 from benchmarks.shared.pictures import Case, Judged, Studio
 from benchmarks.shared.results import Row
-from benchmarks.shared.scenes import element_heads, scene_with, unseen_prompt, without
+from benchmarks.shared.scenes import element_heads, without
+from benchmarks.shared.sets import Set, cases, sets_of, weighed
 from composer.evaluation.sheets import contact_sheet
 from toybox.captions import plain_caption
 from toybox.world import Element
@@ -33,40 +32,6 @@ KINDS: tuple[tuple[str, str], ...] = (
     ("style", "background"),
 )
 SHOWN = 2  # pictures of each kind on the sheet
-Pair = tuple[Element, Element]
-
-
-def pairs(elements: Sequence[Element], kinds: tuple[str, str], most: int) -> list[Pair]:
-    """Up to `most` pairs of these kinds, drawn so that each element occurs about as often."""
-    first, second = ([e for e in elements if e.kind == kind] for kind in kinds)
-    alike = kinds[0] == kinds[1]
-    found: list[Pair] = list(combinations(first, 2) if alike else product(first, second))
-    random.Random(f"pairs {kinds}").shuffle(found)
-    used: dict[str, int] = dict.fromkeys((e.name for e in elements), 0)
-    chosen: list[Pair] = []
-    while found and len(chosen) < most:
-        pair = min(found, key=lambda p: used[p[0].name] + used[p[1].name])
-        found.remove(pair)
-        chosen.append(pair)
-        for one in pair:
-            used[one.name] += 1
-    return chosen
-
-
-def cases(pair: Pair, count: int) -> list[Case]:
-    """`count` unseen prompts that call both elements; no LoRA yet."""
-    rng = random.Random(f"benchmark of {pair[0].name} and {pair[1].name}")
-    made: list[Case] = []
-    for index in range(count):
-        scene = scene_with(pair, rng)
-        prompt = plain_caption(scene) if index % 2 == 0 else unseen_prompt(scene, rng)
-        made.append(Case(scene=scene, prompt=prompt, seed=130_000 + index))
-    return made
-
-
-def merged(case: Case, pair: Pair, weight: float) -> Case:
-    """The same prompt and seed with both LoRAs at this weight."""
-    return dataclasses.replace(case, weights=tuple((one.name, weight) for one in pair))
 
 
 def alone(case: Case, kept: Element, left_out: Element) -> Case:
@@ -76,7 +41,7 @@ def alone(case: Case, kept: Element, left_out: Element) -> Case:
     return Case(scene=scene, prompt=plain_caption(scene), seed=case.seed, weights=weights)
 
 
-def merged_row(kinds: str, weight: float, judged: Sequence[tuple[Pair, Judged]]) -> Row:
+def merged_row(kinds: str, weight: float, judged: Sequence[tuple[Set, Judged]]) -> Row:
     """Each element's share, both of them, and the whole picture."""
     each = [[j.right(element_heads(j.case.scene, one)) for one in pair] for pair, j in judged]
     return {
@@ -115,19 +80,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked.add_argument("--pairs", type=int, default=4, help="pairs of each kind (%(default)s)")
     asked.add_argument("--kinds", nargs="*", default=(), help='such as "character+style"')
     given = asked.parse_args(arguments)
-    told = options(NAME, given, arguments)
-    studio = Studio(told)
+    setup = options(NAME, given, arguments)
+    studio = Studio(setup)
     elements = studio.elements()
     rows: list[Row] = []
     shown: list[Judged] = []
     for kinds in KINDS:
         name = " + ".join(kinds)
-        chosen = pairs(elements, kinds, given.pairs)
+        chosen = sets_of(elements, kinds, given.pairs, order="pairs")
         if not chosen or (given.kinds and "+".join(kinds) not in given.kinds):
             continue
         print(f"{name}: {', '.join(f'{a.name} + {b.name}' for a, b in chosen)}", flush=True)
-        each = -(-told.count // len(chosen))  # rounded up: never fewer than asked for
-        scenes = [(pair, case) for pair in chosen for case in cases(pair, each)]
+        each = -(-setup.count // len(chosen))  # rounded up: never fewer than asked for
+        scenes = [
+            (pair, case) for pair in chosen for case in cases(pair, each, "benchmark", 130_000)
+        ]
         # two controls of half the pictures cost as much as one weight
         controls = [
             (side, pair[side], alone(case, pair[side], pair[1 - side]))
@@ -139,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             control_row(name, [(s, e, j) for (s, e, _), j in zip(controls, control, strict=True)])
         )
         for weight in given.weights:
-            judged = studio.judge([merged(case, pair, weight) for pair, case in scenes])
+            judged = studio.judge([weighed(case, pair, [weight] * 2) for pair, case in scenes])
             found = [(pair, j) for (pair, _), j in zip(scenes, judged, strict=True)]
             rows.append(merged_row(name, weight, found))
             if weight == given.weights[0]:
@@ -151,9 +118,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "elements out of the same scenes and uses the other's LoRA alone; the product of the two "
         f"shares is what merging would reach if the LoRAs did not disturb each other. The first "
         f"pictures of each kind at weights {given.weights[0]:g}, not chosen:",
-        told.save_sheet("merges", contact_sheet([j.cell() for j in shown], columns=6)),
+        setup.save_sheet("merges", contact_sheet([j.cell() for j in shown], columns=6)),
     ]
-    told.publish("The exact weighted sum of two LoRAs", rows, notes, pairs=given.pairs)
+    setup.publish("The exact weighted sum of two LoRAs", rows, notes, pairs=given.pairs)
 
 
 if __name__ == "__main__":

@@ -182,9 +182,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked.add_argument("--prompts-alike", type=int, default=12, help="prompts drawn with 8 seeds")
     asked.add_argument("--renderings", type=int, default=1000, help="to examine the oracle with")
     given = asked.parse_args(arguments)
-    told: Options = options(NAME, given, arguments)
-    studio = Studio(told)
-    judged = studio.judge(cases(told.count))
+    setup: Options = options(NAME, given, arguments)
+    studio = Studio(setup)
+    judged = studio.judge(cases(setup.count))
     rows: list[Any] = [*picture_rows(judged), *part_rows(judged)]
     alike, seeds = variety(studio, given.prompts_alike)
     trips, compared = vae_rows(studio, max(given.renderings // 8, 4))
@@ -195,14 +195,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "its side, each colour word, the background, no style, nothing added. Prompts and seeds "
         "are unseen; wordings that do not name the background are not used. The first pictures, "
         "not chosen; a broken red line marks what the oracle found wrong:",
-        told.save_sheet("toybox_one_thing", contact_sheet([j.cell() for j in one], columns=8)),
-        told.save_sheet("toybox_two_things", contact_sheet([j.cell() for j in two], columns=8)),
+        setup.save_sheet("toybox_one_thing", contact_sheet([j.cell() for j in one], columns=8)),
+        setup.save_sheet("toybox_two_things", contact_sheet([j.cell() for j in two], columns=8)),
         "Eight seeds of the same prompt:",
-        told.save_sheet("toybox_seeds", contact_sheet(seeds, columns=SEEDS_ALIKE)),
+        setup.save_sheet("toybox_seeds", contact_sheet(seeds, columns=SEEDS_ALIKE)),
         "Renderings and their VAE round trips, the first ones:",
-        told.save_sheet("toybox_vae", contact_sheet(compared, columns=8)),
+        setup.save_sheet("toybox_vae", contact_sheet(compared, columns=8)),
     ]
-    told.publish("The toybox's model", rows, notes)
+    setup.publish("The toybox's model", rows, notes)
 
 
 if __name__ == "__main__":

@@ -106,13 +106,12 @@ def card() -> str:
     """The text of the card."""
     unet, vae = (_read(MODEL / part / "config.json") for part in ("unet", "vae"))
     spent = _read(MODEL / "training.json")
-    told = "; ".join(
-        f"{stage}: {said['images']:,} pictures in {said['minutes']:.0f} minutes"
-        f" on {said['machine']}"
-        for stage, said in spent.items()
+    account = "; ".join(
+        f"{stage}: {one['images']:,} pictures in {one['minutes']:.0f} minutes on {one['machine']}"
+        for stage, one in spent.items()
     )
     words = _read(MODEL / "language" / "training.json")
-    told += (
+    account += (
         f"; language: {words['examples']:,} prompts in {words['minutes']:.0f} minutes, then "
         f"{words['adapter_steps']} steps of its adapter, on {words['machine']}"
     )
@@ -126,7 +125,7 @@ def card() -> str:
         tintable=", ".join(TINTABLE),
         backgrounds=", ".join(BASE_BACKGROUNDS),
         elements=", ".join(element.name for element in ELEMENTS),
-        training=f"These weights took: {told}." if told else "",
+        training=f"These weights took: {account}." if account else "",
         figures=results_section(read_results(FOLDER / "toybox_model.json"), docs="../../docs/"),
     )
 

@@ -25,9 +25,9 @@ WAYS: tuple[tuple[int, int], ...] = ((1, 0), (1, 1), (1, 2), (4, 0), (4, 2))
 """(pictures at once, LoRAs)"""
 
 
-def seconds(model: Model, told: Options, pictures: int) -> float:
+def seconds(model: Model, setup: Options, pictures: int) -> float:
     """Wall-clock time of a request, from the prompt to the last picture."""
-    sampling = told.sampling
+    sampling = setup.sampling
     request = Request(
         prompt=PROMPT,
         seed=1,
@@ -42,20 +42,20 @@ def seconds(model: Model, told: Options, pictures: int) -> float:
     return time.perf_counter() - begun
 
 
-def measure(model: Model, told: Options) -> dict[tuple[int, int], list[float]]:
+def measure(model: Model, setup: Options) -> dict[tuple[int, int], list[float]]:
     """Seconds by way, round by round, so that a busy machine is busy for all ways alike."""
     modules = ModuleNames.of(model.models, model=model.name)
-    files = sorted(told.loras.glob("*.safetensors"))[:2]
+    files = sorted(setup.loras.glob("*.safetensors"))[:2]
     experts = {path.stem: read_expert(path, modules, name=path.stem).sites for path in files}
     found: dict[tuple[int, int], list[float]] = {way: [] for way in WAYS if way[1] <= len(experts)}
-    for number in range(told.count):
+    for number in range(setup.count):
         for pictures, loras in found:
             with ExitStack() as stack:
                 if loras:
                     chosen = dict(list(experts.items())[:loras])
                     stack.enter_context(attach(model.models, chosen))
-                found[pictures, loras].append(seconds(model, told, pictures))
-        print(f"round {number + 1} of {told.count}", flush=True)
+                found[pictures, loras].append(seconds(model, setup, pictures))
+        print(f"round {number + 1} of {setup.count}", flush=True)
     return found
 
 
@@ -86,12 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked.set_defaults(steps=20)
     asked.add_argument("--threads", type=int, default=2, help="(%(default)s)")
     given = asked.parse_args(arguments)
-    told = options(NAME, given, arguments)
+    setup = options(NAME, given, arguments)
     torch.set_num_threads(given.threads)
     begun = time.perf_counter()
-    model = load_model(told.model)
+    model = load_model(setup.model)
     loaded = time.perf_counter()
-    first = seconds(model, told, 1)
+    first = seconds(model, setup, 1)
     rows: list[Row] = [
         {
             "table": "The first picture",
@@ -99,13 +99,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "first picture (s)": round(first, 2),
         }
     ]
-    rows = rows_of(measure(model, told)) + rows
+    rows = rows_of(measure(model, setup)) + rows
     notes = [
         f"Pictures of {model.size} px. Ratios compare times of one round, so other work on the "
         "machine hardly changes them; it does change the seconds. Asked for: a 20-step "
         "picture in at most 1 s on two cores."
     ]
-    told.publish("Speed", rows, notes, threads=given.threads)
+    setup.publish("Speed", rows, notes, threads=given.threads)
 
 
 if __name__ == "__main__":

@@ -58,4 +58,5 @@ def test_a_small_run_writes_every_way(tmp_path: Path) -> None:
     for row in told["rows"][-len(GATES) :]:
         assert 0 <= row["entropy"] <= 1
         assert 0.5 <= row["largest share"] <= 1
-    assert told["command"].startswith("python -m benchmarks.language.gates --lora-steps 1")
+    assert told["command"].startswith("python -m benchmarks.language.gates --loras 2 ")
+    assert " --lora-steps 1 " in told["command"]

@@ -22,6 +22,7 @@ from benchmarks.shared.scenes import (
     unseen_prompt,
     without,
 )
+from benchmarks.shared.sets import sets_of
 from benchmarks.toybox import lora_alone, merging, model as toybox_model, speed
 from composer.diffusion.load import load_model
 from composer.errors import ComposerError
@@ -153,10 +154,10 @@ def test_rows_of_perfect_pictures() -> None:
 
 
 def test_pairs_use_the_elements_evenly() -> None:
-    found = merging.pairs(ELEMENTS, ("character", "style"), 3)
+    found = sets_of(ELEMENTS, ("character", "style"), 3)
     assert len({a.name for a, _ in found}) == len({b.name for _, b in found}) == 3
-    assert len(merging.pairs(ELEMENTS, ("clothing", "clothing"), 4)) == 1
-    assert len(merging.pairs(ELEMENTS, ("character", "background"), 99)) == 6
+    assert len(sets_of(ELEMENTS, ("clothing", "clothing"), 4)) == 1
+    assert len(sets_of(ELEMENTS, ("character", "background"), 99)) == 6
 
 
 def test_the_model_benchmark_runs(told: list[str], tmp_path: Path) -> None:

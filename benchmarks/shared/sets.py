@@ -36,12 +36,15 @@ Way = list[tuple[Set, Judged]]
 """The pictures of one way of fusing, each with the LoRAs that its prompt calls."""
 
 
-def sets_of(elements: Sequence[Element], kinds: tuple[str, ...], most: int) -> list[Set]:
-    """Up to `most` sets of these kinds, drawn so that each element occurs about as often."""
+def sets_of(
+    elements: Sequence[Element], kinds: tuple[str, ...], most: int, *, order: str = "sets"
+) -> list[Set]:
+    """Up to `most` sets of these kinds, drawn so that each element occurs about as often; `order`
+    decides which come first."""
     by_kind = [[e for e in elements if e.kind == kind] for kind in kinds]
     alike = len(set(kinds)) == 1
     found: list[Set] = list(combinations(by_kind[0], len(kinds)) if alike else product(*by_kind))
-    random.Random(f"sets {kinds}").shuffle(found)
+    random.Random(f"{order} {kinds}").shuffle(found)
     used = dict.fromkeys((e.name for e in elements), 0)
     chosen: list[Set] = []
     while found and len(chosen) < most:
@@ -72,8 +75,8 @@ def weighed(case: Case, some: Set, weights: Sequence[float]) -> Case:
 
 def placed(case: Case, some: Set, weights: Sequence[float] | None = None) -> Case:
     """The case with these LoRAs, each where its own words act; with weights of 1."""
-    told = [1.0] * len(some) if weights is None else weights
-    return dataclasses.replace(weighed(case, some, told), fusion="regions")
+    given = [1.0] * len(some) if weights is None else weights
+    return dataclasses.replace(weighed(case, some, given), fusion="regions")
 
 
 def named_right(j: Judged, some: Set) -> bool:
