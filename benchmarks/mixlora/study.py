@@ -97,7 +97,7 @@ class Study:
         return last.eval_loss
 
     def rate(self, method: str, tasks: Sequence[str], out: Path) -> float:
-        """The best rate for this method, for one task (told by the first) or for several."""
+        """The best rate for this method, for one task (measured on the first) or for several."""
         key = method, len(tasks) > 1
         if key not in self.rates:
             some = tasks if len(tasks) > 1 else tasks[:1]
