@@ -30,6 +30,7 @@ from composer.fusions.gate_library import GateCard
 from composer.fusions.mixlora_file import read_mixlora_facts
 from composer.fusions.mixlora_library import MixLoraCard
 from composer.studio.engine import Engine
+from composer.training.progress import Clock
 from toybox.oracle import Oracle, Verdict, score
 from toybox.render import render
 from toybox.world import ELEMENTS, Element, Scene, element
@@ -212,14 +213,14 @@ class _Progress:
 
     def __init__(self, name: str, total: int) -> None:
         self.name, self.total, self.done = name, total, 0
-        self.begun = self.printed = time.monotonic()
+        self.clock, self.printed = Clock(0, total), time.monotonic()
 
     def tick(self) -> None:
         self.done += 1
         now = time.monotonic()
         if now - self.printed > 10 or self.done == self.total:
             self.printed = now
-            left = (now - self.begun) / self.done * (self.total - self.done)
+            left = self.clock.seconds_left(self.done)
             print(f"{self.name}: {self.done}/{self.total} pictures, {left:.0f} s left", flush=True)
 
 
