@@ -16,8 +16,8 @@ from benchmarks.shared.sets import Set, cases, named_right, sets_of, weighed
 from composer.evaluation.sheets import contact_sheet
 from composer.experts import read_header
 from composer.fusions.gate_file import read_gates
-from composer.training.gates.export_plan import GateExport
-from composer.training.gates.exporting import export_gates
+from composer.training.gates.export import export_gates
+from composer.training.gates.settings import GateExport
 
 NAME = "gates.export"
 KINDS = (("character", "style"), ("character", "background"))

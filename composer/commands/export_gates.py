@@ -4,70 +4,54 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from composer.commands import _options as options
+from composer.commands._settings import with_settings
 from composer.commands._watching import show, stopped_by_user
 from composer.errors import ComposerError
+from composer.training.gates.settings import GateExport
 
 if TYPE_CHECKING:
-    from composer.training.gates.export_plan import Exported
+    from composer.training.gates.export import Exported
 
 ROOT = Path(__file__).parents[2]
 
 
 def register(app: typer.Typer) -> None:
     """Add `composer export-gates`."""
-    app.command("export-gates")(export_gates)
+    app.command("export-gates")(export)
 
 
-def export_gates(
+@with_settings(GateExport)
+def export(
     gates: Annotated[str, typer.Argument(help="The name of a gate file, or its path.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors file to write.")],
-    naming: Annotated[str, typer.Option(help="kohya or diffusers.")] = "kohya",
-    bins: Annotated[
-        int, typer.Option(help="Divide the steps into so many parts, each with its own file.")
-    ] = 1,
-    lbw: Annotated[
-        bool,
-        typer.Option(
-            "--lbw", help="Print each LoRA's string of block weights too, and what is lost with it."
-        ),
-    ] = False,
     prompt: Annotated[
         list[str] | None,
         typer.Option(
-            help="A prompt to listen to the gates on; repeatable.",
+            help="A prompt to sample with the gates; repeatable.",
             show_default="those they were trained on",
         ),
     ] = None,
-    pictures: Annotated[int, typer.Option(help="How many pictures to listen to.")] = 24,
-    steps: Annotated[int, typer.Option(help="Denoising steps of each.")] = 12,
     cfg: Annotated[float, typer.Option(help="CFG scale.")] = 3.0,
-    seed: Annotated[int, typer.Option(help="Of the first picture; the others count up.")] = 0,
     model: options.Model = str(ROOT / "assets" / "toybox"),
     lora_dir: Annotated[
         list[Path] | None,
         typer.Option(help="A folder of LoRAs; repeatable.", show_default="the toybox's"),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    **settings: Any,
 ) -> None:
-    """Merge LoRAs by the weights nearest to what trained gates say: one LoRA for any program."""
-    from composer.training.gates.export_plan import GateExport
-
+    """Merge LoRAs by the weights nearest to what trained gates give: one LoRA for any program."""
     config = GateExport(
         output=output,
         gates=Path(gates).stem if Path(gates).is_file() else gates,
-        naming=cast(Any, naming),  # checked there
-        bins=bins,
         prompts=tuple(prompt or ()),
-        pictures=pictures,
-        steps=steps,
         cfg_scale=cfg,
-        seed=seed,
-        lbw=lbw,
+        **settings,
     )
     from composer.diffusion.load import load_model
     from composer.diffusion.samplers import check_steps
@@ -75,7 +59,7 @@ def export_gates(
     from composer.fusions.gate_file import read_gates
     from composer.fusions.gate_library import GateLibrary
     from composer.fusions.learned import find_loras
-    from composer.training.gates.exporting import export_gates, prompts_of
+    from composer.training.gates.export import export_gates, prompts_of
 
     folders = lora_dir or [ROOT / "loras"]
     library = GateLibrary(folders)
@@ -83,7 +67,7 @@ def export_gates(
     loras = {name: lora.path for name, lora in find_loras(card, Library(folders)).items()}
     file = read_gates(card.path)
     if not config.prompts:
-        prompts_of(file)  # said before the model is loaded
+        prompts_of(file)  # refused before the model is loaded
     taken = {path.resolve() for path in (card.path, *loras.values())}
     for path in config.paths:
         if path.resolve() in taken:
@@ -92,7 +76,7 @@ def export_gates(
     check_steps(config.steps, loaded.scheduler_config)
     modules = ModuleNames.of(loaded.models, model=loaded.name)
     experts = [read_expert(path, modules, name=name) for name, path in loras.items()]
-    words = {"sample": "listening", "measure": "measuring", "saved": "saved"}
+    words = {"sample": "sampling", "measure": "measuring", "saved": "saved"}
     exported = None
     with stopped_by_user() as stopped:
         reports = export_gates(loaded, experts, file, config, cancelled=stopped.is_set)
@@ -104,10 +88,10 @@ def export_gates(
     if exported is None:
         typer.echo("Stopped; nothing is written.", err=True)
         raise typer.Exit(130)
-    _tell(exported, lbw=lbw)
+    _print(exported, lbw=config.lbw)
 
 
-def _tell(exported: Exported, *, lbw: bool) -> None:
+def _print(exported: Exported, *, lbw: bool) -> None:
     for file in exported.files:
         typer.echo(str(file.path))
         if len(exported.files) > 1:
@@ -128,15 +112,15 @@ def _tell(exported: Exported, *, lbw: bool) -> None:
         typer.secho(
             f"{len(exported.unplaced)} of the places that these LoRAs change, such as "
             f"{exported.unplaced[0]}, have none among the 17 numbers, which are those of Stable "
-            "Diffusion 1.x and 2.x: the strings do not speak of them.",
+            "Diffusion 1.x and 2.x: the strings do not hold them.",
             fg=typer.colors.YELLOW,
             err=True,
         )
 
 
 def _played(exported: Exported) -> str:
-    """The options of `composer generate` that let each of several files speak in its own steps; the
-    text encoder, which reads once, hears the first."""
+    """The options of `composer generate` that use each of several files in its own steps; the text
+    encoder, which reads once, gets the first."""
     folder = exported.files[0].path.parent
     rows = [
         f"--lora {shlex.quote(file.path.stem)}=1,{int(number == 0)}@{start:g}:{end:g}"

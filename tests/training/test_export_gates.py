@@ -20,9 +20,9 @@ from composer.diffusion.model import Model
 from composer.errors import ComposerError
 from composer.experts import Expert, ModuleNames, read_expert, read_header
 from composer.fusions.gate_file import GateFile, read_gates
-from composer.mixture import attach
-from composer.training.gates.export_plan import Exported, ExportedLora, GateExport
-from composer.training.gates.exporting import export_gates
+from composer.mixture import GateSettings, attach
+from composer.training.gates.export import Exported, ExportedLora, export_gates
+from composer.training.gates.settings import GateExport
 
 PROMPTS = ("ada in ink", "ink")
 
@@ -104,7 +104,7 @@ def read_back(model: Model, written: ExportedLora) -> Expert:
     return expert
 
 
-@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-4), (torch.float16, 5e-3)])
+@pytest.mark.parametrize(("file_type", "close"), [("float32", 1e-4), ("float16", 5e-3)])
 @pytest.mark.parametrize("naming", ["kohya", "diffusers"])
 def test_constant_gates_lose_nothing(
     model: Model,
@@ -112,10 +112,10 @@ def test_constant_gates_lose_nothing(
     constant: GateFile,
     tmp_path: Path,
     naming: Any,
-    dtype: torch.dtype,
+    file_type: str,
     close: float,
 ) -> None:
-    found = exported(model, experts, constant, asked(tmp_path, naming=naming, dtype=dtype))
+    found = exported(model, experts, constant, asked(tmp_path, naming=naming, file_type=file_type))
     assert 0 <= found.loss < close**2
     (written,) = found.files
     assert written.path == tmp_path / "out.safetensors" and written.loss == found.loss
@@ -132,7 +132,7 @@ def test_diffusers_gives_the_gated_picture(
         StableDiffusionPipeline,
     )
 
-    config = asked(tmp_path, naming="diffusers", dtype=torch.float32)
+    config = asked(tmp_path, naming="diffusers", file_type="float32")
     exported(model, experts, constant, config)
     pipeline: Any = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None)
     pipeline.load_lora_weights(str(tmp_path), weight_name="out.safetensors")
@@ -211,9 +211,20 @@ def test_the_text_encoders_gates_are_averaged_too(
     config = training(tmp_path, paper=True, steps=0)
     run(model, experts, config)
     trained = read_gates(config.output)
+    # such gates with a bias, which `fixed` sets
+    biased = GateSettings(activation="free", bias=True)
+    trained = dataclasses.replace(
+        trained,
+        settings=dict.fromkeys(trained.settings, biased),
+        sizes={unit: (width, None) for unit, (width, _) in trained.sizes.items()},
+        tensors={
+            unit: {**named, "e": torch.zeros(2, trained.sizes[unit][0])}
+            for unit, named in trained.tensors.items()
+        },
+    )
     assert any(unit.startswith("text_encoder.") for unit in trained.tensors)
     file = fixed(trained)
-    found = exported(model, experts, file, asked(tmp_path, dtype=torch.float32, prompts=()))
+    found = exported(model, experts, file, asked(tmp_path, file_type="float32", prompts=()))
     assert found.loss < 1e-6
     with attach(model.models, {"out": read_back(model, found.files[0]).sites}):
         wanted = gated_outside(model, experts, file)

@@ -12,8 +12,8 @@ from composer.diffusion.load import load_model
 from composer.diffusion.samplers import check_steps
 from composer.errors import ComposerError
 from composer.fusions.gate_file import read_gates
-from composer.training.gates.export_plan import GateExport
-from composer.training.gates.exporting import export_gates
+from composer.training.gates.export import export_gates
+from composer.training.gates.settings import GateExport
 
 
 def test_more_steps_are_refused_before_any_work(tiny_sd: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from composer.diffusion.model import Model
 from composer.experts import Expert
 from composer.mixture import GateSettings, Granularity, Site, attach
 from composer.mixture.build import new_gates
-from composer.training.gates.nearest import RIDGE, Nearest
+from composer.training.gates.averages import RIDGE, Nearest
 
 SETTINGS = GateSettings(activation="free", bias=True, input="placed")
 MEAN = [0.7, -0.4]

@@ -1,4 +1,4 @@
-"""What a gate training is asked to do, and how it reports."""
+"""What a gate training and an export of gates are asked to do, and how a training reports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from composer.errors import ComposerError
 from composer.settings import Settings, setting
-from composer.training.picture_config import Precision
+from composer.training.picture_config import FileType, Precision
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Granularity = Literal["network", "block", "layer", "matrix"]
 Input = Literal["auto", "hidden", "placed", "experts"]
 Company = Literal["fitting", "nobody"]
+Naming = Literal["kohya", "diffusers"]
 GateStage = Literal["alone", "train", "saved"]
 
 
@@ -158,3 +159,66 @@ class GateProgress:
     seconds_left: float | None = None
     preview: Image.Image | None = None
     path: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateExport(Settings):
+    """Every setting of one export.
+
+    output: the `.safetensors` file to write; with several bins, `<name>-1of3.safetensors` and so
+        on beside it.
+    gates: what the gate file is called, for the metadata.
+    prompts: what is sampled; empty takes the prompts the gates were trained on.
+    pictures: how many are sampled, each with the next prompt and the next seed.
+    file_type: of the written numbers.
+    """
+
+    noun: ClassVar[str] = "export settings"
+
+    output: Path
+    gates: str = ""
+    naming: Naming = setting("kohya", help="Whose names the file's tensors have.")
+    bins: int = setting(
+        1, at_least=1, help="Divide the steps into so many parts, each with its own file."
+    )
+    prompts: tuple[str, ...] = ()
+    pictures: int = setting(24, at_least=1, help="How many pictures the weights are averaged over.")
+    steps: int = setting(12, at_least=1, help="Denoising steps of each.")
+    cfg_scale: float = setting(3.0, at_least=1)
+    seed: int = setting(0, at_least=0, help="Of the first picture; the others count up.")
+    lbw: bool = setting(
+        False, help="Print each LoRA's string of block weights too, and what is lost with it."
+    )
+    file_type: FileType = "float16"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.output.suffix != ".safetensors":
+            raise ComposerError(
+                f"output {self.output.name!r} is no LoRA file: give a name that ends in"
+                " .safetensors."
+            )
+        if self.bins > self.steps:
+            raise ComposerError(
+                f"{self.bins} bins of {self.steps} steps: some would be empty. Give"
+                f" {self.steps} bins or fewer, or more steps."
+            )
+        if not all(prompt.strip() for prompt in self.prompts):
+            raise ComposerError("One of the prompts is empty: leave it out.")
+
+    @property
+    def spans(self) -> tuple[range, ...]:
+        """The steps of each bin, counted from 0."""
+        ends = [part * self.steps // self.bins for part in range(self.bins + 1)]
+        return tuple(range(ends[part], ends[part + 1]) for part in range(self.bins))
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The file of each bin."""
+        if self.bins == 1:
+            return (self.output,)
+        stem, suffix = self.output.stem, self.output.suffix
+        return tuple(
+            self.output.with_name(f"{stem}-{part}of{self.bins}{suffix}")
+            for part in range(1, self.bins + 1)
+        )

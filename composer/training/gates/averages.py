@@ -1,32 +1,131 @@
-"""Pictures on their way under gates: what the gates said, and how far other predictions are."""
+"""What gates give on average while pictures are sampled with them, and how far others are from it.
+
+A gate with a weight for each place has its largest weights where its expert has something to do.
+The plain mean over places would take most of an expert's weight if that is a small part of the
+picture, though the expert changes hardly anything elsewhere. So the constant weights w of a unit
+are those that change its sites' outputs least, over all inputs x that they saw:
+
+    minimise  sum_x || sum_j (g_j(x) - w_j) D_j(x) ||^2
+
+which has the normal equations G w = h, G_jk = sum <D_j, D_k>, h_j = sum <D_j, sum_k g_k D_k>.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from composer.diffusion.conditioning import encode_prompts, split_into_chunks
 from composer.diffusion.model import Model
 from composer.diffusion.regions import Regions
 from composer.errors import ComposerError
-from composer.mixture import Mixture
+from composer.mixture import ExpertLinear, Mixture, Site
 from composer.mixture.stand_in import Weights
-from composer.training.gates.nearest import Nearest
 from composer.training.gates.sampling import Sampling, guide, latent_shape
 
 AT_ONCE = 8
 """Pictures in one batch."""
+RIDGE = 1e-3
+"""How much the plain mean counts; it decides alone for an expert that is not in the unit."""
+
+
+class Nearest:
+    """Sums over what the sites of gated units see, step by step.
+
+    steps: of one sampling.
+    """
+
+    def __init__(self, mixture: Mixture, steps: int) -> None:
+        count = len(mixture.names)
+        self._mixture = mixture
+        self._left = {name: torch.zeros(steps, count, count) for name in mixture.gates}
+        self._right = {name: torch.zeros(steps, count) for name in mixture.gates}
+
+    @contextmanager
+    def watching(self, step: int, pictures: int) -> Generator[None, None, None]:
+        """Meanwhile the last `pictures` rows of what runs are added to this step's sums."""
+        handles: list[Any] = []
+        for unit in self._left:
+            for name in self._mixture.units[unit].plan.sites:
+
+                def hook(site: Any, inputs: tuple[Any, ...], unit: str = unit) -> None:
+                    self._add(unit, step, site, inputs[0], pictures)
+
+                site = cast(Any, self._mixture.sites[name])
+                handles.append(site.register_forward_pre_hook(hook))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @torch.no_grad()
+    def _add(self, unit: str, step: int, site: Any, hidden: Tensor, pictures: int) -> None:
+        if site.routing.off:
+            return
+        count = len(self._mixture.names)
+        gated, low = (each[-pictures:] for each in (site.low(hidden), low_of(site, hidden)))
+        self._left[unit][step] += products(site, low, low, count)
+        self._right[unit][step] += products(site, low, gated, count).sum(1)
+
+    def weights(self, steps: range, means: Mapping[str, list[float]]) -> dict[str, list[float]]:
+        """Each unit's weights over these steps, in the experts' order.
+
+        means: what the gates gave on average, to which `RIDGE` draws; a unit whose sites were not
+            seen in these steps keeps it.
+        """
+        some = slice(steps.start, steps.stop)
+        found: dict[str, list[float]] = {}
+        for unit, given in means.items():
+            mean = torch.tensor(given)
+            left, right = self._left[unit][some].sum(0), self._right[unit][some].sum(0)
+            strength = RIDGE * left.diagonal()
+            # an expert that changes nothing here has no equation: any number solves it
+            strength = torch.where(strength > 0, strength, torch.ones_like(strength))
+            solved: Tensor = cast(Any, torch.linalg).solve(
+                left + strength.diag(), right + strength * mean
+            )
+            found[unit] = [float(number) for number in solved]
+        return found
+
+
+def low_of(site: Site, hidden: Tensor) -> Tensor:
+    """A x of all experts, whatever their gate gives: as the site's own `low` is shaped."""
+    if isinstance(site, ExpertLinear):
+        return functional.linear(hidden, site.down)
+    conv = cast(nn.Conv2d, site.base)
+    return conv._conv_forward(hidden, site.down, None)  # pyright: ignore[reportPrivateUsage]
+
+
+def products(site: Site, low: Tensor, other: Tensor, count: int) -> Tensor:
+    """<U_j low_j, U_k other_k>, (experts, experts), summed over batch and tokens; float32 on the
+    CPU. low, other: what stands between the factors of a site, from the same inputs."""
+    low, other = (_by_token(site, each) for each in (low, other))
+    up = site.up.flatten(1).float()  # (out, ranks)
+    both = (low.T @ other) * (up.T @ up)
+    owners = functional.one_hot(site.owner, count).float()  # (ranks, experts)
+    return (owners.T @ both @ owners).cpu()
+
+
+def _by_token(site: Site, low: Tensor) -> Tensor:
+    """(tokens of the batch, ranks)."""
+    if isinstance(site, ExpertLinear):
+        return low.flatten(0, -2).float()
+    return low.transpose(0, 1).flatten(1).T.float()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Heard:
-    """Sums of what gates said while they saw the prompt, by unit.
+class Means:
+    """Sums of gates' weights in the rows that saw the prompt, by unit.
 
     steps: of one sampling.
-    sums: (steps, experts); where a gate has spoken before any step, (1, experts).
+    sums: (steps, experts); of a gate that was asked before any step, (1, experts).
     counts: how many weights each sum holds, (steps, 1) or (1, 1).
     """
 
@@ -34,9 +133,9 @@ class Heard:
     sums: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     counts: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
-    def add(self, said: Weights, pictures: int, step: int | None = None) -> None:
+    def add(self, given: Weights, pictures: int, step: int | None = None) -> None:
         """Those of the last `pictures` rows, which saw the prompt; `step` None is before any."""
-        for unit, weights in said:
+        for unit, weights in given:
             rows = weights.detach().float().cpu()
             if rows.ndim == 3:  # (batch, tokens, experts)
                 rows = rows.mean(1)
@@ -77,43 +176,43 @@ class Trajectories:
         """Text vectors (batch or 2 batch, tokens, dim) as the model is; without it first."""
         guided = self.cfg_scale > 1
         known = {p: encode_prompts(model, p, "" if guided else None) for p in self.prompts}
-        told = [known[prompt] for prompt in self.prompts]
-        without = [each.negative for each in told if each.negative is not None]
-        return torch.cat([*without, *(each.positive for each in told)])
+        texts = [known[prompt] for prompt in self.prompts]
+        without = [each.negative for each in texts if each.negative is not None]
+        return torch.cat([*without, *(each.positive for each in texts)])
 
     def sample(
         self,
         model: Model,
         mixture: Mixture,
-        heard: Heard,
+        means: Means,
         nearest: Nearest,
         regions: Regions | None = None,
     ) -> Iterator[None]:
         """Sample with the mixture's gates; yields after each step.
 
-        heard, nearest: are told what the gates say, and what their sites see meanwhile.
-        regions: finds out where each expert's words act, for gates that hear it.
+        means, nearest: get the gates' weights, and what their sites see meanwhile.
+        regions: finds out where each expert's words act, for gates that need it.
 
         Raises:
             ComposerError: the latents are no longer numbers.
         """
-        with mixture.record_weights() as said:
+        with mixture.record_weights() as given:
             for prompt in self.prompts:
                 encode_prompts(model, prompt, None)
-        heard.add(said, 1)
+        means.add(given, 1)
         hearing = regions and regions.hearing(self.prompts)
         text = self.text(model)
         shape = latent_shape(model)
         drawn = [torch.Generator().manual_seed(seed) for seed in self.seeds]
         noise = torch.stack([torch.randn(shape, generator=g) for g in drawn]).to(model.device)
-        sampling = Sampling(model, noise, steps=heard.steps, cfg_scale=self.cfg_scale)
+        sampling = Sampling(model, noise, steps=means.steps, cfg_scale=self.cfg_scale)
         for step, timestep in enumerate(sampling.scheduler.timesteps):
             latents = sampling.latents
             if hearing is not None:
                 hearing(latents, timestep, step)
-            with mixture.record_weights() as said, nearest.watching(step, len(self.prompts)):
+            with mixture.record_weights() as given, nearest.watching(step, len(self.prompts)):
                 without, with_prompt = predict(model, latents, timestep, text, self.cfg_scale)
-            heard.add(said, len(self.prompts), step)
+            means.add(given, len(self.prompts), step)
             self.latents.append(latents.cpu())
             self.timesteps.append(timestep.cpu())
             self.predictions.append(self._guided(without, with_prompt).cpu())
