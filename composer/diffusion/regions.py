@@ -30,14 +30,14 @@ REACHES: Mapping[str, Reach] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Voice:
-    """How one expert is called, and how far it is heard.
+class Trigger:
+    """The words that call one expert, and where it acts.
 
-    trigger: its words; without any it is called by every prompt, and speaks everywhere.
+    words: without any it is called by every prompt, and acts everywhere.
     reach: None takes that of its role.
     """
 
-    trigger: str
+    words: str
     role: str
     reach: Reach | None = None
 
@@ -45,23 +45,23 @@ class Voice:
         """Its reach."""
         if self.reach is not None:
             return self.reach
-        known = REACHES.get(self.role) if self.trigger.strip() else None
+        known = REACHES.get(self.role) if self.words.strip() else None
         return known or Reach(local=False)
 
 
 class Regions:
-    """The voices of a mixture's experts, and a way to hear where they act.
+    """Finds out where each expert of a mixture acts.
 
-    voices: of every expert of the mixture, by name.
+    triggers: of every expert of the mixture, by name.
     """
 
-    def __init__(self, model: Model, mixture: Mixture, voices: Mapping[str, Voice]) -> None:
+    def __init__(self, model: Model, mixture: Mixture, triggers: Mapping[str, Trigger]) -> None:
         self.model, self.mixture = model, mixture
-        self.voices = [voices[name] for name in mixture.names]
+        self.triggers = [triggers[name] for name in mixture.names]
 
-    def hearing(self, prompts: Sequence[str], *, clip_skip: int = 1) -> Hearing:
-        """What is to be told the noisy latents of pictures of these prompts, before each pass."""
-        return Hearing(self, prompts, clip_skip)
+    def of(self, prompts: Sequence[str], *, clip_skip: int = 1) -> RegionMaps:
+        """For one batch of pictures of these prompts."""
+        return RegionMaps(self, prompts, clip_skip)
 
 
 class Called(Protocol):
@@ -76,45 +76,46 @@ class Called(Protocol):
 
 
 def regions_of(model: Model, mixture: Mixture, experts: Iterable[Called]) -> Regions | None:
-    """What finds out where the words of these experts act; None where no gate hears it."""
+    """What finds out where the words of these experts act; None where no gate needs it."""
     if not mixture.needs_regions:
         return None
-    voices = {e.name: Voice(trigger=e.trigger, role=e.role) for e in experts}
-    return Regions(model, mixture, voices)
+    return Regions(model, mixture, {e.name: Trigger(words=e.trigger, role=e.role) for e in experts})
 
 
-class Hearing:
-    """Follows one batch of pictures; prompts that are called alike share their text vectors."""
+class RegionMaps:
+    """The maps of one batch of pictures; prompts that are alike share their text vectors."""
 
     def __init__(self, regions: Regions, prompts: Sequence[str], clip_skip: int) -> None:
         self._regions = regions
-        voices, device = regions.voices, regions.model.device
+        triggers, device = regions.triggers, regions.model.device
         on = regions.mixture.switches
-        self.called = torch.zeros(len(voices), len(prompts), dtype=torch.bool, device=device)
+        self.called = torch.zeros(len(triggers), len(prompts), dtype=torch.bool, device=device)
         asked: list[list[str | None]] = []
-        for index, (name, voice) in enumerate(zip(regions.mixture.names, voices, strict=True)):
-            silent = not voice.trigger.strip()
-            less = [None if silent else without_words(prompt, voice.trigger) for prompt in prompts]
-            heard = [on[name] and (silent or some is not None) for some in less]
-            self.called[index] = torch.tensor(heard)
-            asked.append([some if h else None for some, h in zip(less, heard, strict=True)])
+        for index, (name, trigger) in enumerate(zip(regions.mixture.names, triggers, strict=True)):
+            words = trigger.words
+            wordless = not words.strip()
+            less = [None if wordless else without_words(prompt, words) for prompt in prompts]
+            called = [on[name] and (wordless or some is not None) for some in less]
+            self.called[index] = torch.tensor(called)
+            asked.append([some if c else None for some, c in zip(less, called, strict=True)])
         # only of an expert that has a place is it asked where that is
         self._asked = [
             (index, less)
             for index, less in enumerate(asked)
-            if voices[index].reaches().local and any(some is not None for some in less)
+            if triggers[index].reaches().local and any(some is not None for some in less)
         ]
         self._text = self._encode(prompts, clip_skip) if self._asked else torch.empty(0)
 
-    def __call__(self, noisy: Tensor, timestep: Tensor, step: int) -> None:
-        """Tell the gates of these latents, (pictures, channels, height, width), at this step."""
+    def update(self, noisy: Tensor, timestep: Tensor, step: int) -> None:
+        """Give the gates the maps of these latents, (pictures, channels, height, width), at every
+        EVERY-th step."""
         if step % EVERY == 0:
             self._regions.mixture.set_region_maps(self.maps(noisy, timestep))
 
     @torch.no_grad()
     def maps(self, noisy: Tensor, timestep: Tensor) -> Tensor:
         """Where each expert acts, (pictures, experts, h, w)."""
-        reaches = [voice.reaches() for voice in self._regions.voices]
+        reaches = [trigger.reaches() for trigger in self._regions.triggers]
         changes = noisy.new_zeros(len(reaches), *noisy.shape, dtype=torch.float32)
         if self._asked and len(reaches) > 1:
             model = self._regions.model

@@ -16,7 +16,7 @@ from composer.diffusion.conditioning import Conditioning, encode_prompts
 from composer.diffusion.model import Model
 from composer.diffusion.preview import denoised, preview, to_image
 from composer.diffusion.prompt import parse_prompt
-from composer.diffusion.regions import Hearing, Regions
+from composer.diffusion.regions import RegionMaps, Regions
 from composer.diffusion.request import Request
 from composer.diffusion.samplers import build_scheduler, set_steps
 from composer.errors import ComposerError
@@ -105,7 +105,7 @@ def _pictures(
         sampling = _Sampling(model, request, conditioning, pictures, shape)
         if regions is not None:
             words = [parse_prompt(request.prompt).text] * len(pictures)
-            sampling.hearing = regions.hearing(words, clip_skip=request.clip_skip)
+            sampling.maps = regions.of(words, clip_skip=request.clip_skip)
         steps = len(sampling.timesteps)
         for i in range(steps):
             if cancelled():
@@ -161,7 +161,7 @@ class _Sampling:
         text = conditioning.positive.expand(len(pictures), -1, -1)
         if conditioning.negative is not None:
             text = torch.cat([conditioning.negative.expand(len(pictures), -1, -1), text])
-        self.hearing: Hearing | None = None
+        self.maps: RegionMaps | None = None
         self.text = text  # (batch or 2 batch, tokens, dim): without the prompt first
 
     # A decorator and not a `with` around the loop: that would reach the caller at every yield.
@@ -170,8 +170,8 @@ class _Sampling:
         """One pass of the U-Net and one step of the solver."""
         timestep = self.timesteps[i]
         noisy = self.scheduler.scale_model_input(self.latents, timestep)
-        if self.hearing is not None:
-            self.hearing(noisy, timestep, i)
+        if self.maps is not None:
+            self.maps.update(noisy, timestep, i)
         output = self._predict(noisy, timestep)
         self.latents = self.scheduler.step(
             output, timestep, self.latents, **self.step_arguments, return_dict=False

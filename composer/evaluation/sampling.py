@@ -12,7 +12,7 @@ from PIL import Image
 from composer.diffusion.conditioning import encode_prompts
 from composer.diffusion.model import Model
 from composer.diffusion.preview import to_image
-from composer.diffusion.regions import Hearing, Regions
+from composer.diffusion.regions import RegionMaps, Regions
 from composer.diffusion.samplers import SAMPLERS, build_scheduler, set_steps
 from composer.errors import ComposerError
 
@@ -74,8 +74,8 @@ def _batch(
     for length in sorted({vectors.shape[1] for vectors in text}):
         chosen = [i for i, vectors in enumerate(text) if vectors.shape[1] == length]
         rows = torch.stack([text[i] for i in chosen], dim=1)  # (1 or 2, batch, tokens, dim)
-        hearing = regions and regions.hearing([shots[i].prompt for i in chosen])
-        latents = _denoise(model, rows, [shots[i].seed for i in chosen], sampling, hearing)
+        maps = regions and regions.of([shots[i].prompt for i in chosen])
+        latents = _denoise(model, rows, [shots[i].seed for i in chosen], sampling, maps)
         images = model.to_images(latents)
         made |= {i: to_image(image) for i, image in zip(chosen, images, strict=True)}
     return [made[i] for i in range(len(shots))]
@@ -93,7 +93,7 @@ def _denoise(
     text: torch.Tensor,
     seeds: Sequence[int],
     sampling: Sampling,
-    hearing: Hearing | None,
+    maps: RegionMaps | None,
 ) -> torch.Tensor:
     """Latents (batch, channels, h, w) of `text` (1 or 2, batch, tokens, dim), in float32."""
     scheduler: Any = build_scheduler(sampling.sampler, model.scheduler_config)
@@ -106,8 +106,8 @@ def _denoise(
     context = text.flatten(0, 1)
     for step, timestep in enumerate(scheduler.timesteps):
         noisy = scheduler.scale_model_input(latents, timestep)
-        if hearing is not None:
-            hearing(noisy, timestep, step)
+        if maps is not None:
+            maps.update(noisy, timestep, step)
         rows = torch.cat([noisy] * passes).to(model.dtype)
         output: torch.Tensor = model.unet(
             rows, timestep, encoder_hidden_states=context, return_dict=False

@@ -65,14 +65,14 @@ def merged_by_blocks(
 
     Raises:
         ComposerError: the experts are not those of the mixture.
-        ValueError: some of `unplaced_sites`, of which the numbers do not speak.
+        ValueError: some of `unplaced_sites`, which the numbers do not cover.
     """
     by_name = _by_name(mixture, experts)
     found: dict[str, LowRank] = {}
     for site in mixture.sites:
         here = [index for index, places in enumerate(LBW_SD1) if _lies(site, places)]
         if not here:
-            raise ValueError(f"no block weight speaks of {site}")
+            raise ValueError(f"no block weight covers {site}")
         given = [numbers[name][here[0]] for name in mixture.names]
         found[site] = _side_by_side(by_name, site, given)
     return found
@@ -108,7 +108,7 @@ def block_weights(
 
 
 def unplaced_sites(mixture: Mixture) -> tuple[str, ...]:
-    """The sites that none of the 17 numbers speaks of: some in every model but SD 1.x and 2.x."""
+    """The sites that none of the 17 numbers covers: some in every model but SD 1.x and 2.x."""
     everywhere = [place for places in LBW_SD1 for place in places]
     return tuple(site for site in mixture.sites if not _lies(site, everywhere))
 

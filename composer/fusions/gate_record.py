@@ -1,4 +1,4 @@
-"""What the gates said while a picture was made: unit × step × expert."""
+"""The gates' weights while a picture was made: unit × step × expert."""
 
 from __future__ import annotations
 
@@ -102,7 +102,8 @@ class GateRecord:
 class GateListener:
     """Collects the gates' weights step by step, for a batch of pictures of one prompt.
 
-    Only the part that is sampled is recorded: a text encoder's gates speak once, before any step.
+    Only the part that is sampled is recorded: a text encoder's gates are asked once, before any
+    step.
     """
 
     mixture: Mixture
@@ -112,28 +113,28 @@ class GateListener:
     def follow(self, steps: Iterable[Item]) -> Generator[Item, None, None]:
         """Yields what `steps` yields; each item ends one step of the sampling.
 
-        Close it where the sampling may be left half-way, or the mixture is heard on and on.
+        Close it where the sampling may be left half-way, or the mixture records on and on.
         """
         units = self.mixture.units
-        with self.mixture.record_weights() as said:
+        with self.mixture.record_weights() as given:
             for item in steps:
-                heard = {unit: _mean(weights) for unit, weights in said if units[unit].timed}
-                said.clear()
-                if heard:
-                    self._steps.append(heard)
+                means = {unit: _mean(weights) for unit, weights in given if units[unit].timed}
+                given.clear()
+                if means:
+                    self._steps.append(means)
                 yield item
 
     def records(self) -> list[GateRecord]:
-        """One for each picture of the batch; none if no learned gate has spoken."""
+        """One for each picture of the batch; none if no gate was asked."""
         if not self._steps:
             return []
-        spoken = {unit: weights for step in self._steps for unit, weights in step.items()}
-        units = [name for name in self.mixture.units if name in spoken]
-        # A unit in which everybody is switched off for a while is not asked then.
-        silence = {unit: weights.new_zeros(weights.shape) for unit, weights in spoken.items()}
+        asked = {unit: weights for step in self._steps for unit, weights in step.items()}
+        units = [name for name in self.mixture.units if name in asked]
+        # A unit in which all experts are switched off for a while is not asked then.
+        zeros = {unit: weights.new_zeros(weights.shape) for unit, weights in asked.items()}
         whole = np.stack(
             [
-                np.stack([step.get(unit, silence[unit]).numpy() for unit in units], axis=1)
+                np.stack([step.get(unit, zeros[unit]).numpy() for unit in units], axis=1)
                 for step in self._steps
             ]
         ).astype(np.float32)  # (steps, rows, units, experts)

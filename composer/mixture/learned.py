@@ -41,8 +41,8 @@ class GateSettings(Settings):
         input, for weights that count where each expert's words act ("placed", not in the paper); or
         the experts' outputs ("experts", equations 7 to 10; this costs one pass of the unit for each
         expert).
-    reduce: how tokens become one vector: their mean (of those that count, where a mixture was told:
-        `Mixture.look_at`), or all of them ("flatten", the paper's; bound to one size of picture).
+    reduce: how tokens become one vector: their mean (of those that count, where `Mixture.look_at`
+        says which), or all of them ("flatten", the paper's; bound to one size of picture).
     activation: "softmax", weights that sum to 1; "free", any numbers.
     time: whether the gate knows the timestep.
     bias: whether there are weights that hold whatever the gate sees: what a start can be set in.
@@ -66,7 +66,7 @@ class GateSettings(Settings):
         if self.reduce == "flatten":
             if tokens is None:
                 raise ComposerError(
-                    "A gate that flattens its input must be told how many tokens there are: train "
+                    "A gate that flattens its input must know how many tokens there are: train "
                     "it at one size of picture, or choose the mean."
                 )
             return features * tokens
@@ -212,13 +212,13 @@ class LearnedGate(Gate):
 def _mean_of(z: Tensor, counted: Tensor) -> Tensor:
     """The mean of the tokens that count, (batch, width).
 
-    Rows may be a multiple of those told, as in a search of n beams: n that follow each other are of
-    one request.
+    Rows may be a multiple of those of `counted`, as in a search of n beams: n that follow each
+    other are of one request.
     """
     if z.shape[1] != counted.shape[1] or z.shape[0] % counted.shape[0]:
         raise ComposerError(
-            f"A gate was told to look at {tuple(counted.shape)} (rows, tokens), and its unit has "
-            f"{tuple(z.shape[:2])}: tell it anew before the model runs on other tokens."
+            f"A gate is to look at {tuple(counted.shape)} (rows, tokens), and its unit has "
+            f"{tuple(z.shape[:2])}: say which tokens count before the model runs on others."
         )
     share = counted.to(z)
     share = share / share.sum(dim=1, keepdim=True).clamp_min(1)

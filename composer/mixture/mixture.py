@@ -246,9 +246,9 @@ class Mixture:
             watch.regions = maps
 
     def look_at(self, counted: Mapping[str, Tensor]) -> None:
-        """Tell gates that take a mean which tokens count for it, until told anew: of a sequence
-        those that are no padding, and in a causal model those of the request alone, for a mean over
-        the answer would see tokens that are not written yet.
+        """Say which tokens count for the means that gates take, until others are given: of a
+        sequence those that are no padding, and in a causal model those of the request alone, for a
+        mean over the answer would see tokens that are not written yet.
 
         counted: by unit, (rows, tokens), nonzero for those that count; all do in other units.
 

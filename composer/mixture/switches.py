@@ -1,4 +1,4 @@
-"""Which experts may speak, where and when."""
+"""Which experts are on, where and when."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Switch:
         return self.units is None and self.depth is None and self.steps is None
 
     def meant(self, unit: str, depth: float, time: float | None) -> bool:
-        """Whether it speaks of this unit now; `time` None is outside of any sampling."""
+        """Whether it holds in this unit now; `time` None is outside of any sampling."""
         if self.units is not None and unit not in self.units:
             return False
         if self.depth is not None and not self.depth[0] <= depth < self.depth[1]:

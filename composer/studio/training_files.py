@@ -52,14 +52,14 @@ class TrainingFiles:
         Raises:
             ComposerError: the folder cannot be written to.
         """
-        told: dict[str, Any] = {
+        values: dict[str, Any] = {
             "version": VERSION,
             "request": training.request.to_json(),
             "history": [asdict(point) for point in training.history],
             "previews": [[shown.step, shown.path.name] for shown in training.previews],
             "path": None if training.path is None else str(training.path),
         }
-        told |= {
+        values |= {
             name: getattr(training, name)
             for name in ("state", "stage", "step", "total", "skipped", "message", "created")
         }
@@ -71,7 +71,7 @@ class TrainingFiles:
                 f"The training cannot be kept in {folder}: {error.strerror}. Start Composer with "
                 "another folder for pictures."
             ) from error
-        text = json.dumps(told, ensure_ascii=False)
+        text = json.dumps(values, ensure_ascii=False)
         write_atomically(folder / RECORD, text.encode())
 
     def read(self) -> Iterator[Training]:

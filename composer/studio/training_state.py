@@ -12,7 +12,7 @@ from composer.studio.training_request import TrainingRequest
 State = Literal["waiting", "running", "stopping", "stopped", "failed", "finished"]
 Stage = Literal["prepare", "alone", "train"]
 
-MOST_POINTS = 1000  # of a curve; a longer one is told by every second step
+MOST_POINTS = 1000  # of a curve; of a longer one every second step is kept
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,12 +80,12 @@ class Trainings:
         Raises:
             ComposerError: there is no such training.
         """
-        told: Training | None = None
-        while told is None or told.active:
+        last: Training | None = None
+        while last is None or last.active:
             now = self.get(name)
-            if now != told:
+            if now != last:
                 yield now
-            told = now
+            last = now
             with self._changed:
                 self._changed.wait(every)
 

@@ -158,7 +158,7 @@ class TrainActions:
         return self._news(str(event.name), None)
 
     def follow(self, shown: str | None, sent: dict[str, str] | None) -> Update:
-        """What is new since this page was told last. Which training is shown is not told again: a
+        """What is new since this page was sent last. Which training is shown is not sent again: a
         row may have been clicked meanwhile."""
         update = self._news(shown, sent)
         update.pop(self._page.shown)

@@ -17,9 +17,9 @@ from composer.diffusion.model import Model
 from composer.diffusion.regions import (
     EVERY,
     REACHES,
-    Hearing,
+    RegionMaps,
     Regions,
-    Voice,
+    Trigger,
     regions_of,
 )
 from composer.diffusion.request import Request
@@ -30,9 +30,9 @@ from composer.experts.triggers import without_words
 from composer.fusions.regions import region_gates
 from composer.mixture import Mixture, Reach, attach, region_maps
 
-ADA = Voice(trigger="ada", role="character")
-INK = Voice(trigger="in ink", role="clothing")
-SEA = Voice(trigger="", role="character")  # nobody knows its words
+ADA = Trigger(words="ada", role="character")
+INK = Trigger(words="in ink", role="clothing")
+SEA = Trigger(words="", role="character")  # nobody knows its words
 
 
 @pytest.mark.parametrize(
@@ -85,8 +85,8 @@ def latents(model: Model, pictures: int, seed: int = 0) -> Tensor:
 def test_maps_follow_from_two_predictions_each(model: Model, mixture: Mixture) -> None:
     noisy, timestep = latents(model, 2), torch.tensor(500)
     prompts = ("ada in ink", "a cat in ink")
-    hearing = regions(model, mixture).hearing(prompts)
-    assert hearing.called.tolist() == [[True, False], [True, True], [True, True]]
+    maps = regions(model, mixture).of(prompts)
+    assert maps.called.tolist() == [[True, False], [True, True], [True, True]]
     changes = torch.zeros(3, *noisy.shape)
     for index, (voice, left) in enumerate(((ADA, ("in ink", None)), (INK, ("ada", "a cat")))):
         assert voice.reaches() == REACHES[voice.role]
@@ -102,44 +102,42 @@ def test_maps_follow_from_two_predictions_each(model: Model, mixture: Mixture) -
                 for words in (prompt, less)
             ]
             changes[index, row] = (both[0] - both[1])[0]
-    wanted = region_maps(
-        changes, hearing.called, [ADA.reaches(), INK.reaches(), Reach(local=False)]
-    )
-    found = hearing.maps(noisy, timestep)
+    wanted = region_maps(changes, maps.called, [ADA.reaches(), INK.reaches(), Reach(local=False)])
+    found = maps.maps(noisy, timestep)
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
     assert bool((found[:, 2] == 1).all()), "an expert without words speaks everywhere"
 
 
 def test_gates_do_not_disturb_what_is_heard(model: Model, mixture: Mixture) -> None:
     """The maps are those of the plain sum, whatever the gates were told before."""
-    hearing = regions(model, mixture).hearing(("ada in ink",))
+    maps = regions(model, mixture).of(("ada in ink",))
     noisy, timestep = latents(model, 1), torch.tensor(300)
-    before = hearing.maps(noisy, timestep)
+    before = maps.maps(noisy, timestep)
     mixture.set_gates(region_gates(mixture, dict.fromkeys(mixture.names, 1.0)))
     mixture.set_region_maps(torch.rand(1, 3, 4, 4))
-    torch.testing.assert_close(hearing.maps(noisy, timestep), before, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(maps.maps(noisy, timestep), before, rtol=1e-5, atol=1e-6)
 
 
 def test_it_is_asked_at_every_third_step(model: Model, mixture: Mixture) -> None:
-    hearing = regions(model, mixture).hearing(("ada in ink",))
+    maps = regions(model, mixture).of(("ada in ink",))
     asked: list[int] = []
 
-    class Counted(Hearing):
+    class Counted(RegionMaps):
         def maps(self, noisy: Tensor, timestep: Tensor) -> Tensor:
             asked.append(int(timestep))
             return torch.ones(1, 3, 1, 1)
 
-    hearing.__class__ = Counted
+    maps.__class__ = Counted
     for step in range(7):
-        hearing(latents(model, 1), torch.tensor(step), step)
+        maps.update(latents(model, 1), torch.tensor(step), step)
     assert asked == [step for step in range(7) if step % EVERY == 0]
 
 
 def test_who_is_switched_off_is_not_asked(model: Model, mixture: Mixture) -> None:
     mixture.toggle("ink", False)
-    hearing = regions(model, mixture).hearing(("ada in ink",))
-    assert hearing.called.flatten().tolist() == [True, False, True]
-    assert hearing.maps(latents(model, 1), torch.tensor(10))[0, 1].abs().max() == 0
+    maps = regions(model, mixture).of(("ada in ink",))
+    assert maps.called.flatten().tolist() == [True, False, True]
+    assert maps.maps(latents(model, 1), torch.tensor(10))[0, 1].abs().max() == 0
 
 
 def test_nobody_hears_them_without_such_gates(model: Model, mixture: Mixture) -> None:

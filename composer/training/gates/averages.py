@@ -200,7 +200,7 @@ class Trajectories:
             for prompt in self.prompts:
                 encode_prompts(model, prompt, None)
         means.add(given, 1)
-        hearing = regions and regions.hearing(self.prompts)
+        maps = regions and regions.of(self.prompts)
         text = self.text(model)
         shape = latent_shape(model)
         drawn = [torch.Generator().manual_seed(seed) for seed in self.seeds]
@@ -208,8 +208,8 @@ class Trajectories:
         sampling = Sampling(model, noise, steps=means.steps, cfg_scale=self.cfg_scale)
         for step, timestep in enumerate(sampling.scheduler.timesteps):
             latents = sampling.latents
-            if hearing is not None:
-                hearing(latents, timestep, step)
+            if maps is not None:
+                maps.update(latents, timestep, step)
             with mixture.record_weights() as given, nearest.watching(step, len(self.prompts)):
                 without, with_prompt = predict(model, latents, timestep, text, self.cfg_scale)
             means.add(given, len(self.prompts), step)

@@ -87,7 +87,7 @@ class Exported:
     loss: over all steps.
     lbw_loss: of the LoRAs side by side with their strings of block weights in place of the file;
         None if it was not asked for, or some sites are unplaced.
-    unplaced: sites that none of the block weights speaks of.
+    unplaced: sites that none of the block weights covers.
     """
 
     files: tuple[ExportedLora, ...]

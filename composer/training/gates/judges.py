@@ -211,7 +211,7 @@ class Judged:
         steps = self._steps(turn, lane)
         timesteps = self._scheduler.timesteps[steps].to(self.model.device)
         if self.regions is not None:
-            self.mixture.set_region_maps(self.regions.hearing(prompts).maps(latents, timesteps))
+            self.mixture.set_region_maps(self.regions.of(prompts).maps(latents, timesteps))
         generator = generator_for(self.config.seed, "gates judged", number)
         # A layer that is run again for its backward pass would find the judges' weights; so the
         # gated pass is then made once for the judges, and once for its own gradient.
@@ -279,7 +279,7 @@ class Judged:
             prompts = [begun[row] for row in rows]
             times = timestep.repeat(len(rows))
             if self.regions is not None:
-                maps = self.regions.hearing(prompts).maps(latents[rows], times)
+                maps = self.regions.of(prompts).maps(latents[rows], times)
                 self.mixture.set_region_maps(maps)
             guided = self._predict(latents[rows], times, prompts)
             latents[rows] = self._scheduler.step(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from composer.diffusion.conditioning import encode_prompts
 from composer.diffusion.model import Model
-from composer.diffusion.regions import Regions, Voice, regions_of
+from composer.diffusion.regions import Regions, Trigger, regions_of
 from composer.diffusion.request import Request
 from composer.diffusion.sample import Picture, generate
 from composer.diffusion.samplers import check_steps
@@ -28,7 +28,7 @@ from composer.training.gates.paper import ClipGuidance
 from composer.training.gates.prompts import check_prompts
 from composer.training.gates.sampling import latent_shape
 from composer.training.gates.settings import GateProgress, GateTraining
-from composer.training.gates.trainer import GateTrainer, Objective
+from composer.training.gates.trainer import GateObjective, GateTrainer
 from composer.training.output import check_writable
 from composer.training.processes import join_processes, told_to_any
 from composer.training.progress import Clock
@@ -100,7 +100,7 @@ def _train(
     cancelled: Callable[[], bool],
 ) -> Iterator[GateProgress]:
     with _attached(model, experts, config) as mixture, _frozen(model, config):
-        objective: Objective | None = None
+        objective: GateObjective | None = None
         if config.steps:  # gates that stay where they begin learn from nothing
             preparing = _prepare(model, mixture, experts, config, processes)
             objective = yield from _reported(preparing, cancelled)
@@ -154,7 +154,7 @@ def _prepare(
     experts: Sequence[Expert],
     config: GateTraining,
     processes: Any,
-) -> Generator[tuple[int, int], None, Objective]:
+) -> Generator[tuple[int, int], None, GateObjective]:
     """The objective, once each expert has drawn alone; yields (steps done, in all)."""
     lanes = config.accumulation * processes.num_processes
     if config.paper:
@@ -165,8 +165,8 @@ def _prepare(
     judged = yield from Judged.prepare(model, mixture, config, roles)
     judged.lanes = lanes
     if gate_for(config, list(roles.values())).input == "placed":
-        voices = {e.name: Voice(trigger=e.info.trigger, role=e.info.role) for e in experts}
-        judged.regions = Regions(model, mixture, voices)
+        triggers = {e.name: Trigger(words=e.info.trigger, role=e.info.role) for e in experts}
+        judged.regions = Regions(model, mixture, triggers)
     return judged
 
 

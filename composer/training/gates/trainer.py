@@ -23,8 +23,8 @@ CLIP_NORM = 1.0
 """The most that the norm of all gradients may be."""
 
 
-class Objective(Protocol):
-    """What gates are trained for."""
+class GateObjective(Protocol):
+    """What gates are trained for: `Judged`, or `ClipGuidance` as published."""
 
     def batch(self, number: int) -> Batch:
         """The loss of the `number`-th batch of the training, counted over all processes.
@@ -54,7 +54,7 @@ class GateTrainer:
 
     model: Model
     mixture: Mixture
-    objective: Objective | None
+    objective: GateObjective | None
     config: GateTraining
     processes: Any
     step: int = 0
