@@ -123,5 +123,5 @@ class RegionGate(Gate):
         """(batch, tokens, experts)."""
         assert seen is not None  # it is asked when its unit runs
         masked = self._masked(mask, self.present)
-        given = maps_at(seen, self.experts) * self.weights
+        given = (maps_at(seen, self.experts) * self.weights).contiguous()
         return torch.addcmul(masked.shift, masked.scale, given)
