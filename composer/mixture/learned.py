@@ -26,9 +26,15 @@ GateInput = Literal["hidden", "placed", "experts"]
 Reduce = Literal["mean", "flatten"]
 Activation = Literal["softmax", "free"]
 
-_OLD: Mapping[str, tuple[Any, ...]] = {"cells": (), "top_k": (0,), "normalise": ("l2",)}
-"""Settings of gate files before Composer dropped them, with the values that are as today's; ()
-where it was not read by any gate that is left."""
+_DROPPED: Mapping[str, tuple[Any, ...]] = {
+    "input": ("regions",),
+    "reduce": ("grid", "tokens"),
+    "activation": ("scaled", "sigmoid"),
+    "normalise": ("layer",),
+}
+"""Kinds of gates that there were, by setting."""
+_OLD = ("cells", "normalise", "top_k")
+"""Settings of gate files that have one value today."""
 TAU = (1.0, 3.0)  # the temperature's least and greatest, as released
 _ROW_NORM = 0.01  # of e at the start, as released: the first weights are as good as even
 
@@ -79,11 +85,11 @@ class GateSettings(Settings):
         Raises:
             ComposerError: a setting is not known, or asks for a kind of gate that was dropped.
         """
-        for name, same in _OLD.items():
-            if name in values and same and values[name] not in same:
+        for name, value in values.items():
+            if value in _DROPPED.get(name, ()) or (name == "top_k" and value != 0):
                 raise ComposerError(
-                    f"The gate's {name} is {values[name]!r}, a kind of gate that Composer has "
-                    "dropped (docs/tried.md): train again."
+                    f"The gate's {name} is {value!r}, a kind of gate that Composer has dropped "
+                    "(docs/tried.md): train again."
                 )
         return super().from_json({n: v for n, v in values.items() if n not in _OLD})
 

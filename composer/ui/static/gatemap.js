@@ -1,4 +1,4 @@
-// Who spoke where in the picture that is shown. value: null (no map), {id} (there is one), or in
+// Which LoRA had which weight where in the picture that is shown. value: null (no map), {id} (there is one), or in
 // full {id, experts: [{title, role}], units: [{name, stage}], rows: [{label, mean, steps, entropy,
 // png, file}], numbers, file}; mean[expert][unit] and steps[expert][step][unit] in percent.
 const fold = element.querySelector('.gatemap');
