@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 MOST_TOKENS = 1024
 
@@ -21,19 +21,42 @@ def attention_for_backward(device: str, tokens: int = 0) -> AbstractContextManag
     plain products keep every (tokens, tokens) map, which does not fit for large pictures.
     """
     plain = device == "cpu" and tokens <= MOST_TOKENS
-    return _Plain() if plain else nullcontext()
+    return _plain() if plain else nullcontext()
 
 
-class _Plain(TorchFunctionMode):
+_FUSED = functional.scaled_dot_product_attention
+_lock, _thread = threading.Lock(), threading.local()
+_users = 0
+
+
+@contextmanager
+def _plain() -> Generator[None]:
     """Attention by plain products, in this thread alone; torch's `sdpa_kernel` rules over all, and
-    what is painted or expanded beside a training would depend on it. The numbers are the same."""
+    what is painted or expanded beside a training would depend on it. The numbers are the same.
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        if func is functional.scaled_dot_product_attention:
-            return _plain_attention(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+    No mode of PyTorch's does this: it would take it off within a backward pass, in which
+    checkpointing runs layers again.
+    """
+    global _users
+    with _lock:
+        _users += 1
+        functional.scaled_dot_product_attention = _by_thread
+    depth = getattr(_thread, "depth", 0)
+    _thread.depth = depth + 1
+    try:
+        yield
+    finally:
+        _thread.depth = depth
+        with _lock:
+            _users -= 1
+            if not _users:
+                functional.scaled_dot_product_attention = _FUSED
+
+
+def _by_thread(*args: Any, **kwargs: Any) -> Tensor:
+    # while compiling, it is the training that is compiled
+    plain = torch.compiler.is_compiling() or getattr(_thread, "depth", 0)
+    return _plain_attention(*args, **kwargs) if plain else _FUSED(*args, **kwargs)
 
 
 def _plain_attention(

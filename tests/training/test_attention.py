@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 
 from composer.training import attention
 from composer.training.attention import MOST_TOKENS, attention_for_backward
@@ -78,3 +79,29 @@ def test_other_threads_keep_their_kernels_while_one_trains(monkeypatch: pytest.M
 @pytest.mark.parametrize(("device", "tokens"), [("cuda", 64), ("cpu", MOST_TOKENS + 1)])
 def test_the_fused_kernels_train_where_they_are_better(device: str, tokens: int) -> None:
     assert isinstance(attention_for_backward(device, tokens), nullcontext)
+
+
+@pytest.mark.parametrize("way", ["backward", "grad"])
+def test_what_runs_again_for_the_backward_pass_is_plain_too(way: str) -> None:
+    """Under gradient checkpointing; PyTorch refuses a second pass that saves other tensors."""
+    query = torch.randn(2, 4, 17, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()
+
+    def attend(tensor: Tensor) -> Tensor:
+        return functional.scaled_dot_product_attention(tensor, tensor, tensor)
+
+    found: list[Tensor] = []
+    for again in (False, True):
+        query.grad = None
+        with attention_for_backward("cpu"):
+            out = cast(
+                Tensor, checkpoint(attend, query, use_reentrant=False) if again else attend(query)
+            )
+            loss = out.square().sum()
+            if way == "backward":
+                cast(Any, loss).backward()
+                found.append(cast(Tensor, query.grad).clone())
+            else:
+                found.append(torch.autograd.grad(loss, query)[0])
+    assert torch.equal(*found)
+    unpatched = functional.scaled_dot_product_attention
+    assert unpatched is attention._FUSED  # pyright: ignore[reportPrivateUsage]
