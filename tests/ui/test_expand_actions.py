@@ -144,3 +144,19 @@ def test_what_a_browser_makes_up_is_no_expansion(
     assert page.prompt not in ExpandActions(studio, page).back([], "weighted", True, told)
     list(ExpandActions(studio, page).expand(None, "rubbish", "weighted", True, told))
     assert not asked
+
+
+@pytest.mark.parametrize(("strength", "loras"), [(1.0, ("zibo", "neon")), (0.0, ("neon",))])
+def test_a_lora_of_no_strength_under_gates_brings_no_trigger(
+    studio: Studio,
+    page: Page,
+    asked: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    strength: float,
+    loras: tuple[str, ...],
+) -> None:
+    monkeypatch.setattr(studio, "triggers", lambda recipe: ())
+    rows = mixer(LoraRow(name="zibo"), LoraRow(name="neon"))
+    rows[0]["strength"] = strength
+    list(ExpandActions(studio, page).expand("a cat", rows, "gates:pair", True, None))
+    assert [names for _, names, *_ in asked] == [loras]
