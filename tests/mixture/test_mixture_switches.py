@@ -8,8 +8,11 @@ import pytest
 import torch
 from gated_hosts import experts_at, gated, gates_for, make_host, output
 from tiny_models import same_bits
+from torch import nn
+from work import work
 
 from composer.errors import ComposerError
+from composer.experts.low_rank import LowRank
 from composer.mixture import GRANULARITIES, GateSettings, Mixture, Switch, attach
 
 UNIT, OTHER = "unet.mid_block.attentions.0", "unet.mid_block.resnets.1"
@@ -239,3 +242,16 @@ def test_a_refused_switch_changes_nothing() -> None:
         with pytest.raises(ComposerError):
             mixture.toggle(name, False, **limits)  # pyright: ignore[reportArgumentType]
         assert same_bits(output(host), before)
+
+
+def test_the_work_of_a_step_grows_with_the_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    def steps(units: int) -> int:
+        model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(units)))
+        factors = LowRank(down=torch.ones(1, 4), up=torch.ones(4, 1), scale=1.0)
+        experts = {name: {f"unet.{i}": factors for i in range(units)} for name in ("ada", "ink")}
+        mixture = attach({"unet": model}, experts, granularity="matrix")
+        mixture.toggle("ada", False, depth=(0.0, 0.5), steps=(0.0, 0.5))
+        assert len(mixture.units) == units
+        return work(lambda _: mixture.at_step(0, 4), "", monkeypatch)
+
+    assert steps(80) / steps(40) < 2.3
