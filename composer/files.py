@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import sys
+import threading
 from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
@@ -15,6 +16,10 @@ from composer.errors import ComposerError
 
 if sys.platform != "win32":
     import fcntl
+
+LOADING = threading.RLock()
+"""Held while a library loads a model. They change flags and functions of PyTorch for all threads
+meanwhile, and two that load at once put back each other's: every model after is damaged."""
 
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}")
 

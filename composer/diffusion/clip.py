@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from composer.diffusion.model import Model
 from composer.errors import ComposerError
+from composer.files import LOADING
 
 SUBFOLDER = "clip"  # of a model's folder, where its own CLIP may lie
 EXAMPLE = "openai/clip-vit-base-patch16"
@@ -49,9 +50,10 @@ class Clip:
         folder = name or str(own_clip(model))
         check_clip(folder)
         try:
-            loaded: Any = cast(Any, CLIPModel).from_pretrained(
-                folder, use_safetensors=True, output_loading_info=True
-            )
+            with LOADING:
+                loaded: Any = cast(Any, CLIPModel).from_pretrained(
+                    folder, use_safetensors=True, output_loading_info=True
+                )
             tokenizer: Any = cast(Any, CLIPTokenizer).from_pretrained(folder)
             processor: Any = cast(Any, CLIPImageProcessor).from_pretrained(folder)
         except (OSError, ValueError, RuntimeError) as error:

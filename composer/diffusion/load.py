@@ -20,6 +20,7 @@ from composer.diffusion.folder import (
 )
 from composer.diffusion.model import Model
 from composer.errors import ComposerError
+from composer.files import LOADING
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _CHECKPOINT_PARTS = (
@@ -205,7 +206,8 @@ def _explained(what: str | Path, remedy: str = "Download the model again.") -> G
     was_showing = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        yield
+        with LOADING:
+            yield
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ComposerError(f"{what} cannot be loaded: {reason} {remedy}") from error

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from composer.errors import ComposerError
+from composer.files import LOADING
 from composer.language.paths import check_language_model
 
 Quantisation = Literal["none", "8bit", "4bit"]
@@ -87,7 +88,8 @@ def load_language_model(
         )
         pair = bool(getattr(config, "is_encoder_decoder", False))
         kind: Any = AutoModelForSeq2SeqLM if pair else AutoModelForCausalLM
-        model: Any = kind.from_pretrained(source, **settings)
+        with LOADING:
+            model: Any = kind.from_pretrained(source, **settings)
         tokenizer: Any = cast(Any, AutoTokenizer).from_pretrained(
             source, trust_remote_code=False, local_files_only=path.is_dir()
         )

@@ -261,7 +261,7 @@ def test_what_is_wrong_is_told_and_the_page_goes_on(page: Page) -> None:
 def test_a_comparison_is_stopped_and_keeps_what_is_done(page: Page) -> None:
     open_tab(page)
     choose(page, "zibo", "neon")
-    settle(page, steps=60)
+    settle(page, steps=500)  # so that it is not over before it is stopped
     page.click("#compare-start")
     expect(page.locator(".cell:enabled").first).to_be_visible()
     page.click("#compare-stop")
