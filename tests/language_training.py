@@ -13,8 +13,7 @@ from composer.language.load import LanguageModel
 from composer.language.mixlora_config import MixLoraConfig
 from composer.language.plain_lora import PlainLoraConfig
 from composer.language.records import Record
-from composer.mixture.lora_settings import LoraSettings
-from composer.mixture.routers import RouterSettings
+from composer.mixlora import LoraSettings, RouterSettings
 from composer.training.language import LanguageProgress, LanguageTraining, train_adapter
 
 STEPS = 6

@@ -22,6 +22,7 @@ ROWS = (
     ("settings",),
     ("experts",),
     ("mixture",),
+    ("mixlora",),
     ("fusions",),
     ("diffusion", "language"),
     ("training", "evaluation"),
@@ -113,9 +114,9 @@ def test_imports_run_one_way() -> None:
         assert not upward, f"{path}: {room or 'composer'} must not import {sorted(upward)}"
 
 
-def test_mixture_stands_on_torch_alone() -> None:
-    for path in in_rooms("mixture"):
-        assert rooms_used(path) <= {"errors", "settings"}, path
+def test_mixture_and_mixlora_stand_on_torch_alone() -> None:
+    for path in in_rooms("mixture", "mixlora"):
+        assert rooms_used(path) <= {"errors", "settings", "mixture"}, path
         assert libraries_used(path) <= {"torch"}, path
 
 

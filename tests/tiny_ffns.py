@@ -10,10 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from composer.language.mixlora_config import MixLoraConfig
-from composer.mixture.host import FfnHost
-from composer.mixture.lora_settings import LoraSettings
-from composer.mixture.mixlora import MixLora, attach_mixlora
-from composer.mixture.routers import RouterSettings
+from composer.mixlora import LoraSettings, MixLora, RouterSettings, attach_mixlora
+from composer.mixlora.host import FfnHost
 
 WIDTH, INNER, WORDS, TOKENS = 16, 24, 40, 6
 

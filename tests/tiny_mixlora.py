@@ -9,10 +9,7 @@ import torch
 
 from composer.diffusion.load import load_model
 from composer.fusions.mixlora_file import ADAPTER, LearnedSet, MixLoraFile
-from composer.mixture.lora_settings import LoraSettings
-from composer.mixture.mixlora import attach_mixlora
-from composer.mixture.mixlora_settings import MixLoraSettings
-from composer.mixture.routers import RouterSettings
+from composer.mixlora import LoraSettings, MixLoraSettings, RouterSettings, attach_mixlora
 
 PLAIN = LoraSettings(rank=2, alpha=2.0, dropout=0.0)
 SETTINGS = MixLoraSettings(

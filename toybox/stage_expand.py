@@ -18,8 +18,7 @@ from composer.language.load import LanguageModel
 from composer.language.mixlora_config import MixLoraConfig
 from composer.language.phrases import missing
 from composer.language.records import Record
-from composer.mixture.lora_settings import LoraSettings
-from composer.mixture.routers import RouterSettings
+from composer.mixlora import LoraSettings, RouterSettings
 from composer.training.language import LanguageProgress, LanguageTraining, train_adapter
 from toybox.stage_language import record
 from toybox.words import (

@@ -8,9 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from composer.diffusion import load_model
-from composer.mixture.lora_settings import LoraSettings
-from composer.mixture.mixlora_settings import MixLoraSettings
-from composer.mixture.routers import RouterSettings
+from composer.mixlora import LoraSettings, MixLoraSettings, RouterSettings
 from composer.training.mixlora import ImageSet, PictureMixLoraTraining, train_picture_mixlora
 from toybox.loop import multiplies_bfloat16
 from toybox.stage_loras import training_pictures

@@ -33,8 +33,8 @@ from composer.language.parts import read_adapters
 from composer.language.plain_lora import PlainLoraConfig
 from composer.language.records import Record
 from composer.language.samples import encode, window_of
+from composer.mixlora import LoraSettings
 from composer.mixture import GateSettings, Mixture
-from composer.mixture.lora_settings import LoraSettings
 from composer.training.gates.losses import entropy, shares
 from composer.training.language import LanguageTraining, train_adapter
 

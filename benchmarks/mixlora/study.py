@@ -20,9 +20,7 @@ from composer.language.load import LanguageModel, load_language_model
 from composer.language.mixlora_config import MixLoraConfig
 from composer.language.plain_lora import PlainLora, PlainLoraConfig
 from composer.language.records import Record
-from composer.mixture.lora_settings import LoraSettings
-from composer.mixture.mixlora import attach_mixlora
-from composer.mixture.routers import RouterSettings
+from composer.mixlora import LoraSettings, RouterSettings, attach_mixlora
 from composer.training.language import LanguageTraining, train_adapter
 
 NAME = "mixlora.study"

@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from composer.language.mixlora_config import MixLoraConfig
-from composer.mixture.host import FfnHost
-from composer.mixture.lora_settings import LoraSettings
-from composer.mixture.mixlora import MixLora, attach_mixlora
-from composer.mixture.routers import RouterSettings
+from composer.mixlora import LoraSettings, MixLora, RouterSettings, attach_mixlora
+from composer.mixlora.host import FfnHost
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

@@ -103,8 +103,7 @@ def train_mixlora(
 def _config(given: dict[str, Any]) -> LanguageTraining:
     from composer.language.mixlora_config import MixLoraConfig
     from composer.language.plain_lora import PlainLoraConfig
-    from composer.mixture.lora_settings import LoraSettings
-    from composer.mixture.routers import RouterSettings
+    from composer.mixlora import LoraSettings, RouterSettings
     from composer.training.language import LanguageTraining
 
     mixture = given["method"] == "mixlora"

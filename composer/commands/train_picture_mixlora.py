@@ -13,7 +13,7 @@ from composer.commands.generate import TOYBOX
 from composer.errors import ComposerError
 
 if TYPE_CHECKING:
-    from composer.mixture.mixlora_settings import MixLoraSettings
+    from composer.mixlora import MixLoraSettings
     from composer.training.mixlora import ImageSet
 
 
@@ -110,9 +110,7 @@ def _read_set(text: str) -> ImageSet:
 
 
 def _adapter(given: dict[str, Any]) -> MixLoraSettings:
-    from composer.mixture.lora_settings import LoraSettings
-    from composer.mixture.mixlora_settings import MixLoraSettings
-    from composer.mixture.routers import RouterSettings
+    from composer.mixlora import LoraSettings, MixLoraSettings, RouterSettings
 
     def plain(rank: int) -> LoraSettings | None:
         return LoraSettings(rank=rank, alpha=rank, dropout=given["dropout"]) if rank else None

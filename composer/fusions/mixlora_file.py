@@ -14,9 +14,8 @@ from composer.errors import ComposerError
 from composer.experts.header import Header, read_header
 from composer.experts.supported import MIXLORA as FORMAT
 from composer.fusions.own_file import OwnKind, read_whole
-from composer.mixture.adapter_names import check_against_settings
-from composer.mixture.mixlora import MixLora, attach_mixlora
-from composer.mixture.mixlora_settings import MixLoraSettings
+from composer.mixlora import MixLora, MixLoraSettings, attach_mixlora
+from composer.mixlora.names import check_against_settings
 
 ADAPTER = "pictures"
 """What the adapter of such a file is called in the model."""
@@ -89,7 +88,7 @@ class MixLoraFacts:
 class MixLoraFile(MixLoraFacts):
     """A trained MixLoRA with all that is needed to use it rightly.
 
-    tensors: by the names of `composer.mixture.adapter_names`.
+    tensors: by the names of `composer.mixlora.names`.
     """
 
     tensors: Mapping[str, Tensor]

@@ -1,6 +1,6 @@
 """MixLoRA checkpoints: a folder with `adapter_config.json` and `adapter_model.safetensors`.
 
-The names of the tensors are the reference's; see `composer.mixture.adapter_names`.
+The names of the tensors are the reference's; see `composer.mixlora.names`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from composer.experts.header import Header, parse_header, read_header
 from composer.files import write_atomically
 from composer.language.mixlora_config import MixLoraConfig, parse_config
 from composer.language.tensor_names import modern
-from composer.mixture.adapter_names import check_against_settings
-from composer.mixture.mixlora import MixLora, attach_mixlora
+from composer.mixlora import MixLora, attach_mixlora
+from composer.mixlora.names import check_against_settings
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"

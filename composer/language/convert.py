@@ -16,7 +16,7 @@ from torch import Tensor
 from composer.errors import ComposerError
 from composer.language.checkpoint import PICKLE_FILE, WEIGHTS_FILE, read_config, write_adapter
 from composer.language.tensor_names import modern
-from composer.mixture.adapter_names import check_against_settings
+from composer.mixlora.names import check_against_settings
 
 SAFE_TORCH = (2, 6)
 

@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from composer.errors import ComposerError
-from composer.mixture.ffn import FORMS, FfnForm
-from composer.mixture.lora_settings import LoraSettings
-from composer.mixture.mixlora_settings import MixLoraSettings
-from composer.mixture.routers import STRATEGIES, RouterSettings
+from composer.mixlora.ffn import FORMS, FfnForm
+from composer.mixlora.router import STRATEGIES, RouterSettings
+from composer.mixlora.settings import LoraSettings, MixLoraSettings
 from composer.outside import parse_json
 
 LEGACY = {"w1_proj": "gate_proj", "w2_proj": "down_proj", "w3_proj": "up_proj"}

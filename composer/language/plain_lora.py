@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from composer.errors import ComposerError
 from composer.files import write_atomically
 from composer.language.parts import has_encoder
-from composer.mixture.lora_settings import LoraSettings
-from composer.mixture.rows import Masks, Tape
+from composer.mixlora.rows import Masks, Tape
+from composer.mixlora.settings import LoraSettings
 from composer.settings import Settings
 
 

@@ -1,6 +1,6 @@
 """Today's names of the tensors in a MixLoRA file, for those of the first files.
 
-Today's are those of `composer.mixture.adapter_names`.
+Today's are those of `composer.mixlora.names`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from composer.language.mixlora_config import LEGACY
-from composer.mixture.adapter_names import ROUTER
+from composer.mixlora.names import ROUTER
 
 Thing = TypeVar("Thing")
 

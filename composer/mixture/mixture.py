@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
-from types import TracebackType
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from composer.errors import ComposerError
 from composer.mixture.gates import ConstantGate, Gate
 from composer.mixture.learned import LearnedGate
-from composer.mixture.replacement import Replacement, undo
+from composer.mixture.replacement import Attached, Replacement
 from composer.mixture.routing import Routing
 from composer.mixture.sites import Site
 from composer.mixture.stand_in import Watch, Weights
@@ -21,12 +20,11 @@ from composer.mixture.switches import Switch
 from composer.mixture.unit import Unit
 
 
-class Mixture:
+class Mixture(Attached):
     """Experts attached to models, with a gate for each unit.
 
-    After `attach` every expert has weight 1 everywhere. The handle is also a context
-    manager that detaches at its end. `copy.deepcopy(mixture)` is a mixture over copies of its
-    models.
+    After `attach` every expert has weight 1 everywhere. `copy.deepcopy(mixture)` is a mixture over
+    copies of its models.
 
     names: the experts, in the order of the last axis of all gate weights.
     models: the parts.
@@ -43,12 +41,12 @@ class Mixture:
         watches: Mapping[str, Watch],
         replacements: list[Replacement],
     ) -> None:
+        super().__init__(replacements)
         self.names = names
         self.models = models
         self.sites = sites
         self.units = units
         self._watches = watches
-        self._replacements = replacements
         self._weights = {name: dict.fromkeys(models, 1.0) for name in names}
         self._strengths = dict.fromkeys(names, 1.0)
         self._on = dict.fromkeys(names, True)
@@ -286,21 +284,6 @@ class Mixture:
     def depth_of(self, unit: str) -> float:
         """Where a unit lies among those of its part, in the order they run: 0 to 1."""
         return self._depths[self._unit(unit).plan.name]
-
-    def detach(self) -> None:
-        """Put the original modules back. The mixture is of no more use; again is harmless."""
-        undo(self._replacements)
-
-    def __enter__(self) -> Mixture:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.detach()
 
     def _set_masks(self, units: Collection[str] | None = None) -> None:
         """Set which experts are on in these units, or in all, and what their weights are multiplied

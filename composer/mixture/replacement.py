@@ -1,11 +1,15 @@
-"""Put stand-ins in the place of modules, and the modules back."""
+"""Put stand-ins in the place of modules, and the modules back; the base of the handles on them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import TracebackType
+from typing import TypeVar
 
 from torch import nn
+
+Handle = TypeVar("Handle", bound="Attached")
 
 
 @dataclass(frozen=True)
@@ -53,3 +57,26 @@ def undo(replacements: list[Replacement]) -> None:
     """Put the bases back, the last replaced first; the list is empty afterwards."""
     while replacements:
         replacements.pop().undo()
+
+
+class Attached:
+    """What was attached to models by replacing modules; a context manager that detaches at its
+    end."""
+
+    def __init__(self, replacements: list[Replacement]) -> None:
+        self._replacements = replacements
+
+    def detach(self) -> None:
+        """Put the original modules back. The handle is of no more use; again is harmless."""
+        undo(self._replacements)
+
+    def __enter__(self: Handle) -> Handle:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()

@@ -18,8 +18,8 @@ from composer.fusions import Plan
 from composer.fusions.gate_file import GateFile, gated
 from composer.fusions.gate_record import GateListener
 from composer.fusions.mixlora_file import read_mixlora
+from composer.mixlora.attach import MixLora
 from composer.mixture import Granularity, Mixture, attach
-from composer.mixture.mixlora import MixLora
 
 if TYPE_CHECKING:
     from composer.fusions.mixlora_library import MixLoraCard

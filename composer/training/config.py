@@ -8,7 +8,7 @@ from typing import Literal
 
 from composer.errors import ComposerError
 from composer.experts.info import Role
-from composer.mixture.adapter_names import CONVOLUTIONS
+from composer.mixlora.names import CONVOLUTIONS
 from composer.settings import setting
 from composer.training.picture_config import PictureTraining
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from composer.errors import ComposerError
 from composer.experts.low_rank import LowRank
-from composer.mixture.rows import Tape
+from composer.mixlora import Tape
 
 ADAPTER = "lora"
 

@@ -15,7 +15,7 @@ from benchmarks.mixlora import study
 from benchmarks.mixlora.study import equal_rank, mixlora, rows_of
 from benchmarks.mixlora.tasks import TASKS, draw
 from composer.language.load import load_language_model
-from composer.mixture.routers import RouterSettings
+from composer.mixlora import RouterSettings
 from toybox.language_tokens import WINDOW, build_language_tokenizer
 from toybox.stage_expand import settings, train_expander
 from toybox.understand import understand

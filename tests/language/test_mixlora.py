@@ -12,8 +12,7 @@ from tiny_ffns import FAMILIES, attached, close, config, gradients, make, scalar
 from torch import Tensor, nn
 
 from composer.errors import ComposerError
-from composer.mixture.lora_settings import LoraSettings
-from composer.mixture.mixlora import MixLora, attach_mixlora
+from composer.mixlora import LoraSettings, MixLora, attach_mixlora
 
 ATTENTION = LoraSettings(rank=2, alpha=4.0, dropout=0.0)
 CAUSAL = [name for name in FAMILIES if name not in ("t5", "t5-gated", "clip", "unet")]

@@ -24,7 +24,7 @@ from composer.language.checkpoint import (
     save_adapter,
 )
 from composer.language.convert import convert_adapter
-from composer.mixture.lora_settings import LoraSettings
+from composer.mixlora import LoraSettings
 
 ATTENTION = LoraSettings(rank=2, alpha=4.0, dropout=0.1)
 

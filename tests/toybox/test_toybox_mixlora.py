@@ -10,7 +10,7 @@ import torch
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.fusions.mixlora_file import read_mixlora
-from composer.mixture.mixlora import attach_mixlora
+from composer.mixlora import attach_mixlora
 from toybox.stage_mixlora import CHARACTERS, settings, train_characters
 
 ROOT = Path(__file__).parents[2]

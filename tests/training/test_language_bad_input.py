@@ -15,7 +15,7 @@ from composer.errors import ComposerError
 from composer.language.mixlora_config import MixLoraConfig
 from composer.language.plain_lora import PlainLoraConfig
 from composer.language.records import Record
-from composer.mixture.routers import RouterSettings
+from composer.mixlora import RouterSettings
 from composer.training.language import LanguageTraining, train_adapter
 from composer.training.trainer import Diverged
 

@@ -20,8 +20,8 @@ from composer.language.gates_config import LoraGatesConfig
 from composer.language.load import LanguageModel
 from composer.language.parts import weights_hash
 from composer.language.plain_lora import PlainLoraConfig
+from composer.mixlora import LoraSettings
 from composer.mixture import GateSettings
-from composer.mixture.lora_settings import LoraSettings
 from composer.training.language import LanguageProgress, LanguageTraining, train_adapter
 from composer.training.language.gated import LoraGates
 from composer.training.language.lesson import prepare_lesson

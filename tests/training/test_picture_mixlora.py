@@ -19,9 +19,7 @@ from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.errors import ComposerError
 from composer.fusions.mixlora_file import read_mixlora, read_mixlora_facts
-from composer.mixture.lora_settings import LoraSettings
-from composer.mixture.mixlora_settings import MixLoraSettings
-from composer.mixture.routers import RouterSettings
+from composer.mixlora import LoraSettings, MixLoraSettings, RouterSettings
 from composer.training.mixlora import ImageSet, PictureMixLoraTraining, train_picture_mixlora
 from composer.training.muon import Muon
 from composer.training.pictures import TrainingPicture
@@ -103,7 +101,7 @@ def test_learns_and_leaves_the_model_as_it_was(
 def test_the_file_explains_itself_and_says_what_the_trained_one_said(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from composer.mixture.mixlora import MixLora
+    from composer.mixlora import MixLora
 
     noisy = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     text = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(2))

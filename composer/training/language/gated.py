@@ -17,8 +17,8 @@ from composer.language.gated import Sight, attach_loras, check_settings, look
 from composer.language.gates_config import LoraGatesConfig
 from composer.language.load import LanguageModel
 from composer.language.parts import has_encoder, named_folders, read_adapters, weights_hash
+from composer.mixlora import Masks
 from composer.mixture.build import new_gates
-from composer.mixture.rows import Masks
 from composer.mixture.stand_in import Weights
 from composer.training.gates.losses import balance_loss, shares
 

@@ -17,8 +17,7 @@ from composer.language.load import LanguageModel
 from composer.language.mixlora_config import MixLoraConfig
 from composer.language.parts import has_encoder
 from composer.language.plain_lora import PlainLora, PlainLoraConfig
-from composer.mixture.mixlora import MixLora, attach_mixlora
-from composer.mixture.rows import Masks
+from composer.mixlora import Masks, MixLora, attach_mixlora
 from composer.training.language.config import LanguageTraining
 from composer.training.language.gated import LoraGates
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from composer.language.batches import Batch, answer_loss, joined
 from composer.language.load import LanguageModel
-from composer.mixture.rows import Masks
+from composer.mixlora import Masks
 from composer.training.attention import attention_for_backward
 from composer.training.draws import generator_for
 from composer.training.language.dispatch import least_padding

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from composer.errors import ComposerError
-from composer.mixture.lora_settings import LoraSettings
-from composer.mixture.mixlora_settings import MixLoraSettings
-from composer.mixture.routers import RouterSettings
+from composer.mixlora.router import RouterSettings
+from composer.mixlora.settings import LoraSettings, MixLoraSettings
 from composer.settings import Settings, setting
 from composer.training.picture_config import PictureTraining
 

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from composer.fusions.mixlora_file import ADAPTER
-from composer.mixture.mixlora import attach_mixlora
-from composer.mixture.mixlora_settings import MixLoraSettings
-from composer.mixture.router_losses import balance_loss
-from composer.mixture.rows import Tape
+from composer.mixlora import MixLoraSettings, Tape, attach_mixlora
+from composer.mixlora.router_losses import balance_loss
 
 KEPT = 0.98
 """How much of the running means of what routers do is kept at each pass."""

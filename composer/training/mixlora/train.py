@@ -11,7 +11,7 @@ from composer.diffusion.model import Model
 from composer.errors import ComposerError
 from composer.experts.triggers import without_words
 from composer.fusions.mixlora_file import ADAPTER, LearnedSet, MixLoraFile
-from composer.mixture.mixlora import attach_mixlora
+from composer.mixlora import attach_mixlora
 from composer.training.file import FILE_TYPES
 from composer.training.metadata import versions
 from composer.training.mixlora.config import ImageSet, PictureMixLoraTraining

@@ -1,4 +1,5 @@
-"""The trained low-rank factors at one Linear: of all experts of an FFN, stacked, or of one LoRA."""
+"""The trained low-rank factors at one Linear (of all experts of an FFN, stacked, or of one LoRA) or
+Conv2d."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from composer.errors import ComposerError
-from composer.mixture.lora_settings import LoraSettings
+from composer.mixlora.settings import LoraSettings
 
 
 class Factors(nn.Module):
@@ -51,14 +52,15 @@ class Factors(nn.Module):
         """D(x) of the first expert, (..., out), in the input's dtype."""
         return functional.linear(self.low(hidden), self.B[0].to(hidden.dtype) * self.settings.scale)
 
-    def change(self, hidden: Tensor, base: nn.Linear, output: Tensor) -> Tensor:
+    def change(self, hidden: Tensor, base: nn.Module, output: Tensor) -> Tensor:
         """What the first expert adds to `output`, the base's own: D(x), and with DoRA also what the
         new magnitude changes."""
+        linear = cast(nn.Linear, base)
         delta = self.delta(hidden.to(output.dtype))
         if self.magnitude is None:
             return delta
-        share = self.share(base)[0].to(output.dtype)  # (out,)
-        bias = bias_of(base)
+        share = self.share(linear)[0].to(output.dtype)  # (out,)
+        bias = bias_of(linear)
         bare = output if bias is None else output - bias
         return (share - 1.0) * bare + share * delta
 
@@ -75,6 +77,35 @@ class Factors(nn.Module):
             squares = squares + scale**2 * ((b @ (a @ a.mT)) * b).sum(dim=-1)
             norms = squares.clamp_min(torch.finfo(torch.float32).tiny).sqrt()
         return self.magnitude / norms
+
+
+class ConvFactors(nn.Module):
+    """D(x) = s B (A * dropout(x)): A has the convolution's own kernel, B is 1 x 1.
+
+    A: (1, rank, in, kh, kw), kaiming-uniform at the start; B: (1, out, rank), zero. The first axis
+    is that of `Factors`.
+    """
+
+    magnitude = None
+
+    def __init__(self, settings: LoraSettings, base: nn.Conv2d) -> None:
+        super().__init__()
+        self.settings = settings
+        outputs, *kernel = base.weight.shape
+        bound = 1.0 / math.sqrt(math.prod(kernel))
+        a = torch.empty(1, settings.rank, *kernel).uniform_(-bound, bound)  # on the CPU: one seed,
+        self.A = nn.Parameter(a.to(base.weight.device))  # one start on all devices
+        self.B = nn.Parameter(torch.zeros(1, outputs, settings.rank, device=base.weight.device))
+
+    def change(self, hidden: Tensor, base: nn.Module, output: Tensor) -> Tensor:
+        """What is added to `output`, the base's own, in its dtype."""
+        hidden = hidden.to(output.dtype)
+        if self.training and self.settings.dropout:
+            hidden = functional.dropout(hidden, self.settings.dropout)
+        a, b = self.A[0].to(hidden.dtype), self.B[0].to(hidden.dtype)
+        # the base's own stride, padding (and its mode) and dilation
+        low = cast(nn.Conv2d, base)._conv_forward(hidden, a, None)  # pyright: ignore[reportPrivateUsage]
+        return functional.conv2d(low, (b * self.settings.scale)[..., None, None])
 
 
 def bias_of(linear: nn.Linear) -> Tensor | None:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from composer.errors import ComposerError
-from composer.mixture.router_losses import balance_loss, loads, z_loss
-from composer.mixture.routers import Picks, Router, RouterSettings
-from composer.mixture.rows import Routed, Rows
+from composer.mixlora.router import Picks, Router, RouterSettings
+from composer.mixlora.router_losses import balance_loss, loads, z_loss
+from composer.mixlora.rows import Routed, Rows
 
 WIDTH = 5
 

@@ -9,18 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from composer.errors import ComposerError
-from composer.mixture.adapter_conv import AdapterConv2d, ConvFactors
-from composer.mixture.adapter_linear import AdapterLinear
-from composer.mixture.adapter_names import FACTORS, PREFIX, ROUTER, short_paths
-from composer.mixture.factors import Factors
-from composer.mixture.host import FfnHost
-
-Place = AdapterLinear | AdapterConv2d
-"""What stands in for a module with plain LoRA."""
+from composer.mixlora.adapter import AdapterSite
+from composer.mixlora.factors import ConvFactors, Factors
+from composer.mixlora.host import FfnHost
+from composer.mixlora.names import FACTORS, PREFIX, ROUTER, short_paths
 
 
 def named_tensors(
-    name: str, hosts: Mapping[str, FfnHost], sites: Mapping[str, Place]
+    name: str, hosts: Mapping[str, FfnHost], sites: Mapping[str, AdapterSite]
 ) -> dict[str, Tensor]:
     """By its name in a file each tensor of one adapter: views into the stacked parameters."""
     short = short_paths([*hosts, *sites])
@@ -38,9 +34,7 @@ def named_tensors(
                     _add(found, f"{stem}.{linear}.experts.{expert}", factors, expert)
     for path, site in sites.items():
         if name in site.adapters:
-            _add(
-                found, f"{PREFIX}{short[path]}", cast(Factors | ConvFactors, site.adapters[name]), 0
-            )
+            _add(found, f"{PREFIX}{short[path]}", site.factors(name), 0)
     return found
 
 

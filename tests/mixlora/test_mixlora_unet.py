@@ -13,11 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from composer.errors import ComposerError
+from composer.mixlora import LoraSettings, MixLora, MixLoraSettings, attach_mixlora
+from composer.mixlora.adapter import AdapterSite
 from composer.mixture import attach
-from composer.mixture.adapter_conv import AdapterConv2d, ConvFactors
-from composer.mixture.lora_settings import LoraSettings
-from composer.mixture.mixlora import MixLora, attach_mixlora
-from composer.mixture.mixlora_settings import MixLoraSettings
 
 PLAIN = LoraSettings(rank=2, alpha=3.0, dropout=0.0)
 
@@ -34,10 +32,10 @@ def settings(**more: Any) -> MixLoraSettings:
 class NaiveConv(nn.Module):
     """The convolution with W + s B A in the place of W."""
 
-    def __init__(self, site: AdapterConv2d) -> None:
+    def __init__(self, site: AdapterSite) -> None:
         super().__init__()
         self.conv = cast(nn.Conv2d, site.base)
-        self.factors = cast(ConvFactors, site.adapters["a0"])
+        self.factors = site.factors("a0")
 
     def forward(self, hidden: Tensor) -> Tensor:
         change = torch.einsum("or,rikl->oikl", self.factors.B[0], self.factors.A[0])
@@ -49,7 +47,7 @@ class NaiveConv(nn.Module):
 def naively_all(mixlora: MixLora) -> None:
     naively(mixlora)
     for path, site in mixlora.sites.items():
-        if isinstance(site, AdapterConv2d):
+        if isinstance(site.base, nn.Conv2d):
             parent, _, last = path.rpartition(".")
             setattr(mixlora.model.get_submodule(parent), last, NaiveConv(site))
 
@@ -57,7 +55,7 @@ def naively_all(mixlora: MixLora) -> None:
 def test_experts_attention_and_convolutions_are_as_the_naive_loop() -> None:
     model = make("unet")
     mixlora = attached(model, cast(Any, settings()), size=0.15)
-    assert sum(isinstance(site, AdapterConv2d) for site in mixlora.sites.values()) > 10
+    assert sum(isinstance(site.base, nn.Conv2d) for site in mixlora.sites.values()) > 10
     assert all(".ff" in path for path in mixlora.hosts)
     model.double()
     output = run("unet", model, batch=2)

@@ -18,8 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from composer.errors import ComposerError
-from composer.mixture.lora_settings import LoraSettings
-from composer.mixture.mixlora_settings import MixLoraSettings
+from composer.mixlora.settings import LoraSettings, MixLoraSettings
 
 PREFIX = "mixlora."
 FACTORS = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude": "lora_magnitude_vector"}

@@ -21,9 +21,8 @@ from tiny_ffns import (
 )
 from tiny_models import same_bits
 
-from composer.mixture.host import FfnHost
-from composer.mixture.lora_settings import LoraSettings
-from composer.mixture.mixlora import attach_mixlora
+from composer.mixlora import LoraSettings, attach_mixlora
+from composer.mixlora.host import FfnHost
 
 
 def same_as_naive(family: str, *configs: Any) -> None:

@@ -12,13 +12,12 @@ from typing import cast
 from torch import nn
 
 from composer.errors import ComposerError
-from composer.mixture.adapter_conv import AdapterConv2d
-from composer.mixture.adapter_linear import AdapterLinear
-from composer.mixture.adapter_names import ATTENTION, CONVOLUTIONS
-from composer.mixture.ffn import FORMS, FfnForm, check_form, find_ffns
+from composer.mixlora.adapter import AdapterSite
+from composer.mixlora.ffn import FORMS, FfnForm, check_form, find_ffns
+from composer.mixlora.host import FfnHost
+from composer.mixlora.names import ATTENTION, CONVOLUTIONS
+from composer.mixlora.settings import MixLoraSettings
 from composer.mixture.guards import check_host
-from composer.mixture.host import FfnHost
-from composer.mixture.mixlora_settings import MixLoraSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +42,7 @@ def find_hosts(model: nn.Module) -> dict[str, FfnForm]:
         ComposerError: none is known, or the model carries other adapters already.
     """
     for path, module in _named(model):
-        if isinstance(module, FfnHost | AdapterLinear | AdapterConv2d):
+        if isinstance(module, FfnHost | AdapterSite):
             raise ComposerError(
                 f"This model already has MixLoRA adapters (at {path}). Detach them first, or "
                 "attach all adapters in one call."

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from composer.mixture.expert_ffn import FfnExperts, Mixed
-from composer.mixture.factors import bias_of
-from composer.mixture.ffn import FfnForm
-from composer.mixture.rows import Routed, Rows
+from composer.mixlora.experts import FfnExperts, Mixed
+from composer.mixlora.factors import bias_of
+from composer.mixlora.ffn import FfnForm
+from composer.mixlora.rows import Routed, Rows
 from composer.mixture.stand_in import StandIn
 
 

@@ -18,25 +18,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from composer.errors import ComposerError
-from composer.mixture.adapter_conv import AdapterConv2d, ConvFactors
-from composer.mixture.adapter_linear import AdapterLinear
-from composer.mixture.adapter_tensors import Place, copy_tensors, named_tensors
-from composer.mixture.expert_ffn import FfnExperts
-from composer.mixture.factors import Factors
-from composer.mixture.ffn import FfnForm
-from composer.mixture.host import FfnHost
-from composer.mixture.mixlora_settings import MixLoraSettings
-from composer.mixture.replacement import Replacement, replace, undo
-from composer.mixture.router_losses import Over, balance_loss, loads, z_loss
-from composer.mixture.rows import Masks, Rows, Tape
-from composer.mixture.targets import Targets, find_hosts, find_targets
+from composer.mixlora.adapter import AdapterSite
+from composer.mixlora.experts import FfnExperts
+from composer.mixlora.factors import ConvFactors, Factors
+from composer.mixlora.ffn import FfnForm
+from composer.mixlora.host import FfnHost
+from composer.mixlora.router_losses import Over, balance_loss, loads, z_loss
+from composer.mixlora.rows import Masks, Rows, Tape
+from composer.mixlora.settings import MixLoraSettings
+from composer.mixlora.targets import Targets, find_hosts, find_targets
+from composer.mixlora.tensors import copy_tensors, named_tensors
+from composer.mixture.replacement import Attached, Replacement, replace
 
 
 def attach_mixlora(
@@ -86,9 +84,9 @@ def _build(
     forms: Mapping[str, FfnForm],
     targets: Mapping[str, Targets],
     rows: Rows,
-) -> tuple[dict[str, FfnHost], dict[str, Place]]:
+) -> tuple[dict[str, FfnHost], dict[str, AdapterSite]]:
     hosts: dict[str, FfnHost] = {}
-    sites: dict[str, Place] = {}
+    sites: dict[str, AdapterSite] = {}
     for name, target in targets.items():
         for path, adapted in target.ffns.items():
             base = model.get_submodule(path)
@@ -102,24 +100,23 @@ def _build(
             ).train(base.training)
         for path in target.attention:
             linear = cast(nn.Linear, model.get_submodule(path))
-            site = sites.setdefault(path, AdapterLinear(linear, rows))
+            site = sites.setdefault(path, AdapterSite(linear, rows))
             assert target.config.attention is not None  # else it has no such targets
             factors = Factors(target.config.attention, linear)
             site.adapters[name] = factors.train(linear.training)
         for path in target.convolutions:
             conv = cast(nn.Conv2d, model.get_submodule(path))
-            site = sites.setdefault(path, AdapterConv2d(conv, rows))
+            site = sites.setdefault(path, AdapterSite(conv, rows))
             assert target.config.convolutions is not None  # else it has no such targets
             site.adapters[name] = ConvFactors(target.config.convolutions, conv).train(conv.training)
     return hosts, sites
 
 
-class MixLora:
+class MixLora(Attached):
     """The handle on MixLoRA adapters that are attached to one model.
 
     With one adapter all rows are its own; with several, `assign` says whose each row is before the
     model runs. Base layers run once for the whole batch, routers and experts on their own rows.
-    The handle is also a context manager that detaches at its end.
 
     model: the model they are attached to.
     configs: by adapter, with their target_modules filled in.
@@ -133,13 +130,14 @@ class MixLora:
         configs: Mapping[str, MixLoraSettings],
         rows: Rows,
         hosts: Mapping[str, FfnHost],
-        sites: Mapping[str, Place],
+        sites: Mapping[str, AdapterSite],
         replacements: list[Replacement],
         frozen: list[nn.Parameter],
     ) -> None:
+        super().__init__(replacements)
         self.model, self.configs = model, configs
         self.hosts, self.sites = hosts, sites
-        self._rows, self._replacements, self._frozen = rows, replacements, frozen
+        self._rows, self._frozen = rows, frozen
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -230,7 +228,7 @@ class MixLora:
     def detach(self) -> None:
         """Put the original modules back, and let those parameters be trained that could be before.
         Again is harmless."""
-        undo(self._replacements)
+        super().detach()
         while self._frozen:
             self._frozen.pop().requires_grad_(True)
 
@@ -241,14 +239,3 @@ class MixLora:
                 f'No adapter "{name}" is attached to this model; it has {known}. Use one of these.'
             )
         return self.configs[name]
-
-    def __enter__(self) -> MixLora:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.detach()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from composer.mixture.rows import Routed
+from composer.mixlora.rows import Routed
 
 Over = Literal["all", "layer"]
 

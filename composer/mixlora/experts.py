@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from composer.mixture.factors import Factors, bias_of
-from composer.mixture.ffn import FfnForm
-from composer.mixture.lora_settings import LoraSettings
-from composer.mixture.routers import Picks, Router, RouterSettings
-from composer.mixture.sparse import Segments, grouped_linear, mix, sort_by_expert
+from composer.mixlora.factors import Factors, bias_of
+from composer.mixlora.ffn import FfnForm
+from composer.mixlora.router import Picks, Router, RouterSettings
+from composer.mixlora.settings import LoraSettings
+from composer.mixlora.sparse import Segments, grouped_linear, mix, sort_by_expert
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,9 +23,9 @@ the start of its hosts' paths: {"encoder": ..., "decoder": ...}."""
 
 @dataclass(frozen=True, kw_only=True)
 class Routed:
-    """What one adapter's router decided at one host in one forward pass, or a gate in its unit.
+    """What one adapter's router decided at one host in one forward pass.
 
-    host: the path of the FFN in the model, or the unit.
+    host: the path of the FFN in the model.
     logits: float32, (rows, [tokens,] experts), with their gradient.
     chosen: (rows, [tokens,] choices), the experts in order of preference, -1 for none.
     mask: bool, (rows, tokens), which tokens count; None if all.
