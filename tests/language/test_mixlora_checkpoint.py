@@ -291,7 +291,7 @@ def test_several_adapters_from_their_folders(tmp_path: Path) -> None:
 
 
 def test_the_authors_package_says_the_same() -> None:
-    pytest.importorskip("mixlora", reason="the authors' package is not installed")
+    pytest.importorskip("mixlora.model", reason="the authors' package is not installed")
     from benchmarks.mixlora.ways import Shape, reference, sparse
 
     shape = Shape(
