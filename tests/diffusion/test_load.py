@@ -103,7 +103,7 @@ def test_spoilt_folders(copy: Path, spoil: Callable[[Path], object], message: st
     ["/no/such/folder", "./toybox", "../toybox", "toybox", "a/b/c", "assets\\toybox", "~/no"],
 )
 def test_what_looks_like_a_path_is_never_asked_of_the_hub(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import socket
 
@@ -111,6 +111,8 @@ def test_what_looks_like_a_path_is_never_asked_of_the_hub(
         raise AssertionError("a connection was tried")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")  # in which none of them is
     with pytest.raises(ComposerError, match=r"There is no model folder .* Give a diffusers folder"):
         load_model(name)
 
