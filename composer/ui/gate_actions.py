@@ -99,17 +99,11 @@ class GateActions:
         for offer in self.mixloras():
             if offer.recipe.key == fusion and _knows(offer, cards.get(added)):
                 words = views.escaped(gate_views.mixlora_title(offer))
-                gr.Info(
-                    f"{words} knows it already, so weights are used now.", title="Weights again"
-                )
-                return self.leave()
+                return self._weights_again(f"{words} knows it already")
         for offer in self.offers():
             if offer.recipe.key == fusion and added not in offer.loras:
                 known = views.escaped(gate_views.titles(offer.loras, cards))
-                gr.Info(
-                    f"The gates know {known} alone, so weights are used now.", title="Weights again"
-                )
-                return self.leave()
+                return self._weights_again(f"The gates know {known} alone")
         return gr.update()
 
     def _weights_again(self, why: str) -> Any:

@@ -71,7 +71,7 @@ class GateTraining(Settings):
         help="As published alone: a CLIP by folder or hub name, if not the model's own.",
     )
 
-    steps: int = setting(120, at_least=0, label="Steps", help="Optimiser steps.")
+    steps: int = setting(120, at_least=0, label="Steps", help="Steps of the optimiser.")
     batch_size: int = setting(
         8, at_least=1, label="Rows at once", help="Rows at once, for each process."
     )
