@@ -18,6 +18,7 @@ from composer.diffusion.record import LoraRecord, PictureRecord
 from composer.diffusion.request import Request
 from composer.diffusion.samplers import SAMPLERS
 from composer.errors import ComposerError
+from composer.fusions import PLAIN, RECIPES
 from composer.outside import parse_json
 
 _NEGATIVE = "Negative prompt:"
@@ -27,11 +28,6 @@ _QUOTED = re.compile(r'"(?:\\.|[^\\"])+"(?=,|$)')
 _SIZE = re.compile(r"(\d{1,6})x(\d{1,6})")
 _TYPES: dict[str, Callable[[str], object]] = {"sampler": str, "cfg_scale": float}
 _LEAST_PAIRS = 3
-_OWN = {
-    "gates": {"Gates": "gates", "Gates hash": "hash"},
-    "mixlora": {"MixLoRA": "mixlora", "MixLoRA hash": "hash"},
-}
-"""By the fusion's name what is said of its file."""
 _OTHER_NAMES = {"PLMS": "PNDM", "Euler A": "Euler a"}
 
 
@@ -62,7 +58,7 @@ def to_parameters(record: PictureRecord) -> str:
     if hashed := [lora for lora in record.loras if lora.tensor_hash]:
         pairs["Lora hashes"] = ", ".join(f"{lora.name}: {lora.tensor_hash[:12]}" for lora in hashed)
     pairs["Fusion"] = record.fusion["name"]
-    own = _OWN.get(str(record.fusion["name"]), {})
+    own = _file_pairs(record.fusion["name"])
     pairs |= {key: record.fusion[name] for key, name in own.items() if name in record.fusion}
     pairs["Version"] = f"composer {record.version}"
     lines.append(", ".join(f"{key}: {_quote(str(value))}" for key, value in pairs.items()))
@@ -104,8 +100,8 @@ def from_parameters(text: str) -> PictureRecord:
         notes.append(str(error))
     settings["prompt"] = prompt
     settings.update(_read_settings(pairs, notes))
-    fusion = {"name": pairs.get("Fusion", "weighted")}
-    own = _OWN.get(fusion["name"], {})
+    fusion = {"name": pairs.get("Fusion", PLAIN[0].kind)}
+    own = _file_pairs(fusion["name"])
     fusion |= {name: pairs[key] for key, name in own.items() if key in pairs}
     return PictureRecord(
         request=Request(**settings),
@@ -116,6 +112,14 @@ def from_parameters(text: str) -> PictureRecord:
         version=pairs.get("Version", "").removeprefix("composer ") or __version__,
         notes=tuple(notes),
     )
+
+
+def _file_pairs(fusion: object) -> dict[str, str]:
+    """By the key of a pair what it says of a fusion's own file, by its name in the record."""
+    kind = RECIPES.get(str(fusion))
+    if kind is None or not kind.source:
+        return {}
+    return {kind.called: kind.source, f"{kind.called} hash": "hash"}
 
 
 def read_pairs(line: str) -> Iterator[tuple[str, str]]:

@@ -27,6 +27,7 @@ class Gates(Recipe):
     title = "Learned gates"
     description = "Gates that were trained for these LoRAs share them out."
     source = "gates"
+    called = "Gates"
     missing = ("The gates", "are", "have", "The weighted sum is used instead.")
     gated = True
 

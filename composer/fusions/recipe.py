@@ -93,7 +93,8 @@ class Recipe:
     file: the name of the gate file or MixLoRA that it needs; empty where it needs none.
     kind: for the command line and files. title, description: for people. paper: where it is from.
     source: in which library its file is, and under which key a record names it; empty for none.
-    missing: how messages speak of that file, and what is done without it.
+    called: the key under which other programs' texts name that file.
+    missing: how messages speak of it, and what is done without it.
     gated: gates decide; a row's weight is then how many times what they give counts.
     """
 
@@ -102,6 +103,7 @@ class Recipe:
     description: ClassVar[str]
     paper: ClassVar[str] = MOLE
     source: ClassVar[Literal["", "gates", "mixlora"]] = ""
+    called: ClassVar[str] = ""
     missing: ClassVar[tuple[str, str, str, str]] = ("", "", "", "")
     gated: ClassVar[bool] = False
 

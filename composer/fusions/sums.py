@@ -152,6 +152,7 @@ class MixLora(Sum):
     description = "Sparse experts that were trained on several image sets at once."
     paper = MIXLORA
     source = "mixlora"
+    called = "MixLoRA"
     missing = ("The MixLoRA", "is", "has", "The picture is made without it.")
 
     def plan(self, rows: Iterable[LoraRow], pins: Iterable[Pin], libraries: Libraries) -> Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from composer.diffusion.png import read_png, write_png
 from composer.diffusion.record import LoraRecord, PictureRecord
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
+from composer.fusions import RECIPES
 
 RECORD = PictureRecord(
     request=Request(
@@ -70,6 +72,17 @@ def test_the_parameters_alone_give_the_same_picture() -> None:
         ("neon", 1, 0.5, "c" * 12),
     ]
     assert (read.model_name, read.model_hash, read.notes) == ("toybox, small", "d" * 10, ())
+
+
+@pytest.mark.parametrize("kind", list(RECIPES))
+def test_the_parameters_name_the_fusion_and_its_file(kind: str) -> None:
+    source, words = RECIPES[kind].source, {"gates": "Gates", "mixlora": "MixLoRA"}
+    fusion = {"name": kind} | ({source: "a, b", "hash": "e" * 64} if source else {})
+    text = to_parameters(replace(RECORD, fusion=fusion))
+    assert from_parameters(text).fusion == fusion
+    if source:
+        called = words[source]
+        assert f'Fusion: {kind}, {called}: "a, b", {called} hash: {"e" * 64}, Version' in text
 
 
 def test_another_programs_picture_is_read(tmp_path: Path) -> None:
