@@ -47,6 +47,23 @@ def write_atomically(path: Path, data: bytes) -> None:
         ) from error
 
 
+def check_writable(path: Path) -> None:
+    """Make the folder of a file that is to be written later.
+
+    Raises:
+        ComposerError: nothing could be written there.
+    """
+    folder = path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ComposerError(
+            f"The folder {folder} cannot be made ({error.strerror}): give another output."
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise ComposerError(f"The folder {folder} may not be written to: give another output.")
+
+
 def temporary(path: Path, token: str) -> Path:
     """A name beside `path` that `clean` knows; token: eight hexadecimal digits."""
     return path.with_name(f".{path.name}.{token}")

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 from composer.diffusion import load_model
-from composer.training.config import LoraTraining
-from composer.training.lora import train_lora
+from composer.training.lora.settings import LoraTraining
+from composer.training.lora.train import train_lora
 from composer.training.pictures import TrainingPicture
 from toybox.captions import caption, plain_caption
 from toybox.loop import multiplies_bfloat16

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from composer.commands._watching import finish, show, stopped_by_user
 
 if TYPE_CHECKING:
-    from composer.training.picture_config import PictureTraining
+    from composer.training.picture_settings import PictureTraining
     from composer.training.progress import Progress
 
 

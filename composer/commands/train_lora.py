@@ -79,8 +79,8 @@ def train_lora(
     import torch
 
     from composer.diffusion.load import load_model
-    from composer.training.config import LoraTraining
-    from composer.training.lora import train_lora as train
+    from composer.training.lora.settings import LoraTraining
+    from composer.training.lora.train import train_lora as train
     from composer.training.processes import join_processes
 
     # Every parameter but these is a setting of the same name.

@@ -216,7 +216,7 @@ class Trainings:
             raise ComposerError(
                 "There is no LoRA folder to write gates into: start Composer with one."
             )
-        from composer.training.output import check_writable
+        from composer.files import check_writable
 
         output = self._files.output(request.name)
         request.config(output)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +60,15 @@ def read_folder(
         TrainingPicture(image=read_picture(path, resolution), caption=caption, is_prior=is_prior)
         for path, caption in zip(paths, captions, strict=True)
     ]
+
+
+def fingerprint(pictures: Sequence[TrainingPicture]) -> str:
+    """A hash of all pictures, captions and weights in their order."""
+    digest = hashlib.sha256()
+    for picture in pictures:
+        digest.update(repr((picture.caption, picture.weight, picture.is_prior)).encode())
+        digest.update(picture.image.tobytes())
+    return digest.hexdigest()
 
 
 def read_picture(path: Path, resolution: int) -> Image.Image:

@@ -15,20 +15,20 @@ def join_processes(device: str = "") -> Any:
     import torch
     from accelerate import PartialState
 
-    # What `accelerate launch --cpu` says.
-    told = os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes"}
-    wants_cpu = device == "cpu" or told
+    # What `accelerate launch --cpu` sets.
+    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes"}
+    wants_cpu = device == "cpu" or asked
     return PartialState(cpu=wants_cpu or not torch.accelerator.is_available())
 
 
-def told_to_any(processes: Any, told: bool) -> bool:
-    """Whether any of the processes was told to: then all are, and none waits for one that left."""
+def any_process(processes: Any, here: bool) -> bool:
+    """Whether it is so in any of the processes: all leave then, and none waits for another."""
     if processes.num_processes == 1:
-        return told
+        return here
     import torch
     from accelerate import utils
 
-    count: Any = torch.tensor(float(told), device=processes.device)
+    count: Any = torch.tensor(float(here), device=processes.device)
     return float(cast(Any, utils).reduce(count, reduction="sum")) > 0
 
 

@@ -7,18 +7,19 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from PIL import Image
+if TYPE_CHECKING:
+    from PIL import Image
 
-Stage = Literal["prior", "prepare", "train", "saved"]
+Stage = Literal["prior", "alone", "prepare", "train", "saved"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """One report. `step` of `total` counts within the stage: prior pictures drawn, pictures
-    prepared, steps trained. `loss` is None where there is none: outside training, and in a step
-    that was skipped because its loss was not finite."""
+    """One report. `step` of `total` counts within the stage: prior pictures drawn, steps of what
+    each expert draws alone, pictures prepared, steps trained. `loss` is None where there is none:
+    outside training, and in a step that was skipped because its loss was not finite."""
 
     stage: Stage
     step: int

@@ -16,8 +16,8 @@ from composer.language.mixlora_config import MixLoraConfig
 from composer.language.plain_lora import PlainLoraConfig
 from composer.language.records import Record
 from composer.mixlora import RouterSettings
+from composer.training.core import Diverged
 from composer.training.language import LanguageTraining, train_adapter
-from composer.training.trainer import Diverged
 
 
 @pytest.mark.parametrize(

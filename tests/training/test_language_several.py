@@ -21,9 +21,9 @@ from language_training import (
 )
 
 from composer.errors import ComposerError
+from composer.training.core import Diverged
 from composer.training.language import LanguageTraining, train_adapters
 from composer.training.language.dispatch import least_padding
-from composer.training.trainer import Diverged
 
 
 def configs(folder: Path, **more: Any) -> list[LanguageTraining]:

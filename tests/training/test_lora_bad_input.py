@@ -12,8 +12,8 @@ from PIL import Image
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.errors import ComposerError
-from composer.training.config import LoraTraining
-from composer.training.lora import train_lora
+from composer.training.lora.settings import LoraTraining
+from composer.training.lora.train import train_lora
 from composer.training.pictures import TrainingPicture
 
 RED = Image.new("RGB", (16, 16), "red")

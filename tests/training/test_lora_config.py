@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from composer.errors import ComposerError
-from composer.training.config import LoraTraining
+from composer.training.lora.settings import LoraTraining
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,10 @@ from composer.diffusion.model import Model
 from composer.errors import ComposerError
 from composer.fusions.gate_file import read_gates
 from composer.mixture import attach
+from composer.training.core import Diverged
 from composer.training.gates.judges import Judged
 from composer.training.gates.losses import Batch, entropy
 from composer.training.gates.train import RECOMMENDED, gate_for, train_gates
-from composer.training.trainer import Diverged
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,13 @@ from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.experts import ModuleNames, read_expert, read_header
 from composer.experts.metadata import read_info
-from composer.training import network
-from composer.training.config import LoraTraining
-from composer.training.lora import train_lora
+from composer.training.core import Diverged
+from composer.training.lora import network
+from composer.training.lora.settings import LoraTraining
+from composer.training.lora.train import train_lora
+from composer.training.picture_train import PictureTrainer
 from composer.training.pictures import TrainingPicture
 from composer.training.progress import Progress
-from composer.training.trainer import Diverged, Trainer
 
 
 @pytest.fixture(scope="module")
@@ -179,14 +180,14 @@ def test_accumulation_is_the_mean_of_its_batches(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[float] = []
-    loss = Trainer._loss
+    loss = PictureTrainer.loss
 
-    def recorded(trainer: Trainer, draw: Any) -> torch.Tensor:
-        value = loss(trainer, draw)
+    def recorded(trainer: PictureTrainer, number: int) -> Any:
+        value, figures = loss(trainer, number)
         found.append(value.item())
-        return value
+        return value, figures
 
-    monkeypatch.setattr(Trainer, "_loss", recorded)
+    monkeypatch.setattr(PictureTrainer, "loss", recorded)
     config = training(tmp_path, steps=2, accumulation=3)
     reports = list(train_lora(model, config, pictures=pictures()))
     means = [sum(found[:3]) / 3, sum(found[3:]) / 3]
@@ -228,16 +229,18 @@ class TestNotFinite:
         self, monkeypatch: pytest.MonkeyPatch, steps: set[int]
     ) -> dict[int, dict[str, torch.Tensor]]:
         """Makes these steps' losses NaN; gives the factors that each step begins with."""
-        loss = Trainer._loss
+        loss = PictureTrainer.loss
         factors: dict[int, dict[str, torch.Tensor]] = {}
 
-        def poisoned(trainer: Trainer, draw: Any) -> torch.Tensor:
-            factors[trainer.step] = {
-                name: factor.detach().clone() for name, factor in trainer.parameters.items()
+        def poisoned(trainer: PictureTrainer, number: int) -> Any:
+            learner = trainer.learner
+            factors[learner.step] = {
+                name: factor.detach().clone() for name, factor in learner.parameters.items()
             }
-            return loss(trainer, draw) * (float("nan") if trainer.step in steps else 1.0)
+            value, figures = loss(trainer, number)
+            return value * (float("nan") if learner.step in steps else 1.0), figures
 
-        monkeypatch.setattr(Trainer, "_loss", poisoned)
+        monkeypatch.setattr(PictureTrainer, "loss", poisoned)
         return factors
 
     def test_a_bad_step_is_skipped_and_counted(

@@ -28,6 +28,7 @@ from composer.diffusion.samplers import check_steps
 from composer.errors import ComposerError
 from composer.experts import Expert, LoraInfo, write_lora
 from composer.experts.low_rank import LowRank
+from composer.files import check_writable
 from composer.fusions.export import (
     block_weights,
     lbw_string,
@@ -39,7 +40,6 @@ from composer.fusions.gate_file import GateFile
 from composer.mixture import Mixture, attach
 from composer.training.gates.averages import Means, Nearest, Trajectories, plan_trajectories
 from composer.training.gates.settings import GateExport
-from composer.training.output import check_writable
 from composer.training.progress import Clock
 
 ExportStage = Literal["sample", "measure", "saved"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from composer.errors import ComposerError
 from composer.settings import Settings, setting
-from composer.training.picture_config import FileType, Precision
+from composer.training.picture_settings import FileType, Precision
 
 if TYPE_CHECKING:
     from PIL import Image

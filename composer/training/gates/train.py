@@ -18,9 +18,11 @@ from composer.diffusion.sample import Picture, generate
 from composer.diffusion.samplers import check_steps
 from composer.errors import ComposerError
 from composer.experts import Expert
+from composer.files import check_writable
 from composer.fusions.gate_file import GateFile, gate_sizes, gate_tensors, gated
 from composer.mixture import GateSettings, LearnedGate, Mixture, attach
 from composer.mixture.build import new_gates
+from composer.training.core import Diverged
 from composer.training.gates import sampling
 from composer.training.gates.checkpoint import check_checkpoint, load_checkpoint, save_checkpoint
 from composer.training.gates.judges import FIGURES, Judged
@@ -29,10 +31,8 @@ from composer.training.gates.prompts import check_prompts
 from composer.training.gates.sampling import latent_shape
 from composer.training.gates.settings import GateProgress, GateTraining
 from composer.training.gates.trainer import GateObjective, GateTrainer
-from composer.training.output import check_writable
-from composer.training.processes import join_processes, told_to_any
+from composer.training.processes import any_process, join_processes
 from composer.training.progress import Clock
-from composer.training.trainer import Diverged
 
 PREVIEW_STEPS = 12
 RECOMMENDED = GateSettings(activation="free", time=True, bias=True)
@@ -243,7 +243,7 @@ def _steps(
 ) -> Iterator[GateProgress]:
     config, main = trainer.config, trainer.processes.is_main_process
     clock = Clock(trainer.step, config.steps)
-    while trainer.step < config.steps and not told_to_any(trainer.processes, cancelled()):
+    while trainer.step < config.steps and not any_process(trainer.processes, cancelled()):
         loss = trainer.advance()
         every = config.checkpoint_every
         if every and trainer.step % every == 0 and trainer.step < config.steps:

@@ -13,9 +13,9 @@ from composer.diffusion.model import Model
 from composer.mixture import Mixture
 from composer.mixture.learned import TAU
 from composer.training.attention import attention_for_backward
+from composer.training.core import MOST_BAD_STEPS, SMOOTHING, Diverged
 from composer.training.gates.losses import Batch, entropy
 from composer.training.gates.settings import GateTraining
-from composer.training.trainer import MOST_BAD_STEPS, SMOOTHING, Diverged
 
 WARMUP = 10
 """Steps until the highest learning rate."""

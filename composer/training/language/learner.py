@@ -9,9 +9,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from composer.training.core import MOST_BAD_STEPS, SMOOTHING
 from composer.training.language.config import LanguageTraining
 from composer.training.language.lesson import Lesson
-from composer.training.trainer import MOST_BAD_STEPS, SMOOTHING
 
 
 @dataclass(frozen=True, kw_only=True)

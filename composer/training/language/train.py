@@ -9,9 +9,11 @@ from typing import Any
 import torch
 
 from composer.errors import ComposerError
+from composer.files import check_writable
 from composer.language.batches import check_packing
 from composer.language.load import LanguageModel
 from composer.language.records import Record
+from composer.training.core import MOST_BAD_STEPS, Diverged
 from composer.training.language.checkpoint import (
     check_checkpoint,
     load_checkpoint,
@@ -24,10 +26,8 @@ from composer.training.language.leavings import keep_state, report, write_learne
 from composer.training.language.lesson import Lesson, prepare_lesson
 from composer.training.language.progress import LanguageProgress
 from composer.training.language.trainer import LanguageTrainer
-from composer.training.output import check_writable
 from composer.training.processes import join_processes
 from composer.training.progress import Clock
-from composer.training.trainer import MOST_BAD_STEPS, Diverged
 
 Records = Sequence[Record] | None
 COMPILER = "inductor"

@@ -73,6 +73,20 @@ class MixLoraNetwork:
                 self.loads[host] = load if before is None else _mean(before, load)
         return self.mixlora.router_loss(tape, ADAPTER)
 
+    def state(self) -> dict[str, Tensor]:
+        """The running means."""
+        means = {f"loads.{host}": load for host, load in self.loads.items()}
+        if self.balance is not None:
+            means["balance"] = torch.tensor(self.balance, dtype=torch.float64)
+        return means
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Put back what `state` gave."""
+        self.balance = float(state["balance"]) if "balance" in state else None
+        self.loads = {
+            name.removeprefix("loads."): load for name, load in state.items() if name != "balance"
+        }
+
     def detach(self) -> None:
         """Put the original modules back."""
         self.mixlora.detach()

@@ -10,23 +10,23 @@ from typing import Any
 from composer.diffusion.model import Model
 from composer.errors import ComposerError
 from composer.experts.triggers import without_words
+from composer.files import check_writable
 from composer.fusions.mixlora_file import ADAPTER, LearnedSet, MixLoraFile
 from composer.mixlora import attach_mixlora
-from composer.training.file import FILE_TYPES
-from composer.training.metadata import versions
-from composer.training.mixlora.config import ImageSet, PictureMixLoraTraining
 from composer.training.mixlora.network import MixLoraNetwork
-from composer.training.output import check_writable
-from composer.training.picture_run import (
+from composer.training.mixlora.settings import ImageSet, PictureMixLoraTraining
+from composer.training.picture_train import (
+    FILE_TYPES,
+    PictureTrainer,
     Task,
     check_model,
     read_priors,
     sort_pictures,
     train_pictures,
+    versions,
 )
 from composer.training.pictures import TrainingPicture, read_folder
 from composer.training.progress import Progress
-from composer.training.trainer import Trainer
 
 PATHS = ("output", "pictures", "prior_pictures")
 """Settings that are paths."""
@@ -59,41 +59,21 @@ def train_picture_mixlora(
     priors = read_priors(config, resolution)
     for one in config.sets:
         given = None if pictures is None else pictures.get(one.trigger)
-        subjects, more = _gather(config, one, given, resolution)
+        subjects, more = _gather(one, given, resolution)
         sets.append(subjects)
         priors += more
-    networks: list[MixLoraNetwork] = []
-
-    def attach() -> MixLoraNetwork:
-        networks.append(
-            MixLoraNetwork(
-                model.models, config.adapter, seed=config.seed, rate=config.learning_rate
-            )
-        )
-        return networks[-1]
-
-    def write(trainer: Trainer, started: datetime) -> None:
-        facts = _told(trainer, networks[-1], config, started)
-        MixLoraFile(
-            model=model.name,
-            model_hash=model.hash,
-            settings=networks[-1].mixlora.configs[ADAPTER],
-            sets=tuple(
-                LearnedSet(trigger=one.trigger, title=one.title, pictures=len(subjects))
-                for one, subjects in zip(config.sets, sets, strict=True)
-            ),
-            title=config.title,
-            description=config.description,
-            training=facts,
-            tensors=networks[-1].mixlora.state_dict(ADAPTER),
-        ).write(config.output, dtype=FILE_TYPES[config.file_type])
-
-    task = Task(sets=sets, priors=priors, attach=attach, write=write)
+    task = Task(
+        sets=sets,
+        priors=priors,
+        attach=lambda: MixLoraNetwork(
+            model.models, config.adapter, seed=config.seed, rate=config.learning_rate
+        ),
+        write=lambda trainer, network: _write(trainer, network, config, sets),
+    )
     return train_pictures(model, config, task, resolution, cancelled)
 
 
 def _gather(
-    config: PictureMixLoraTraining,
     one: ImageSet,
     given: Sequence[TrainingPicture] | None,
     resolution: int,
@@ -105,7 +85,7 @@ def _gather(
             raise ComposerError(f"The image set {one.trigger!r} has no pictures: give it a folder.")
         found = read_folder(one.pictures, resolution=resolution, trigger=one.trigger)
     try:
-        subjects, priors = sort_pictures(config, resolution, found, one.trigger)
+        subjects, priors = sort_pictures(resolution, found, one.trigger)
     except ComposerError as error:
         raise ComposerError(f"The image set {one.trigger!r}: {error}") from None
     if all(without_words(picture.caption, one.trigger) is None for picture in subjects):
@@ -117,24 +97,46 @@ def _gather(
     return subjects, priors
 
 
-def _told(
-    trainer: Trainer, network: MixLoraNetwork, config: PictureMixLoraTraining, started: datetime
+def _write(
+    trainer: PictureTrainer,
+    network: MixLoraNetwork,
+    config: PictureMixLoraTraining,
+    sets: Sequence[Sequence[TrainingPicture]],
+) -> None:
+    """What was learned so far, whole or not at all."""
+    MixLoraFile(
+        model=trainer.model.name,
+        model_hash=trainer.model.hash,
+        settings=network.mixlora.configs[ADAPTER],
+        sets=tuple(
+            LearnedSet(trigger=one.trigger, title=one.title, pictures=len(subjects))
+            for one, subjects in zip(config.sets, sets, strict=True)
+        ),
+        title=config.title,
+        description=config.description,
+        training=_facts(trainer, network, config),
+        tensors=network.mixlora.state_dict(ADAPTER),
+    ).write(config.output, dtype=FILE_TYPES[config.file_type])
+
+
+def _facts(
+    trainer: PictureTrainer, network: MixLoraNetwork, config: PictureMixLoraTraining
 ) -> dict[str, Any]:
-    """What the file tells of its training; of paths only the last name."""
-    finished = datetime.now(timezone.utc)
+    """What the file says of its training; of paths only the last name."""
+    finished, learner = datetime.now(timezone.utc), trainer.learner
     settings = config.to_json()
     for one in (settings, *settings["sets"]):
         one |= {name: path and Path(path).name for name, path in one.items() if name in PATHS}
     return {
         "settings": settings,
-        "steps": trainer.step,
-        "skipped_steps": trainer.skipped,
-        "loss": round(trainer.smoothed_loss, 6),
+        "steps": learner.step,
+        "skipped_steps": learner.skipped,
+        "loss": round(learner.smoothed_loss, 6),
         "balance_loss": None if network.balance is None else round(network.balance, 4),
         "loads": {
             host: [round(float(part), 3) for part in load] for host, load in network.loads.items()
         },
-        "started": started.isoformat(timespec="seconds"),
+        "started": trainer.started.isoformat(timespec="seconds"),
         "finished": finished.isoformat(timespec="seconds"),
         "versions": versions(),
     }

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
 
 from composer.diffusion.model import Model
 from composer.errors import ComposerError
-from composer.training.config import LoraTraining
-from composer.training.file import write_trained
-from composer.training.network import LoraNetwork, check_targets
-from composer.training.output import check_writable
-from composer.training.picture_run import (
+from composer.experts.info import LoraInfo
+from composer.experts.write import write_lora
+from composer.files import check_writable
+from composer.training.lora.metadata import training_metadata
+from composer.training.lora.network import LoraNetwork, check_targets
+from composer.training.lora.settings import LoraTraining
+from composer.training.picture_train import (
+    FILE_TYPES,
+    PictureTrainer,
     Task,
     check_model,
     read_priors,
@@ -20,7 +23,6 @@ from composer.training.picture_run import (
 )
 from composer.training.pictures import TrainingPicture, read_folder
 from composer.training.progress import Progress
-from composer.training.trainer import Trainer
 
 
 def train_lora(
@@ -53,21 +55,12 @@ def train_lora(
     if pictures is None and config.pictures is not None:
         found = read_folder(config.pictures, resolution=resolution, trigger=config.trigger)
     found += read_priors(config, resolution)
-    subjects, priors = sort_pictures(config, resolution, found, config.trigger)
-    networks: list[LoraNetwork] = []
-
-    def attach() -> LoraNetwork:
-        networks.append(_attach(model, config))
-        return networks[-1]
-
-    def write(trainer: Trainer, started: datetime) -> None:
-        write_trained(trainer, networks[-1].factors(), config, started)
-
+    subjects, priors = sort_pictures(resolution, found, config.trigger)
     task = Task(
         sets=(subjects,),
         priors=priors,
-        attach=attach,
-        write=write,
+        attach=lambda: _attach(model, config),
+        write=lambda trainer, network: _write(trainer, network, config),
         trains_text=config.text_encoder,
     )
     return train_pictures(model, config, task, resolution, cancelled)
@@ -86,4 +79,23 @@ def _attach(model: Model, config: LoraTraining) -> LoraNetwork:
         alpha=config.scale * config.rank,
         seed=config.seed,
         rates={"unet": config.learning_rate, "text_encoder": text_rate},
+    )
+
+
+def _write(trainer: PictureTrainer, network: LoraNetwork, config: LoraTraining) -> None:
+    """What was learned so far, whole or not at all."""
+    write_lora(
+        config.output,
+        network.factors(),
+        LoraInfo(
+            trigger=config.trigger,
+            role=config.role,
+            base=trainer.model.name,
+            rank=config.rank,
+            title=config.title,
+            description=config.description,
+            extra=training_metadata(trainer, config),
+        ),
+        naming=config.naming,
+        dtype=FILE_TYPES[config.file_type],
     )

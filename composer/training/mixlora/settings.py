@@ -10,7 +10,7 @@ from composer.errors import ComposerError
 from composer.mixlora.router import RouterSettings
 from composer.mixlora.settings import LoraSettings, MixLoraSettings
 from composer.settings import Settings, setting
-from composer.training.picture_config import PictureTraining
+from composer.training.picture_settings import PictureTraining
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,10 @@
-"""The trainable layers: what a trainer needs of them, and those of a LoRA.
-
-A LoRA's are put into a model by peft, read out as factors, taken away again.
-"""
+"""The trainable layers of a LoRA: put into a model by peft, read out as factors, taken away."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,20 +14,6 @@ from composer.experts.low_rank import LowRank
 from composer.mixlora import Tape
 
 ADAPTER = "lora"
-
-
-class Network(Protocol):
-    """What is trained, attached to its models; all else in them is frozen meanwhile.
-
-    parameters: what is trained, by name. groups: the same for an optimizer, with "params" and
-        their highest "lr". listen: collects what routers decide, for their loss.
-    """
-
-    def parameters(self) -> dict[str, nn.Parameter]: ...
-    def groups(self) -> list[dict[str, Any]]: ...
-    def listen(self) -> AbstractContextManager[Tape]: ...
-    def router_loss(self, tape: Tape) -> Tensor: ...
-    def detach(self) -> None: ...
 
 
 class LoraNetwork:
@@ -103,6 +86,13 @@ class LoraNetwork:
     def router_loss(self, tape: Tape) -> Tensor:
         """There are no routers to balance: 0."""
         return torch.zeros(())
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing but its parameters."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """There is nothing."""
 
     def factors(self) -> dict[str, LowRank]:
         """What was learned: site -> a copy of its factors, on the CPU."""

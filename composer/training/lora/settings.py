@@ -10,7 +10,7 @@ from composer.errors import ComposerError
 from composer.experts.info import Role
 from composer.mixlora.names import CONVOLUTIONS
 from composer.settings import setting
-from composer.training.picture_config import PictureTraining
+from composer.training.picture_settings import PictureTraining
 
 Naming = Literal["kohya", "diffusers"]
 

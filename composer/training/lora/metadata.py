@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-import composer
-from composer.training.config import LoraTraining
+from composer.training.lora.settings import LoraTraining
+from composer.training.picture_train import PictureTrainer, versions
 from composer.training.pictures import TrainingPicture
-from composer.training.trainer import Trainer
 
 # The families of Stable Diffusion by the width of the text they read, as kohya and modelspec
 # call them.
@@ -21,12 +19,12 @@ OPTIMIZERS = {"adamw": "torch.optim.AdamW", "muon": "composer.training.muon.Muon
 _PATHS = ("output", "pictures", "prior_pictures")
 
 
-def training_metadata(trainer: Trainer, config: LoraTraining, started: datetime) -> dict[str, str]:
+def training_metadata(trainer: PictureTrainer, config: LoraTraining) -> dict[str, str]:
     """All values as strings, some of them JSON; of paths only the last name.
 
     `write_lora` adds what it knows itself: title, trigger, role, rank, alpha and hash.
     """
-    model, pictures = trainer.model, trainer.lesson.pictures
+    model, pictures, learner = trainer.model, trainer.lesson.pictures, trainer.learner
     finished = datetime.now(timezone.utc)
     family, architecture = FAMILIES.get(model.cross_attention_dim, (model.name, model.name))
     subjects = [picture for picture in pictures if not picture.is_prior]
@@ -42,9 +40,9 @@ def training_metadata(trainer: Trainer, config: LoraTraining, started: datetime)
         "ss_num_reg_images": len(pictures) - len(subjects),
         "ss_dataset_dirs": json.dumps({folder: {"n_repeats": 1, "img_count": len(subjects)}}),
         "ss_tag_frequency": json.dumps({folder: _tags(subjects)}, ensure_ascii=False),
-        "ss_steps": trainer.step,
+        "ss_steps": learner.step,
         "ss_zero_terminal_snr": not bool(trainer.lesson.objective.signal[-1] > 1e-6),
-        "ss_training_started_at": started.timestamp(),
+        "ss_training_started_at": trainer.started.timestamp(),
         "ss_training_finished_at": finished.timestamp(),
         "modelspec.architecture": f"{architecture}/lora",
         "modelspec.implementation": "diffusers",
@@ -53,8 +51,8 @@ def training_metadata(trainer: Trainer, config: LoraTraining, started: datetime)
         "modelspec.resolution": f"{width}x{height}",
         "modelspec.date": finished.isoformat(timespec="seconds"),
         "composer.training": json.dumps(_settings(config), ensure_ascii=False),
-        "composer.skipped_steps": trainer.skipped,
-        "composer.smoothed_loss": f"{trainer.smoothed_loss:.6g}",
+        "composer.skipped_steps": learner.skipped,
+        "composer.smoothed_loss": f"{learner.smoothed_loss:.6g}",
         "composer.versions": json.dumps(versions()),
         **_kohya_settings(config),
     }
@@ -96,18 +94,3 @@ def _tags(pictures: Sequence[TrainingPicture]) -> dict[str, int]:
     """kohya's tags: the parts of the captions between commas, and how often each occurs."""
     tags = (tag.strip() for picture in pictures for tag in picture.caption.split(","))
     return dict(Counter(tag for tag in tags if tag).most_common())
-
-
-def versions() -> dict[str, str]:
-    """Of Composer and the libraries that a training depends on."""
-    import diffusers
-    import peft
-    import torch
-
-    return {
-        "composer": composer.__version__,
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
-        "peft": peft.__version__,
-        "python": platform.python_version(),
-    }

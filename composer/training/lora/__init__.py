@@ -1,0 +1,1 @@
+"""LoRAs learn from pictures."""
