@@ -24,8 +24,8 @@ from benchmarks.shared.sets import (
 )
 from composer.evaluation.sheets import contact_sheet
 from composer.evaluation.tuning import GRID
+from composer.experts.library import WEIGHTS_FOLDER
 from composer.fusions.tuned_weights import file_name_for, read_tuned_weights
-from composer.fusions.weight_library import WEIGHTS_FOLDER
 
 NAME = "gates.learned"
 LEFT = ("clothing+clothing", "clothing+style", "character+style+background", "character+clothing")

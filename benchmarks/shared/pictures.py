@@ -26,9 +26,8 @@ from composer.evaluation.sheets import Cell
 from composer.experts import Expert
 from composer.fusions import RECIPES, Gates, LoraRow, MixLora, Plan, Recipe, Sum
 from composer.fusions.gate_file import read_facts
-from composer.fusions.gate_library import GateCard
+from composer.fusions.libraries import GateCard, MixLoraCard
 from composer.fusions.mixlora_file import read_mixlora_facts
-from composer.fusions.mixlora_library import MixLoraCard
 from composer.studio.engine import Engine
 from composer.training.progress import Clock
 from toybox.oracle import Oracle, Verdict, score

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 from composer.errors import ComposerError
 
 if TYPE_CHECKING:
-    from composer.experts import Library
-    from composer.experts.card import Card
+    from composer.experts import Card, Library, LoraInfo
 
 
-def find_once(library: Library, names: Sequence[str]) -> list[Card]:
+def find_once(library: Library[LoraInfo], names: Sequence[str]) -> list[Card]:
     """The card of each name, in their order.
 
     Raises:

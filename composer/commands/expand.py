@@ -39,10 +39,10 @@ def expand(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Make a full prompt of a few words: all of them stand in it, and the LoRAs' trigger words."""
-    from composer.experts.library import Library
+    from composer.experts import LORAS, Library
     from composer.studio import Wording
 
-    library = Library(lora_dir or [ROOT / "loras"])
+    library = Library(lora_dir or [ROOT / "loras"], LORAS)
     wording = Wording(language_model, adapter, device=device, card=library.find)
     for number in range(seed, seed + count):
         prompt = wording.expand(words, lora or (), seed=number)

@@ -55,16 +55,16 @@ def export(
     )
     from composer.diffusion.load import load_model
     from composer.diffusion.samplers import check_steps
-    from composer.experts import Library, ModuleNames, read_expert
+    from composer.experts import LORAS, Library, ModuleNames, read_expert
     from composer.fusions.gate_file import read_gates
-    from composer.fusions.gate_library import GateLibrary
     from composer.fusions.learned import find_loras
+    from composer.fusions.libraries import GATES
     from composer.training.gates.export import export_gates, prompts_of
 
     folders = lora_dir or [ROOT / "loras"]
-    library = GateLibrary(folders)
+    library = Library(folders, GATES)
     card = library.lend(Path(gates)) if Path(gates).is_file() else library.find(gates)
-    loras = {name: lora.path for name, lora in find_loras(card, Library(folders)).items()}
+    loras = {name: lora.path for name, lora in find_loras(card, Library(folders, LORAS)).items()}
     file = read_gates(card.path)
     if not config.prompts:
         prompts_of(file)  # refused before the model is loaded

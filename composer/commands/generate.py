@@ -157,7 +157,7 @@ def _recipe(studio: Studio, fusion: str, gates: str, mixlora: str) -> Recipe | N
         return read_recipe(fusion)
     for recipe, name in ((Gates, gates), (MixLora, mixlora)):
         if name:
-            lent = studio.lend(recipe.source, name) if Path(name).is_file() else name
+            lent = studio.lend(recipe, name) if Path(name).is_file() else name
             return recipe(file=lent)
     return None
 

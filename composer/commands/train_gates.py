@@ -45,12 +45,12 @@ def train(
 
     from composer.diffusion.clip import check_clip
     from composer.diffusion.load import load_model
-    from composer.experts import Library, ModuleNames, read_expert
+    from composer.experts import LORAS, Library, ModuleNames, read_expert
     from composer.training.gates.prompts import Called
     from composer.training.gates.train import train_gates
     from composer.training.processes import join_processes
 
-    library = Library(lora_dir or [ROOT / "loras"])
+    library = Library(lora_dir or [ROOT / "loras"], LORAS)
     cards = dict(zip(loras, find_once(library, loras), strict=True))
     own = _read_alone(alone or (), loras)
     config = GateTraining(**settings, prompts=tuple(prompt or ()), alone=own)

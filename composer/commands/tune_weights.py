@@ -54,13 +54,13 @@ def tune_weights(
     from composer.diffusion.samplers import check_steps
     from composer.evaluation import tuning as search
     from composer.evaluation.sampling import Sampling
-    from composer.experts import Library, ModuleNames, read_expert
+    from composer.experts import LORAS, Library, ModuleNames, read_expert
+    from composer.experts.library import WEIGHTS_FOLDER
     from composer.fusions.tuned_weights import file_name_for
-    from composer.fusions.weight_library import WEIGHTS_FOLDER
     from composer.training.gates.prompts import Called, draft_prompts
 
     folders = lora_dir or [ROOT / "loras"]
-    library = Library(folders)
+    library = Library(folders, LORAS)
     paths = {card.name: card.path for card in find_once(library, loras)}
     path = output or Path(folders[0]) / WEIGHTS_FOLDER / file_name_for(paths)
     if path.suffix != ".json":

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from composer.experts.card import Card as Card
+    from composer.experts.card import LORAS as LORAS, Card as Card
     from composer.experts.expert import Expert as Expert
     from composer.experts.header import Header as Header, read_header as read_header
     from composer.experts.info import ROLES as ROLES, LoraInfo as LoraInfo
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from composer.experts.write import write_lora as write_lora
 
 _ROOMS = {
-    "card": ("Card",),
+    "card": ("Card", "LORAS"),
     "expert": ("Expert",),
     "header": ("Header", "read_header"),
     "info": ("ROLES", "LoraInfo"),

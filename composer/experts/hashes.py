@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import BinaryIO
 
 
 def file_hash(data: bytes) -> str:
@@ -20,11 +21,22 @@ def tensor_hash(data: bytes) -> str:
     return hashlib.sha256(memoryview(data)[8 + length :]).hexdigest()
 
 
+def file_hash_of(path: Path) -> str:
+    """The first of a file that is read piece by piece, for whoever wants nothing else of it."""
+    with path.open("rb") as file:
+        return _digest(file)
+
+
 def tensor_hash_of(path: Path) -> str:
-    """The same of a file that is read piece by piece, for whoever wants nothing else of it."""
-    digest = hashlib.sha256()
+    """The second, likewise."""
     with path.open("rb") as file:
         file.seek(8 + int.from_bytes(file.read(8), "little"))
-        while block := file.read(2**20):
-            digest.update(block)
+        return _digest(file)
+
+
+def _digest(file: BinaryIO) -> str:
+    """SHA-256 of what is left to read."""
+    digest = hashlib.sha256()
+    while block := file.read(2**20):
+        digest.update(block)
     return digest.hexdigest()

@@ -13,9 +13,9 @@ from composer.fusions.rows import ALWAYS, LoraRow, Pin, check_pins, recorded_spa
 if TYPE_CHECKING:
     from composer.experts import Expert
     from composer.experts.card import Card
+    from composer.experts.info import LoraInfo
     from composer.experts.library import Library
-    from composer.fusions.gate_library import GateCard
-    from composer.fusions.libraries import Libraries
+    from composer.fusions.libraries import GateCard, Libraries
     from composer.fusions.recipe import Bench
 
 
@@ -38,7 +38,8 @@ class Gates(Recipe):
         Raises:
             ComposerError: one is missing or is another file, or a row or a pin is for none of them.
         """
-        card: GateCard = libraries.find(self)
+        own = own_file(self, libraries)
+        card: GateCard = own["source"]
         loras = find_loras(card, libraries.loras)
         names = {lora.name: name for name, lora in loras.items()}
         found: dict[str, LoraRow] = {}
@@ -58,7 +59,7 @@ class Gates(Recipe):
             rows={name: found.get(name) or LoraRow(name=loras[name].name) for name in loras},
             paths={name: lora.path for name, lora in loras.items()},
             pins=tuple(pin.renamed(names) for pin in pins),
-            **own_file(self, libraries),
+            **own,
         )
 
     def attach(self, plan: Plan, bench: Bench) -> dict[str, Expert]:
@@ -110,7 +111,7 @@ class Gates(Recipe):
     ) -> tuple[tuple[LoraRow, ...], tuple[Pin, ...]]:
         """A row for each LoRA of the gates; without switches in the record, those that were
         recorded are on."""
-        card: GateCard = libraries.find(self)
+        card: GateCard = libraries.of(self).find(self.file, rescan=False)
         try:
             now = {name: lora.name for name, lora in find_loras(card, libraries.loras).items()}
         except ComposerError:  # the note on the missing LoRA is the recaller's
@@ -118,7 +119,7 @@ class Gates(Recipe):
         switches, given = _mapping(fusion.get("switches")), _mapping(fusion.get("strengths"))
         spans, recorded = recorded_spans(fusion), {row.name for row in rows}
         found: list[LoraRow] = []
-        for expert in card.experts:
+        for expert in card.info.experts:
             name = now.get(expert.name, expert.name)
             limits = spans.get(expert.name, {})
             found.append(
@@ -133,7 +134,7 @@ class Gates(Recipe):
         return tuple(found), tuple(pin.renamed(now) for pin in pins)
 
 
-def find_loras(card: GateCard, library: Library, *, wait: bool = True) -> dict[str, Card]:
+def find_loras(card: GateCard, library: Library[LoraInfo], *, wait: bool = True) -> dict[str, Card]:
     """The LoRA of each expert of a gate file, by its name there.
 
     wait: as for `match_loras`.
@@ -141,15 +142,14 @@ def find_loras(card: GateCard, library: Library, *, wait: bool = True) -> dict[s
     Raises:
         ComposerError: which one is missing, or is another file than it was.
     """
-    wanted = {expert.name: expert.tensor_hash for expert in card.experts}
+    wanted = {expert.name: expert.tensor_hash for expert in card.info.experts}
     loras, hashes = match_loras(wanted, library, wait=wait)
-    if card.facts is not None:
-        card.facts.check_experts(hashes)
+    card.info.check_experts(hashes)
     return loras
 
 
 def match_loras(
-    tensor_hashes: Mapping[str, str], library: Library, *, wait: bool = True
+    tensor_hashes: Mapping[str, str], library: Library[LoraInfo], *, wait: bool = True
 ) -> tuple[dict[str, Card], dict[str, str]]:
     """LoRAs that go by these names, or have these tensors if their files were renamed.
 
@@ -161,7 +161,7 @@ def match_loras(
     for name, wanted in tensor_hashes.items():
         try:
             lora = library.find(name, rescan=wait)
-            hashes[name], loras[name] = library.tensor_hash(lora), lora
+            hashes[name], loras[name] = library.hash(lora), lora
         except ComposerError:
             pass  # perhaps under another name
         if hashes.get(name) != wanted:

@@ -3,38 +3,73 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from composer.errors import ComposerError
-from composer.experts.card import Card
-from composer.experts.library import Library
-from composer.fusions.gate_library import GateLibrary
-from composer.fusions.mixlora_library import MixLoraLibrary
-from composer.fusions.own_library import OwnLibrary
+from composer.experts.card import LORAS, Card
+from composer.experts.hashes import file_hash_of
+from composer.experts.info import LoraInfo
+from composer.experts.library import (
+    GATES_FOLDER,
+    MIXLORA_FOLDER,
+    WEIGHTS_FOLDER,
+    Entry,
+    Kind,
+    Library,
+)
+from composer.fusions.gate_file import GateFacts, read_facts
+from composer.fusions.mixlora_file import MixLoraFacts, read_mixlora_facts
 from composer.fusions.recipe import Recipe
-from composer.fusions.tuned_weights import TunedWeights
-from composer.fusions.weight_library import WeightLibrary
+from composer.fusions.tuned_weights import read_tuned_weights
+
+GateCard = Entry[GateFacts]
+MixLoraCard = Entry[MixLoraFacts]
+
+# Their words matter as much as their tensors: the hash is that of the whole file.
+GATES = Kind(
+    place=GATES_FOLDER,
+    suffixes=(".safetensors",),
+    read=read_facts,
+    hash=file_hash_of,
+    unknown="Gates {name}: there are no such gates.",
+    remedy="Train them, or put their file into {folders}.",
+)
+MIXLORAS = Kind(
+    place=MIXLORA_FOLDER,
+    suffixes=(".safetensors",),
+    read=read_mixlora_facts,
+    hash=file_hash_of,
+    unknown="MixLoRA {name}: there is no such MixLoRA.",
+    remedy="Train one, or put its file into {folders}.",
+)
+WEIGHTS = Kind(
+    place=WEIGHTS_FOLDER,
+    suffixes=(".json",),
+    read=read_tuned_weights,
+    hash=file_hash_of,
+    unknown="Tuned weights {name}: there are no such weights.",
+    remedy="Find them with `composer tune-weights`, or put their file into {folders}.",
+    by_name=False,  # the first of several for the same LoRAs holds
+)
 
 
 class Libraries:
     """The libraries of the LoRA folders. Safe to use from several threads.
 
-    folders: of LoRA files; gates are in their folders `gates/`, MixLoRAs in `mixlora/`, tuned
-        weights in `weights/`.
+    Trainings write gates and MixLoRAs, so these are looked for anew each time.
+
+    folders: of LoRA files; the others are in their folders `gates/`, `mixlora/` and `weights/`.
     """
 
     def __init__(self, folders: Iterable[str | Path]) -> None:
         folders = tuple(folders)
-        self.loras = Library(folders)
-        self.weights = WeightLibrary(folders)
-        self.own: dict[str, OwnLibrary[Any]] = {
-            "gates": GateLibrary(folders),
-            "mixlora": MixLoraLibrary(folders),
+        self.loras = Library(folders, LORAS)
+        self.weights = Library(folders, WEIGHTS)
+        self.own: dict[str, Library[Any]] = {
+            kind.place: Library(folders, kind) for kind in (GATES, MIXLORAS)
         }
-        self._lock = threading.Lock()
 
     def cards(self, *, refresh: bool = False) -> tuple[Card, ...]:
         """The LoRAs, those with an error included.
@@ -42,13 +77,12 @@ class Libraries:
         Raises:
             ComposerError: a folder is missing.
         """
-        with self._lock:
-            return self.loras.scan() if refresh else self.loras.cards()
+        return self.loras.scan() if refresh else self.loras.cards()
 
-    def known(self) -> Library:
+    def known(self) -> Library[LoraInfo]:
         """The LoRAs, none where a folder is missing: they are then missing one by one."""
         with contextlib.suppress(ComposerError):
-            self.cards()
+            self.loras.cards()
         return self.loras
 
     def lora(self, name: str) -> Card:
@@ -57,39 +91,15 @@ class Libraries:
         Raises:
             ComposerError: there is none, or it cannot be used; the message names close ones.
         """
-        with self._lock:
-            self.loras.cards()
-            return self.loras.find(name)
+        return self.loras.find(name)
 
-    def files(self, source: str) -> tuple[Any, ...]:
-        """The cards of all gates or MixLoRAs as they are now, those with an error included."""
-        with self._lock:
-            return self.own[source].cards()
+    def of(self, recipe: Recipe | type[Recipe]) -> Library[Any]:
+        """The files of which a recipe needs one, as they are now."""
+        library = self.own[recipe.source]
+        library.scan()
+        return library
 
-    def tuned(self) -> tuple[tuple[TunedWeights, ...], tuple[str, ...]]:
-        """The tuned weights that can be used, and what is wrong with the others."""
-        with self._lock:
-            return self.weights.all()
-
-    def find(self, recipe: Recipe) -> Any:
-        """The card of a recipe's file.
-
-        Raises:
-            ComposerError: there is none of that name, or it cannot be used.
-        """
-        with self._lock:
-            return self.own[recipe.source].find(recipe.file)
-
-    def hash(self, recipe: Recipe, card: Any) -> str:
-        """The hash of a recipe's file."""
-        with self._lock:
-            return self.own[recipe.source].hash(card)
-
-    def lend(self, source: str, path: Path) -> str:
-        """Add one file from anywhere, for whoever may name paths. Returns its name.
-
-        Raises:
-            ComposerError: it is of another kind.
-        """
-        with self._lock:
-            return self.own[source].lend(path).name
+    def clean(self) -> None:
+        """Delete what was being written when an earlier process was killed."""
+        for library in (self.loras, self.weights, *self.own.values()):
+            library.clean()

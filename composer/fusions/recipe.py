@@ -24,9 +24,8 @@ from composer.fusions.rows import (
 
 if TYPE_CHECKING:
     from composer.experts import Expert
-    from composer.fusions.libraries import Libraries
-    from composer.fusions.mixlora_library import MixLoraCard
-    from composer.fusions.own_library import OwnCard
+    from composer.experts.library import Entry
+    from composer.fusions.libraries import Libraries, MixLoraCard
     from composer.mixture import Granularity, Mixture
 MOLE = "https://arxiv.org/abs/2404.13628"
 MIXLORA = "https://arxiv.org/abs/2404.15159"
@@ -46,7 +45,7 @@ class Bench(Protocol):
         """The expert in a LoRA file."""
         ...
 
-    def open(self, card: OwnCard[Any], read: Callable[[Path], File]) -> File:
+    def open(self, card: Entry[Any], read: Callable[[Path], File]) -> File:
         """The file of a card, for this model; ComposerError for another model's."""
         ...
 
@@ -72,7 +71,7 @@ class Plan:
     rows: Mapping[str, LoraRow]
     paths: Mapping[str, Path]
     pins: tuple[Pin, ...] = ()
-    source: OwnCard[Any] | None = None
+    source: Entry[Any] | None = None
     hash: str = ""
 
     @property
@@ -195,8 +194,9 @@ class Recipe:
 
 def own_file(recipe: Recipe, libraries: Libraries) -> dict[str, Any]:
     """The fields of a plan for the recipe's own file."""
-    card = libraries.find(recipe)
-    return {"source": card, "hash": libraries.hash(recipe, card)}
+    library = libraries.of(recipe)
+    card = library.find(recipe.file, rescan=False)
+    return {"source": card, "hash": library.hash(card)}
 
 
 def switch(mixture: Mixture, plan: Plan) -> None:

@@ -13,8 +13,7 @@ from composer.fusions.rows import LoraRow, Pin, check_pins
 
 if TYPE_CHECKING:
     from composer.experts import Expert
-    from composer.fusions.libraries import Libraries
-    from composer.fusions.mixlora_library import MixLoraCard
+    from composer.fusions.libraries import Libraries, MixLoraCard
     from composer.fusions.recipe import Bench
     from composer.mixture import Granularity, Mixture
 
@@ -173,12 +172,13 @@ class MixLora(Sum):
 
     def triggers(self, libraries: Libraries) -> tuple[str, ...]:
         """Of its image sets."""
-        return tuple(one.trigger for one in libraries.find(self).sets)
+        card: MixLoraCard = libraries.of(self).find(self.file, rescan=False)
+        return tuple(one.trigger for one in card.info.sets)
 
     def notes(self, plan: Plan, experts: Iterable[Expert], prompt: str) -> Iterator[str]:
         """Whether the prompt calls anything that it has learned."""
         assert plan.source is not None
-        triggers = [one.trigger for one in cast("MixLoraCard", plan.source).sets]
+        triggers = [one.trigger for one in cast("MixLoraCard", plan.source).info.sets]
         if not any(_calls(prompt, trigger) for trigger in triggers):
             words = ", ".join(map(repr, triggers))
             yield (

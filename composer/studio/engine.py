@@ -22,8 +22,8 @@ from composer.mixlora.attach import MixLora
 from composer.mixture import Granularity, Mixture, attach
 
 if TYPE_CHECKING:
-    from composer.fusions.mixlora_library import MixLoraCard
-    from composer.fusions.own_library import OwnCard
+    from composer.experts.library import Entry
+    from composer.fusions.libraries import MixLoraCard
 
 KEPT_EXPERTS = 16
 
@@ -105,14 +105,13 @@ class Engine:
 
     # --- for the recipes
 
-    def open(self, card: OwnCard[Any], read: Callable[[Path], File]) -> File:
+    def open(self, card: Entry[Any], read: Callable[[Path], File]) -> File:
         """The file of a card, kept while it does not change.
 
         Raises:
             ComposerError: it is for another model than this one, or gone or damaged.
         """
-        assert card.facts is not None  # a card with an error is never found
-        card.facts.check_model(self.model.name, self.model.hash)
+        card.info.check_model(self.model.name, self.model.hash)
         stamp = _stamp(f"file {card.name!r} is", card.path)
         if self._opened is None or self._opened[0] != stamp:
             self._opened = (stamp, read(card.path))

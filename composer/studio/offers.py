@@ -11,9 +11,9 @@ from composer.fusions import Gates, MixLora
 from composer.fusions.learned import find_loras, match_loras
 
 if TYPE_CHECKING:
-    from composer.experts.library import Library
-    from composer.fusions.gate_library import GateCard
-    from composer.fusions.mixlora_library import MixLoraCard
+    from composer.experts.info import LoraInfo
+    from composer.experts.library import Entry, Library
+    from composer.fusions.libraries import GateCard, MixLoraCard
     from composer.fusions.tuned_weights import TunedWeights
 
 
@@ -58,16 +58,14 @@ class WeightOffer:
 
 
 def gate_offers(
-    cards: Iterable[GateCard], library: Library, model: str, model_hash: str
+    cards: Iterable[GateCard], library: Library[LoraInfo], model: str, model_hash: str
 ) -> tuple[tuple[GateOffer, ...], tuple[str, ...]]:
     """The gates that can be used, and a line for each file that cannot."""
     found: list[GateOffer] = []
     problems: list[str] = []
     for card in cards:
         try:
-            if card.facts is None:
-                raise ComposerError(card.error)
-            card.facts.check_model(model, model_hash)
+            card.info.check_model(model, model_hash)
             loras = find_loras(card, library, wait=False)  # a page waits for the answer
         except ComposerError as error:
             problems.append(str(error) if card.facts is None else f"{card.path}: {error}")
@@ -95,19 +93,21 @@ def mixlora_offers(
         found.append(
             MixLoraOffer(
                 name=card.name,
-                titles=tuple(one.name for one in card.sets),
-                triggers=tuple(one.trigger for one in card.sets),
+                titles=tuple(one.name for one in card.info.sets),
+                triggers=tuple(one.trigger for one in card.info.sets),
             )
         )
     return tuple(found), tuple(problems)
 
 
 def weight_offers(
-    found: Iterable[TunedWeights], library: Library, model_hash: str
-) -> tuple[WeightOffer, ...]:
-    """Those for this model and for LoRAs at hand; of several for the same LoRAs the first."""
+    cards: Iterable[Entry[TunedWeights]], library: Library[LoraInfo], model_hash: str
+) -> tuple[tuple[WeightOffer, ...], tuple[str, ...]]:
+    """Those for this model and for LoRAs at hand, of several for the same LoRAs the first, and a
+    line for each file that cannot be used."""
+    cards = tuple(cards)
     offers: dict[frozenset[str], WeightOffer] = {}
-    for tuned in found:
+    for tuned in (card.facts for card in cards if card.facts is not None):
         if tuned.model_hash != model_hash:
             continue
         wanted = {lora.name: lora.tensor_hash for lora in tuned.loras}
@@ -116,4 +116,4 @@ def weight_offers(
             continue
         weights = {loras[name].name: weight for name, weight in tuned.weights().items()}
         offers.setdefault(frozenset(weights), WeightOffer(weights=weights, told=tuned.told))
-    return tuple(offers.values())
+    return tuple(offers.values()), tuple(card.error for card in cards if card.error)

@@ -57,11 +57,11 @@ def _find_own(
     """The recipe with its gate file or MixLoRA; by its hash if none has its name, or another one
     has; the sum where it is gone."""
     what, are, have, without = recipe.missing
-    library = libraries.own[recipe.source]
+    library = libraries.of(recipe)
     name, digits = str(fusion.get(recipe.source, "")), str(fusion.get("hash", ""))
     named, problem = None, ""
     try:
-        named = library.find(name)
+        named = library.find(name, rescan=False)
     except ComposerError as error:
         problem = str(error)
     if named is not None and (not digits or library.hash(named).startswith(digits)):
@@ -95,7 +95,7 @@ def _find_loras(
             problems[lora.name] = str(error)
             continue
         names[lora.name] = card.name
-        if lora.tensor_hash and not library.tensor_hash(card).startswith(lora.tensor_hash):
+        if lora.tensor_hash and not library.hash(card).startswith(lora.tensor_hash):
             problems[lora.name] = (
                 f"The file of the LoRA {card.name!r} has changed since, so the picture will differ."
             )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from composer.errors import ComposerError
-from composer.files import clean
+from composer.fusions import Gates, MixLora
 from composer.studio.comparing import Comparison, Way, paint_each, ways_of
 from composer.studio.events import Event, Finished, Queued
 from composer.studio.history import History, SavedPicture
@@ -147,14 +147,13 @@ class Studio:
         """
         return self.libraries.lora(name)
 
-    def lend(self, source: str, path: str | Path) -> str:
-        """Add one gate file ("gates") or MixLoRA ("mixlora") from anywhere, for whoever may name
-        paths. Returns its name.
+    def lend(self, recipe: type[Recipe], path: str | Path) -> str:
+        """Add one file for a recipe from anywhere, for whoever may name paths. Returns its name.
 
         Raises:
             ComposerError: it is of another kind.
         """
-        return self.libraries.lend(source, Path(path))
+        return self.libraries.of(recipe).lend(Path(path)).name
 
     def gate_offers(self) -> tuple[tuple[GateOffer, ...], tuple[str, ...]]:
         """The gates that fit the loaded model and LoRAs at hand, and what is wrong with the rest.
@@ -163,7 +162,7 @@ class Studio:
         """
         if self._status.state != "ready":
             return (), ()
-        cards, library = self.libraries.files("gates"), self.libraries.known()
+        cards, library = self.libraries.of(Gates).cards(), self.libraries.known()
         return gate_offers(cards, library, self._status.model, self._status.model_hash)
 
     def weight_offers(self) -> tuple[tuple[WeightOffer, ...], tuple[str, ...]]:
@@ -173,8 +172,8 @@ class Studio:
         """
         if self._status.state != "ready":
             return (), ()
-        found, problems = self.libraries.tuned()
-        return weight_offers(found, self.libraries.known(), self._status.model_hash), problems
+        cards, library = self.libraries.weights.scan(), self.libraries.known()
+        return weight_offers(cards, library, self._status.model_hash)
 
     def mixlora_offers(self) -> tuple[tuple[MixLoraOffer, ...], tuple[str, ...]]:
         """The MixLoRAs that fit the loaded model, and what is wrong with the rest.
@@ -183,7 +182,7 @@ class Studio:
         """
         if self._status.state != "ready":
             return (), ()
-        cards = self.libraries.files("mixlora")
+        cards = self.libraries.of(MixLora).cards()
         return mixlora_offers(cards, self._status.model, self._status.model_hash)
 
     def triggers(self, recipe: Recipe) -> tuple[str, ...]:
@@ -333,9 +332,7 @@ class Studio:
         with contextlib.suppress(OSError):  # a folder that is not to be listed
             self.history.clean()
             self.trainings.clean()
-        for folder in map(Path, self._lora_dirs):
-            for kind in ("", "gates", "weights", "mixlora"):
-                clean(folder.expanduser() / kind)
+        self.libraries.clean()
 
     def _load(self, cancelled: Callable[[], bool]) -> Iterator[Event]:
         self._clean()

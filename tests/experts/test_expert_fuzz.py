@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from lora_files import SMALL, kohya_pair, raw_file, save
 
 from composer.errors import ComposerError
-from composer.experts import Library, read_expert
+from composer.experts import LORAS, Library, read_expert
 from composer.experts.formats import parse_key
 
 quick = settings(
@@ -33,7 +33,7 @@ def read_or_refuse(path: Path) -> None:
         assert path.name in str(error)
     else:
         assert all(torch.isfinite(factors.dense()).all() for factors in expert.sites.values())
-    Library([path.parent]).scan()
+    Library([path.parent], LORAS).scan()
 
 
 @quick

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,9 @@ import torch
 from lora_files import KOHYA, kohya_pair, save
 
 from composer.errors import ComposerError
-from composer.experts import Library, header
+from composer.experts import LORAS, Library, LoraInfo
 from composer.experts.hashes import tensor_hash_of
-from composer.fusions.gate_library import GateLibrary
+from composer.fusions.libraries import GATES
 
 
 def lora(path: Path, **metadata: str) -> Path:
@@ -30,12 +31,12 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def names(library: Library) -> list[str]:
+def names(library: Library[LoraInfo]) -> list[str]:
     return [card.name for card in library.scan()]
 
 
 def test_cards(folder: Path) -> None:
-    hat, pixel = Library([folder]).cards()
+    hat, pixel = Library([folder], LORAS).cards()
     assert (hat.name, hat.info.trigger, hat.info.rank, hat.error) == ("Hat", "a red hat", 2, None)
     assert hat.size == hat.path.stat().st_size
     assert (pixel.name, pixel.path) == ("pixel.v2", folder / "style" / "pixel.v2.safetensors")
@@ -53,26 +54,21 @@ def test_cards(folder: Path) -> None:
     ],
 )
 def test_find(folder: Path, spelling: str, name: str) -> None:
-    assert Library([folder]).find(spelling).name == name
+    assert Library([folder], LORAS).find(spelling).name == name
 
 
 def test_find_a_name_with_accents_however_they_are_stored(folder: Path) -> None:
     lora(folder / "cafe\u0301")
-    assert Library([folder]).find("CAF\u00c9").error is None
+    assert Library([folder], LORAS).find("CAF\u00c9").error is None
 
 
 @pytest.mark.parametrize("spelling", ["cap ", "cap", "CAP .safetensors", " cap  "])
 def test_find_a_file_whose_name_ends_in_a_space(folder: Path, spelling: str) -> None:
     lora(folder / "cap ")
-    assert Library([folder]).find(spelling).path.name == "cap .safetensors"
+    assert Library([folder], LORAS).find(spelling).path.name == "cap .safetensors"
 
 
-def test_who_does_not_wait_reads_no_file_and_finds_it_later(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    library = Library([folder])
-    _, pixel = library.scan()
-    wanted = tensor_hash_of(pixel.path)
+def test_who_does_not_wait_reads_no_file_and_finds_it_later(folder: Path) -> None:
     readers: list[threading.Thread] = []
     begun, go_on = threading.Event(), threading.Event()
 
@@ -82,7 +78,9 @@ def test_who_does_not_wait_reads_no_file_and_finds_it_later(
         assert go_on.wait(10)
         return tensor_hash_of(path)
 
-    monkeypatch.setattr("composer.experts.library.tensor_hash_of", read)
+    library = Library([folder], replace(LORAS, hash=read))
+    _, pixel = library.scan()
+    wanted = tensor_hash_of(pixel.path)
     assert library.with_hash(wanted, wait=False) == library.with_hash(wanted, wait=False) == ()
     assert begun.wait(10)
     go_on.set()
@@ -95,7 +93,7 @@ def test_who_does_not_wait_reads_no_file_and_finds_it_later(
 
 
 def test_unknown_names_get_suggestions(folder: Path) -> None:
-    library = Library([folder])
+    library = Library([folder], LORAS)
     with pytest.raises(ComposerError, match=r"no such LoRA\. Did you mean 'pixel\.v2'\?"):
         library.find("pixel_v2")
     lora(folder / "pixel_v2")
@@ -108,19 +106,19 @@ def test_unknown_names_get_suggestions(folder: Path) -> None:
 
 def test_a_name_that_is_no_text_is_passed_over(folder: Path) -> None:
     """No page can show it, and a page that tries shows nothing at all."""
-    before = names(Library([folder]))
+    before = names(Library([folder], LORAS))
     for place in (folder, folder / "gates"):
         place.mkdir(exist_ok=True)
         try:
             Path(os.fsdecode(bytes(place) + b"/b\xff.safetensors")).write_bytes(b"")
         except OSError:
             pytest.skip("This file system has no such names.")
-    assert names(Library([folder])) == before
-    assert GateLibrary([folder]).cards() == ()
+    assert names(Library([folder], LORAS)) == before
+    assert Library([folder], GATES).cards() == ()
 
 
 def test_find_sees_files_that_came_later(folder: Path) -> None:
-    library = Library([folder])
+    library = Library([folder], LORAS)
     library.scan()
     lora(folder / "late")
     assert library.find("late").name == "late"
@@ -133,7 +131,7 @@ def test_find_sees_files_that_came_later(folder: Path) -> None:
 def test_hostile_names_find_nothing(folder: Path, name: str) -> None:
     lora(folder.parent / "secret")
     with pytest.raises(ComposerError, match="no such LoRA"):
-        Library([folder]).find(name)
+        Library([folder], LORAS).find(name)
 
 
 def test_equal_names_are_told_apart(tmp_path: Path) -> None:
@@ -142,7 +140,7 @@ def test_equal_names_are_told_apart(tmp_path: Path) -> None:
     lora(tmp_path / "three" / "loras" / "cap")
     lora(tmp_path / "four" / "loras" / "CAP")
     folders = [tmp_path / name for name in ("one", "two", "three/loras", "four/loras")]
-    library = Library(folders)
+    library = Library(folders, LORAS)
     assert names(library) == ["a/hat", "loras/cap", "loras/CAP (2)", "one/b/hat", "two/b/hat"]
     assert library.find("one/b/hat").path.is_relative_to(tmp_path / "one")
     with pytest.raises(ComposerError, match="'a/hat', 'one/b/hat', 'two/b/hat'"):
@@ -150,13 +148,13 @@ def test_equal_names_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_a_file_counts_once_though_folders_overlap(folder: Path) -> None:
-    assert names(Library([folder, folder / "style", folder])) == ["Hat", "pixel.v2"]
+    assert names(Library([folder, folder / "style", folder], LORAS)) == ["Hat", "pixel.v2"]
 
 
 def test_peft_files_go_by_their_folder(folder: Path) -> None:
     lora(folder / "wolf" / "adapter_model")
     lora(folder / "adapter_model")
-    library = Library([folder])
+    library = Library([folder], LORAS)
     assert names(library) == ["adapter_model", "Hat", "pixel.v2", "wolf"]
     assert library.find("wolf").path.name == "adapter_model.safetensors"
 
@@ -167,7 +165,7 @@ def test_bad_files_become_cards_with_their_error(folder: Path) -> None:
     save(folder / "loha.safetensors", {f"{KOHYA}.hada_w1_a": torch.ones(2, 2)})
     (folder / "notes.txt").write_text("not a LoRA")
     lora(folder / ".hidden" / "cap")
-    library = Library([folder])
+    library = Library([folder], LORAS)
     errors = {card.name: card.error for card in library.scan() if card.error}
     assert {name: error.split(": ", 1)[1][:20] for name, error in errors.items()} == {
         "empty": "is empty (0 bytes). ",
@@ -186,30 +184,28 @@ def test_links_out_of_the_folders_are_refused(folder: Path) -> None:
     (folder / "broken.safetensors").symlink_to(folder / "nothing")
     (folder / "circle.safetensors").symlink_to(folder / "circle.safetensors")
     (folder / "alias.safetensors").symlink_to(folder / "Hat.safetensors")
-    cards = {card.name: card.error for card in Library([folder]).scan()}
+    cards = {card.name: card.error for card in Library([folder], LORAS).scan()}
     assert set(cards) == {"Hat", "alias", "broken", "circle", "link", "pixel.v2", "shared"}
     assert "leads out of the LoRA folders" in (cards["link"] or "")
     assert "leads out of the LoRA folders" in (cards["shared"] or "")
     assert cards["broken"]
     assert cards["circle"]
     assert cards["alias"] is None
-    both = Library([folder, outside.parent])
+    both = Library([folder, outside.parent], LORAS)
     assert {card.name for card in both.scan() if card.error} == {"broken", "circle"}
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(ComposerError, match=r"nowhere: this LoRA folder cannot be read"):
-        Library([tmp_path / "nowhere"]).scan()
+        Library([tmp_path / "nowhere"], LORAS).scan()
 
 
-def test_unchanged_files_are_not_read_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = Library([folder])
-    before = library.scan()
+def test_unchanged_files_are_not_read_again(folder: Path) -> None:
     read: list[Path] = []
-    sound = header.read_header
-    monkeypatch.setattr(
-        "composer.experts.library.read_header", lambda path: (read.append(path), sound(path))[1]
-    )
+    noted = replace(LORAS, read=lambda path: (read.append(path), LORAS.read(path))[1])
+    library = Library([folder], noted)
+    before = library.scan()
+    read.clear()
     assert library.scan() == before
     assert read == []
     hat = lora(folder / "Hat", **{"composer.trigger": "a blue hat"})
@@ -221,7 +217,7 @@ def test_unchanged_files_are_not_read_again(folder: Path, monkeypatch: pytest.Mo
 
 
 def test_notes_written_later_show_at_once(folder: Path) -> None:
-    library = Library([folder])
+    library = Library([folder], LORAS)
     library.scan()
     (folder / "Hat.json").write_text(json.dumps({"notes": "best at 0.7"}))
     (folder / "Hat.png").touch()

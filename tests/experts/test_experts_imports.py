@@ -10,7 +10,8 @@ import composer.experts
 
 def test_a_library_needs_no_torch() -> None:
     code = (
-        "import sys; from composer.experts import Library; Library(['loras']).scan(); "
+        "import sys; from composer.experts import LORAS, Library; "
+        "Library(['loras'], LORAS).scan(); "
         "assert 'torch' not in sys.modules and 'safetensors' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,8 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save, save_file
 
 from composer.errors import ComposerError
+from composer.experts import Library
 from composer.fusions.gate_file import FORMAT, GatedExpert, GateFile, read_facts, read_gates
-from composer.fusions.gate_library import GateLibrary
+from composer.fusions.libraries import GATES
 from composer.mixture import GateSettings, LearnedGate, Seen
 
 UNIT = "unet.mid_block.attentions.0"
@@ -152,7 +153,7 @@ def test_words_without_end(tmp_path: Path, words: str) -> None:
     save_file({"mole.unet.e": torch.zeros(2)}, path, {FORMAT: words})
     with pytest.raises(ComposerError, match="is no JSON"):
         read_facts(path)
-    (card,) = GateLibrary([tmp_path]).cards()
+    (card,) = Library([tmp_path], GATES).cards()
     assert "is no JSON" in (card.error or "")
 
 

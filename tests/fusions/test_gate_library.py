@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ from tiny_gates import write_gates
 from tiny_loras import write_lora
 
 from composer.errors import ComposerError
-from composer.experts import Library
-from composer.fusions.gate_library import GateLibrary
+from composer.experts import LORAS, Library
+from composer.fusions.libraries import GATES
 
 
 @pytest.fixture(scope="module")
@@ -33,20 +34,19 @@ def test_headers_alone_are_read_and_once(
 ) -> None:
     path = tmp_path / "gates" / "pair.safetensors"
     put(made, path)
-    library = GateLibrary([tmp_path])
+    library = Library([tmp_path], GATES)
     with monkeypatch.context() as patch:
         patch.setattr("pathlib.Path.read_bytes", lambda _: pytest.fail("the file was read"))
-        (card,) = library.cards()
-        patch.setattr(
-            "composer.fusions.gate_library.read_facts", lambda _: pytest.fail("read again")
-        )
-        assert library.cards() == (card,)
+        (card,) = library.scan()
+        library.kind = replace(GATES, read=lambda _: pytest.fail("read again"))
+        assert library.scan() == (card,)
+    library.kind = GATES
     assert (card.name, card.error) == ("pair", None)
-    assert [expert.name for expert in card.experts] == ["a", "b"]
+    assert [expert.name for expert in card.info.experts] == ["a", "b"]
     digits = library.hash(card)
     assert library.with_hash(digits[:12]) == (card,) and library.with_hash("") == ()
     os.utime(path, ns=(1, 1))
-    assert library.cards()[0].facts is not None
+    assert library.scan()[0].facts is not None
 
 
 def test_broken_and_foreign_files_are_problems_and_the_rest_is_found(
@@ -63,7 +63,7 @@ def test_broken_and_foreign_files_are_problems_and_the_rest_is_found(
     put(made, outside)
     (gates / "link.safetensors").symlink_to(outside)
     write_lora(gates / "lora.safetensors", seed=1)
-    cards = {card.name: card.error or "" for card in GateLibrary([tmp_path]).cards()}
+    cards = {card.name: card.error or "" for card in Library([tmp_path], GATES).cards()}
     assert cards.pop("pair") == ""
     told = {
         "empty": "is empty", "cut": "damaged", "pickle": "pickle", "folder": "is not a file",
@@ -78,7 +78,7 @@ def test_loras_and_gates_do_not_mix(made: Path, tmp_path: Path) -> None:
     write_lora(tmp_path / "zibo.safetensors", seed=1)
     write_lora(tmp_path / "more" / "gates" / "deep.safetensors", seed=2)
     put(made, tmp_path / "gates" / "pair.safetensors", tmp_path / "astray.safetensors")
-    cards = {card.name: card.error for card in Library([tmp_path]).cards()}
+    cards = {card.name: card.error for card in Library([tmp_path], LORAS).cards()}
     assert cards.keys() == {"zibo", "deep", "astray"}
     assert "into the folder gates/" in (cards["astray"] or "")
 
@@ -87,8 +87,8 @@ def test_names(made: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     put(made, one / "gates" / "pair.safetensors", two / "gates" / "pair.safetensors")
     put(made, two / "gates" / "Other.safetensors", tmp_path / "lent.safetensors")
-    library = GateLibrary([one, two, one, tmp_path / "missing"])
-    assert [card.name for card in library.cards()] == ["Other", "one/pair", "two/pair"]
+    library = Library([one, two, one, tmp_path / "missing"], GATES)
+    assert [card.name for card in library.cards()] == ["one/pair", "Other", "two/pair"]
     assert library.find("other.safetensors").name == "Other"
     assert library.lend(tmp_path / "lent.safetensors").name == "lent"
     assert library.find("lent").name == "lent"

@@ -15,7 +15,8 @@ from tiny_mixlora import tiny_mixlora, write_mixlora
 
 from composer.diffusion.load import load_model
 from composer.errors import ComposerError
-from composer.experts import Library, read_header
+from composer.experts import LORAS, Library, read_header
+from composer.fusions.libraries import MIXLORAS
 from composer.fusions.mixlora_file import (
     ADAPTER,
     KIND,
@@ -23,7 +24,6 @@ from composer.fusions.mixlora_file import (
     read_mixlora,
     read_mixlora_facts,
 )
-from composer.fusions.mixlora_library import MixLoraLibrary
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_an_integer_without_end_is_a_problem_in_the_library(path: Path) -> None:
     for read in (read_mixlora_facts, read_mixlora):
         with pytest.raises(ComposerError, match="is no JSON"):
             read(path)
-    (card,) = MixLoraLibrary([path.parent.parent]).cards()
+    (card,) = Library([path.parent.parent], MIXLORAS).cards()
     assert "is no JSON" in (card.error or "")
 
 
@@ -185,16 +185,16 @@ def test_another_model_and_numbers_without_room(file: MixLoraFile, tmp_path: Pat
 def test_the_libraries_keep_them_apart_from_loras(path: Path) -> None:
     folder = path.parent.parent
     (path.parent / "bad.safetensors").write_bytes(b"bad")
-    assert not Library([folder]).cards()
-    library = MixLoraLibrary([folder])
+    assert not Library([folder], LORAS).cards()
+    library = Library([folder], MIXLORAS)
     assert [(card.name, card.error is None) for card in library.cards()] == [
         ("bad", False),
         ("both", True),
     ]
-    assert [one.trigger for one in library.find("Both").sets] == ["zibo fox", "tavo robot"]
+    assert [one.trigger for one in library.find("Both").info.sets] == ["zibo fox", "tavo robot"]
     with pytest.raises(ComposerError, match="Did you mean 'both'"):
         library.find("boht")
     stray = folder / "stray.safetensors"
     stray.write_bytes(path.read_bytes())
-    (card,) = Library([folder]).cards()
+    (card,) = Library([folder], LORAS).cards()
     assert "holds a MixLoRA and no LoRA" in str(card.error)

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from composer.errors import ComposerError
+from composer.experts import Library
 from composer.experts.hashes import tensor_hash_of
 from composer.fusions.gate_file import read_facts
+from composer.fusions.libraries import WEIGHTS
 from composer.fusions.tuned_weights import (
     MOST_BYTES,
     TunedLora,
@@ -19,7 +21,6 @@ from composer.fusions.tuned_weights import (
     file_name_for,
     read_tuned_weights,
 )
-from composer.fusions.weight_library import WeightLibrary
 
 ADA, INK = "a" * 64, "b" * 64
 TUNED = TunedWeights(
@@ -122,8 +123,8 @@ def test_half_a_letter_is_refused(tmp_path: Path, key: str) -> None:
 
 def test_the_library_reads_what_is_sound_and_tells_the_rest(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    library = WeightLibrary([first, second, first])
-    assert library.all() == ((), ())
+    library = Library([first, second, first], WEIGHTS)
+    assert library.scan() == ()
     for folder in (first, second):
         (folder / "weights").mkdir(parents=True)
         TUNED.write(folder / "weights" / "pair.json")
@@ -134,22 +135,19 @@ def test_the_library_reads_what_is_sound_and_tells_the_rest(tmp_path: Path) -> N
     TUNED.write(outside)
     os.symlink(outside, first / "weights" / "out.json")
     os.symlink(first / "weights" / "circle.json", first / "weights" / "circle.json")
-    found, problems = library.all()
-    assert found == (TUNED, TUNED)
-    assert [Path(p.partition(": ")[0]).stem for p in problems] == [
-        "broken",
-        "circle",
-        "folder",
-        "out",
-    ]
+    cards = library.scan()
+    assert [card.facts for card in cards if card.error is None] == [TUNED, TUNED]
+    assert [card.name for card in cards if card.error] == ["broken", "circle", "folder", "out"]
+    for card in cards:
+        assert card.error is None or card.error.startswith(f"{card.path}: ")
     TUNED.write(first / "weights" / "broken.json")
-    assert len(library.all()[0]) == 3  # a file that was mended is read again
+    assert sum(card.error is None for card in library.scan()) == 3
 
 
 def test_the_shipped_weights_are_for_the_shipped_loras_and_model() -> None:
     loras = Path(__file__).parents[2] / "loras"
-    found, problems = WeightLibrary([loras]).all()
-    assert found and not problems
+    found = [card.info for card in Library([loras], WEIGHTS).scan()]
+    assert found
     for tuned in found:
         for lora in tuned.loras:
             assert tensor_hash_of(loras / f"{lora.name}.safetensors") == lora.tensor_hash

@@ -115,7 +115,7 @@ def test_what_is_offered_and_what_is_refused(studio: Studio, folder: Path) -> No
     with pytest.raises(ComposerError, match="trained on"):
         paint(studio, replace(PLACED, recipe=MixLora(file="alien")))
     with pytest.raises(ComposerError, match="holds no MixLoRA"):
-        studio.lend("mixlora", folder / "neon.safetensors")
+        studio.lend(MixLora, folder / "neon.safetensors")
 
 
 def test_a_prompt_that_does_not_call_it_is_told(studio: Studio) -> None:

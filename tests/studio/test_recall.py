@@ -11,8 +11,8 @@ from tiny_loras import write_lora
 
 from composer.diffusion.record import LoraRecord, PictureRecord
 from composer.diffusion.request import Request
+from composer.experts import LORAS, Library
 from composer.experts.hashes import tensor_hash, tensor_hash_of
-from composer.experts.library import Library
 from composer.fusions import Normalised, Sum
 from composer.fusions.libraries import Libraries
 from composer.studio import History, Recalled, Studio
@@ -127,21 +127,17 @@ def test_an_unknown_fusion_becomes_the_weighted_sum(folder: Path, record: Pictur
     assert "'magic' is not known here" in found.notes[0]
 
 
-def test_a_hash_is_read_once_while_the_file_stays(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    library = Library([folder])
+def test_a_hash_is_read_once_while_the_file_stays(folder: Path) -> None:
+    library = Library([folder], LORAS)
     (neon, zibo) = library.scan()
-    first = library.tensor_hash(zibo)
+    first = library.hash(zibo)
     read: list[Path] = []
-    monkeypatch.setattr(
-        "composer.experts.library.tensor_hash_of", lambda path: (read.append(path), "new")[1]
-    )
-    assert library.tensor_hash(zibo) == first and read == []
+    library.kind = replace(LORAS, hash=lambda path: (read.append(path), "new")[1])
+    assert library.hash(zibo) == first and read == []
     os.utime(zibo.path, ns=(1, 1))
-    assert library.tensor_hash(zibo) == "new"
+    assert library.hash(zibo) == "new"
     neon.path.unlink()
-    assert library.tensor_hash(neon) == ""
+    assert library.hash(neon) == ""
 
 
 class TestStudio:

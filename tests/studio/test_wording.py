@@ -16,7 +16,7 @@ from composer.cli import app
 from composer.diffusion.png import read_png
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
-from composer.experts.library import Library
+from composer.experts import LORAS, Library
 from composer.experts.triggers import has_words
 from composer.language.phrases import missing
 from composer.studio import ComposeRequest, Finished, Progress, Studio, Wording
@@ -36,7 +36,7 @@ def loras(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shipped(loras: Path) -> Wording:
     """With the model that ships."""
-    return Wording(card=Library([loras]).find)
+    return Wording(card=Library([loras], LORAS).find)
 
 
 def test_the_shipped_model_makes_a_prompt_of_its_world(shipped: Wording) -> None:
@@ -84,7 +84,7 @@ def test_what_is_too_long_is_refused_and_the_next_is_unharmed(shipped: Wording) 
 
 def test_another_model_takes_its_place(tmp_path: Path, loras: Path) -> None:
     folder = make_tiny_language(tmp_path / "model")
-    other = Wording(folder, card=Library([loras]).find)
+    other = Wording(folder, card=Library([loras], LORAS).find)
     assert other.problem == ""
     assert missing("fox moon", other.expand("fox moon", ["zibo"])) == []
 
@@ -105,7 +105,7 @@ def test_what_is_missing_is_known_before_anything_is_loaded(
     broken = Wording(
         tmp_path / model,
         tmp_path / adapter if adapter else None,
-        card=Library([]).find,
+        card=Library([], LORAS).find,
         before=lambda: before.append(True),
     )
     with pytest.raises(ComposerError, match=told):
@@ -117,7 +117,7 @@ def test_without_the_shipped_model_the_remedy_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("composer.studio.wording.SHIPPED", tmp_path)
-    assert "--language-model" in Wording(card=Library([]).find).problem
+    assert "--language-model" in Wording(card=Library([], LORAS).find).problem
 
 
 def test_a_prompt_is_made_while_a_picture_is(studio: Studio) -> None:

@@ -33,7 +33,7 @@ def card(name: str, role: str = "other", **info: object) -> Card:
     return Card(
         name=name,
         path=Path(f"{name}.safetensors"),
-        info=LoraInfo(title=name, role=role, **info),  # pyright: ignore[reportArgumentType]
+        facts=LoraInfo(title=name, role=role, **info),  # pyright: ignore[reportArgumentType]
         size=1,
     )
 
@@ -107,7 +107,7 @@ def test_progress_is_told_in_words() -> None:
 
 
 def test_a_file_that_cannot_be_used_is_a_problem_and_no_card() -> None:
-    broken = Card(name="b", path=Path("b"), info=LoraInfo(), size=0, error="b: cut off")
+    broken = Card(name="b", path=Path("b"), facts=LoraInfo(), size=0, error="b: cut off")
     view = views.library_view([card("a", "style", trigger="neon style"), broken])
     assert [entry["name"] for entry in view["cards"]] == ["a"]
     assert "neon style" in view["cards"][0]["haystack"]
