@@ -19,7 +19,7 @@ from toybox.networks import decode, encode, moved, seed_torch
 from toybox.optimizer import MuonAdamW
 from toybox.stage_unet import draw_timesteps, encode_words, new_scheduler
 from toybox_128.captions import caption, plain_caption
-from toybox_128.precision import precision
+from toybox_128.precision import compiled, precision
 from toybox_128.render import SIZE, render
 from toybox_128.stage_vae import FACTOR, LATENT_CHANNELS, to_tensor
 from toybox_128.world import Scene, random_scene
@@ -87,7 +87,7 @@ def train_unet(
     tokenizer: CLIPTokenizer,
     text_encoder: CLIPTextModel,
     *,
-    batch: int = 32,
+    batch: int = 48,
     ring: int = 12288,
     start: Path | None = None,
 ) -> UNet2DConditionModel:
@@ -108,6 +108,7 @@ def train_unet(
     for _ in range(64):
         data.renew(32)
     optimizer = MuonAdamW(unet, muon_lr=0.03, adam_lr=1.5e-3)
+    forward = compiled(unet)
     signal = new_scheduler().alphas_cumprod.to(stage.device)  # (1000,)
 
     def loss(_: float) -> tuple[Tensor, dict[str, float], int]:
@@ -122,7 +123,7 @@ def train_unet(
         noisy = a.sqrt() * x + (1 - a).sqrt() * noise
         target = a.sqrt() * noise - (1 - a).sqrt() * x
         with precision(stage.device):
-            v = unet(noisy, t, context).sample
+            v = forward(noisy, t, context).sample
         error = (v.float() - target).pow(2).mean((1, 2, 3))
         snr = signal[t] / (1 - signal[t]).clamp_min(1e-8)
         total = (error * (5 / (snr + 1)).clamp(max=1)).mean()
