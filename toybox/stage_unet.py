@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from composer.diffusion.denoise import denoise, draw_noise, guide
 from toybox.captions import caption, plain_caption
 from toybox.loop import Stage, load_average, precision, run_stage, world
 from toybox.networks import decode, encode, moved, seed_torch, token_ids
@@ -181,14 +182,16 @@ def draw_samples(
     scheduler.set_timesteps(steps)
     words = [plain_caption(scene) for scene in look_scenes(count)]
     context = encode_words([""] * count + words, tokenizer, text_encoder)
-    shape = (1, LATENT_CHANNELS, SIZE // 4, SIZE // 4)
-    seeds = [torch.Generator().manual_seed(i) for i in range(count)]
-    x = torch.cat([torch.randn(shape, generator=seed) for seed in seeds])
-    x = x.to(unet.device)
-    for t in scheduler.timesteps:
-        v = unet(torch.cat([x, x]), t, context).sample
-        plain, guided = v.chunk(2)
-        x = scheduler.step(plain + guidance * (guided - plain), t, x).prev_sample
+    shape = (LATENT_CHANNELS, SIZE // 4, SIZE // 4)
+    x = draw_noise(range(count), shape)[0].to(unet.device)
+
+    def predicted(noisy: Tensor, t: Tensor, index: int) -> Tensor:
+        v: Tensor = unet(torch.cat([noisy, noisy]), t, context).sample
+        without, with_prompt = v.chunk(2)
+        return guide(without, with_prompt, guidance)
+
+    for step in denoise(scheduler, x, predicted):
+        x = step.latents
     out = decode(vae, x).float().clamp(-1, 1).cpu()
     array = ((out.permute(0, 2, 3, 1) + 1) * 127.5).round().byte().numpy()
     rows = [np.concatenate(list(part), 1) for part in np.split(array, max(count // 12, 1))]

@@ -20,6 +20,13 @@ class Conditioning:
     positive: torch.Tensor
     negative: torch.Tensor | None
 
+    @property
+    def rows(self) -> torch.Tensor:
+        """(1 or 2, tokens, dim): where there is guidance, without the prompt first."""
+        if self.negative is None:
+            return self.positive
+        return torch.cat([self.negative, self.positive])
+
 
 @torch.no_grad()
 def encode_prompts(

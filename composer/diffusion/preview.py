@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 import torch
@@ -17,28 +16,6 @@ from composer.diffusion.model import Model
 DECODED_PIXELS = 128 * 128
 
 _maps: WeakKeyDictionary[Model, torch.Tensor] = WeakKeyDictionary()
-
-
-def denoised(
-    scheduler_config: Mapping[str, Any],
-    alpha_bar: torch.Tensor,
-    timestep: torch.Tensor,
-    noisy: torch.Tensor,
-    output: torch.Tensor,
-) -> torch.Tensor:
-    """The clean latents that ``output`` predicts, same shape as ``noisy``.
-
-    ``noisy`` is what the U-Net saw: x_t = sqrt(a) x_0 + sqrt(1 - a) noise with a = alpha-bar at
-    ``timestep``. Then x_0 = (x_t - sqrt(1 - a) e) / sqrt(a) for epsilon, and
-    x_0 = sqrt(a) x_t - sqrt(1 - a) v for v-prediction.
-    """
-    a = alpha_bar[int(timestep.round().clamp(0, len(alpha_bar) - 1))].to(noisy)
-    kind = scheduler_config.get("prediction_type", "epsilon")
-    if kind == "v_prediction":
-        return a.sqrt() * noisy - (1 - a).sqrt() * output
-    if kind == "sample":
-        return output
-    return (noisy - (1 - a).sqrt() * output) / a.sqrt()
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from composer.diffusion.conditioning import encode_prompts
+from composer.diffusion.denoise import predict
 from composer.diffusion.model import Model
 from composer.experts.triggers import without_words
 from composer.mixture import Mixture, Reach, region_maps
@@ -119,12 +120,10 @@ class RegionMaps:
         changes = noisy.new_zeros(len(reaches), *noisy.shape, dtype=torch.float32)
         if self._asked and len(reaches) > 1:
             model = self._regions.model
-            rows = torch.cat([noisy] * (1 + len(self._asked))).to(model.dtype)
+            rows = torch.cat([noisy] * (1 + len(self._asked)))
             times = timestep.repeat(1 + len(self._asked)) if timestep.ndim else timestep
             with self._regions.mixture.without_gates():
-                output: Tensor = model.unet(
-                    rows, times, encoder_hidden_states=self._text, return_dict=False
-                )[0].float()
+                output = predict(model, rows, times, self._text)
             whole, *less = output.chunk(1 + len(self._asked))
             for (index, _), part in zip(self._asked, less, strict=True):
                 changes[index] = whole - part

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
-from composer.diffusion.conditioning import Conditioning, encode_prompts
+from composer.diffusion.conditioning import encode_prompts
+from composer.diffusion.denoise import Denoised, denoise, draw_noise, predict, scheduler_for
 from composer.diffusion.model import Model
-from composer.diffusion.preview import denoised, preview, to_image
+from composer.diffusion.preview import preview, to_image
 from composer.diffusion.prompt import parse_prompt
 from composer.diffusion.regions import RegionMaps, Regions
 from composer.diffusion.request import Request
-from composer.diffusion.samplers import build_scheduler, set_steps
 from composer.errors import ComposerError
 
 MAX_BATCH = 8
@@ -73,7 +72,7 @@ def generate(
     iteration ends. ``preview_every`` n gives each n-th step a preview of the clean latents
     predicted so far. ``batch_size`` is how many pictures are made at once. ``before_step`` is told
     before each pass of the U-Net which one it is of how many in this batch. ``regions`` finds out
-    where each LoRA's words act, for gates that hear it.
+    where each LoRA's words act, for gates that need it.
     """
     resolved = request.resolve(size=model.size, multiple=model.multiple)
     return _pictures(model, resolved, cancelled, preview_every, batch_size, before_step, regions)
@@ -94,110 +93,95 @@ def _pictures(
         range(first, min(first + largest, request.count))
         for first in range(0, request.count, largest)
     ]
+    words = parse_prompt(request.prompt).text
     conditioning = encode_prompts(
         model,
-        parse_prompt(request.prompt).text,
+        words,
         parse_prompt(request.negative_prompt).text if request.cfg_scale > 1 else None,
         clip_skip=request.clip_skip,
     )
     clock = _Clock()
     for number, pictures in enumerate(batches):
-        sampling = _Sampling(model, request, conditioning, pictures, shape)
-        if regions is not None:
-            words = [parse_prompt(request.prompt).text] * len(pictures)
-            sampling.maps = regions.of(words, clip_skip=request.clip_skip)
-        steps = len(sampling.timesteps)
-        for i in range(steps):
-            if cancelled():
-                return
-            index, total = number * steps + i, len(batches) * steps
-            shown = preview_every > 0 and (i + 1) % preview_every == 0
-            before_step(i, steps)
-            image = sampling.advance(i, with_preview=shown)
-            clock.tick(len(pictures))
-            left = (steps - 1 - i) * len(pictures) + steps * (request.count - pictures.stop)
+        if cancelled():
+            return
+        many, latents = len(pictures), torch.empty(0)
+        for step in denoise_pictures(
+            model,
+            conditioning.rows.repeat_interleave(many, dim=0),
+            [request.seed_of(index) for index in pictures],
+            shape,
+            sampler=request.sampler,
+            steps=request.steps,
+            cfg_scale=request.cfg_scale,
+            maps=regions and regions.of([words] * many, clip_skip=request.clip_skip),
+            before_step=before_step,
+        ):
+            latents = _finite(step.latents, step.index)
+            steps, done = len(step.scheduler.timesteps), step.index + 1
+            shown = preview_every > 0 and done % preview_every == 0
+            image = preview(model, step.clean) if shown else None
+            clock.tick(many)
+            left = (steps - done) * many + steps * (request.count - pictures.stop)
             yield Step(
-                index=index,
-                total=total,
-                latents=sampling.latents,
+                index=number * steps + step.index,
+                total=len(batches) * steps,
+                latents=latents,
                 pictures=pictures,
                 preview=image,
                 seconds_left=clock.seconds_for(left),
             )
-        for index, latents in zip(pictures, sampling.latents, strict=True):
+            if cancelled():
+                return
+        for index, finished in zip(pictures, latents, strict=True):
             if cancelled():
                 return
             seed = request.seed_of(index)
             yield Picture(
                 index=index,
                 seed=seed,
-                image=to_image(model.to_images(latents[None])[0]),
+                image=to_image(model.to_images(finished[None])[0]),
                 request=dataclasses.replace(request, seed=seed, count=1),
             )
 
 
-class _Sampling:
-    """The latents of one batch of pictures on their way from noise, in float32 throughout."""
+def denoise_pictures(
+    model: Model,
+    text: Tensor,
+    seeds: Sequence[int],
+    shape: tuple[int, int, int],
+    *,
+    sampler: str,
+    steps: int,
+    cfg_scale: float,
+    maps: RegionMaps | None = None,
+    before_step: Callable[[int, int], None] = lambda index, total: None,
+) -> Iterator[Denoised]:
+    """The steps of one batch of pictures, one for each seed, in float32 throughout.
 
-    def __init__(
-        self,
-        model: Model,
-        request: Request,
-        conditioning: Conditioning,
-        pictures: range,
-        shape: tuple[int, int, int],
-    ) -> None:
-        self.model = model
-        self.cfg_scale = request.cfg_scale
-        self.scheduler = build_scheduler(request.sampler, model.scheduler_config)
-        set_steps(self.scheduler, request.steps, model.device)
-        self.timesteps: torch.Tensor = self.scheduler.timesteps
-        generators = [torch.Generator().manual_seed(request.seed_of(i)) for i in pictures]
-        noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
-        self.latents = noise.to(model.device) * self.scheduler.init_noise_sigma
-        takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
-        self.step_arguments: dict[str, Any] = {"generator": generators} if takes_generator else {}
-        self.guided = conditioning.negative is not None
-        text = conditioning.positive.expand(len(pictures), -1, -1)
-        if conditioning.negative is not None:
-            text = torch.cat([conditioning.negative.expand(len(pictures), -1, -1), text])
-        self.maps: RegionMaps | None = None
-        self.text = text  # (batch or 2 batch, tokens, dim): without the prompt first
+    text: (batch, tokens, dim), or for guidance (2 batch, tokens, dim), without the prompt first.
+    shape: of the latents of one picture, (channels, h, w).
+    maps: are kept up to date, for gates that need them.
+    """
+    scheduler = scheduler_for(model, sampler, steps)
+    total = len(scheduler.timesteps)
 
-    # A decorator and not a `with` around the loop: that would reach the caller at every yield.
-    @torch.no_grad()
-    def advance(self, i: int, *, with_preview: bool) -> Image.Image | None:
-        """One pass of the U-Net and one step of the solver."""
-        timestep = self.timesteps[i]
-        noisy = self.scheduler.scale_model_input(self.latents, timestep)
-        if self.maps is not None:
-            self.maps.update(noisy, timestep, i)
-        output = self._predict(noisy, timestep)
-        self.latents = self.scheduler.step(
-            output, timestep, self.latents, **self.step_arguments, return_dict=False
-        )[0]
-        if not bool(self.latents.isfinite().all()):
-            raise ComposerError(
-                f"The picture is lost at step {i + 1}: its values are no longer numbers. Lower the "
-                "weights of the LoRAs, leave out one that is broken, or load the model in float32."
-            )
-        if not with_preview:
-            return None
-        clean = denoised(
-            self.model.scheduler_config, self.scheduler.alphas_cumprod, timestep, noisy, output
+    def predicted(noisy: Tensor, timestep: Tensor, index: int) -> Tensor:
+        before_step(index, total)
+        if maps is not None:
+            maps.update(noisy, timestep, index)
+        return predict(model, noisy, timestep, text, cfg_scale)
+
+    noise, generators = draw_noise(seeds, shape)
+    return denoise(scheduler, noise.to(model.device), predicted, generators)
+
+
+def _finite(latents: Tensor, index: int) -> Tensor:
+    if not bool(latents.isfinite().all()):
+        raise ComposerError(
+            f"The picture is lost at step {index + 1}: its values are no longer numbers. Lower the "
+            "weights of the LoRAs, leave out one that is broken, or load the model in float32."
         )
-        return preview(self.model, clean)
-
-    def _predict(self, noisy: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        """The U-Net's output, guided: without + scale * (with - without the prompt)."""
-        rows = torch.cat([noisy, noisy]) if self.guided else noisy
-        output: torch.Tensor = self.model.unet(
-            rows.to(self.model.dtype), timestep, encoder_hidden_states=self.text, return_dict=False
-        )[0].float()
-        if not self.guided:
-            return output
-        without, with_prompt = output.chunk(2)
-        return without + self.cfg_scale * (with_prompt - without)
+    return latents
 
 
 class _Clock:

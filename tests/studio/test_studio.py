@@ -203,7 +203,7 @@ def test_when_memory_runs_out_the_size_is_named_and_the_next_picture_unharmed(
     def run_out(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("composer.diffusion.sample._Sampling._predict", run_out)
+    monkeypatch.setattr("composer.diffusion.sample.predict", run_out)
     with pytest.raises(ComposerError, match=r"16×16 pixels. Ask for a smaller size"):
         finished(studio.compose(BOTH))
     several = replace(BOTH, request=replace(REQUEST, count=2))

@@ -22,12 +22,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from composer.diffusion.conditioning import encode_prompts, split_into_chunks
+from composer.diffusion.denoise import (
+    denoise,
+    draw_noise,
+    latent_shape,
+    predict,
+    scheduler_for,
+)
 from composer.diffusion.model import Model
 from composer.diffusion.regions import Regions
 from composer.errors import ComposerError
 from composer.mixture import ExpertLinear, Mixture, Site
 from composer.mixture.stand_in import Weights
-from composer.training.gates.sampling import Sampling, guide, latent_shape
+from composer.training.gates.sampling import SAMPLER
 
 AT_ONCE = 8
 """Pictures in one batch."""
@@ -202,28 +209,29 @@ class Trajectories:
         means.add(given, 1)
         maps = regions and regions.of(self.prompts)
         text = self.text(model)
-        shape = latent_shape(model)
-        drawn = [torch.Generator().manual_seed(seed) for seed in self.seeds]
-        noise = torch.stack([torch.randn(shape, generator=g) for g in drawn]).to(model.device)
-        sampling = Sampling(model, noise, steps=means.steps, cfg_scale=self.cfg_scale)
-        for step, timestep in enumerate(sampling.scheduler.timesteps):
-            latents = sampling.latents
+
+        def predicted(latents: Tensor, timestep: Tensor, index: int) -> Tensor:
             if maps is not None:
-                maps.update(latents, timestep, step)
-            with mixture.record_weights() as given, nearest.watching(step, len(self.prompts)):
-                without, with_prompt = predict(model, latents, timestep, text, self.cfg_scale)
-            means.add(given, len(self.prompts), step)
-            self.latents.append(latents.cpu())
-            self.timesteps.append(timestep.cpu())
-            self.predictions.append(self._guided(without, with_prompt).cpu())
-            if not bool(self.predictions[-1].isfinite().all()):
+                maps.update(latents, timestep, index)
+            with mixture.record_weights() as given, nearest.watching(index, len(self.prompts)):
+                output = predict(model, latents, timestep, text, self.cfg_scale)
+            means.add(given, len(self.prompts), index)
+            return output
+
+        noise, _ = draw_noise(self.seeds, latent_shape(model))
+        scheduler = scheduler_for(model, SAMPLER, means.steps)
+        for step in denoise(scheduler, noise.to(model.device), predicted):
+            self.latents.append(step.noisy.cpu())
+            self.timesteps.append(step.timestep.cpu())
+            self.predictions.append(step.output.cpu())
+            if not bool(step.output.isfinite().all()):
                 raise ComposerError(
-                    f"What the gates predict at step {step + 1} is no longer numbers: load the "
-                    "model in float32, or train the gates again."
+                    f"What the gates predict at step {step.index + 1} is no longer numbers: load "
+                    "the model in float32, or train the gates again."
                 )
-            sampling.advance(timestep, without, with_prompt)
             yield
 
+    @torch.no_grad()
     def distance(self, model: Model, step: int, text: Tensor) -> Tensor:
         """||v_gated - v||^2 of each picture, (batch,), with v as the model is now.
 
@@ -231,28 +239,8 @@ class Trajectories:
         """
         latents = self.latents[step].to(model.device)
         timestep = self.timesteps[step].to(model.device)
-        now = self._guided(*predict(model, latents, timestep, text, self.cfg_scale)).cpu()
+        now = predict(model, latents, timestep, text, self.cfg_scale).cpu()
         return (now - self.predictions[step]).square().flatten(1).sum(1)
-
-    def _guided(self, without: Tensor, with_prompt: Tensor) -> Tensor:
-        return guide(without, with_prompt, self.cfg_scale)
-
-
-@torch.no_grad()
-def predict(
-    model: Model, latents: Tensor, timestep: Tensor, text: Tensor, cfg_scale: float
-) -> tuple[Tensor, Tensor]:
-    """The predictions without and with the prompt, float32; the same one where none is asked for.
-
-    text: (batch or 2 batch, tokens, dim), without the prompt first.
-    """
-    rows = torch.cat([latents] * (len(text) // len(latents))).to(model.dtype)
-    output: Tensor = model.unet(rows, timestep, encoder_hidden_states=text, return_dict=False)[0]
-    output = output.float()
-    if cfg_scale > 1:
-        without, with_prompt = output.chunk(2)
-        return without, with_prompt
-    return output, output
 
 
 def plan_trajectories(

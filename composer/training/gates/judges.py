@@ -27,12 +27,21 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from composer.diffusion.conditioning import split_into_chunks
+from composer.diffusion.denoise import (
+    advance,
+    denoise,
+    latent_shape,
+    predict,
+    scheduler_for,
+    to_clean,
+)
 from composer.diffusion.model import Model
 from composer.diffusion.regions import Regions
 from composer.mixture import Mixture
@@ -40,16 +49,7 @@ from composer.mixture.stand_in import Weights
 from composer.training.draws import generator_for
 from composer.training.gates import sampling
 from composer.training.gates.losses import Batch, distance_from_sum
-from composer.training.gates.sampling import (
-    Sampling,
-    Sums,
-    Texts,
-    Together,
-    draw_alone,
-    guide,
-    latent_shape,
-    to_clean,
-)
+from composer.training.gates.sampling import Sums, Texts, Together, draw_alone
 from composer.training.gates.settings import Company, GateTraining
 from composer.training.objective import Objective
 
@@ -160,7 +160,7 @@ class Judged:
 
     def __post_init__(self) -> None:
         self._text = Texts(self.model, self.config.paper)
-        self._scheduler = Sampling(self.model, torch.zeros(1, *latent_shape(self.model))).scheduler
+        self._scheduler = scheduler_for(self.model, sampling.SAMPLER, sampling.STEPS)
 
     @classmethod
     def prepare(
@@ -269,22 +269,25 @@ class Judged:
     def _begin(self, turn: int, lane: int) -> Tensor:
         """Pictures on their way, each as far as its step."""
         drawn = [self._drawn(turn, lane, row) for row in range(self.config.batch_size)]
-        latents = torch.stack([noise for noise, _ in drawn])
+        noise = torch.stack([noise for noise, _ in drawn])
         begun = self._prompts[lane] = [prompt for _, prompt in drawn]
         goal = self._steps(turn, lane)
-        for step, timestep in enumerate(self._scheduler.timesteps):
-            rows = [row for row, its in enumerate(goal) if its > step]
-            if not rows:
-                break
-            prompts = [begun[row] for row in rows]
-            times = timestep.repeat(len(rows))
+
+        def predicted(latents: Tensor, timestep: Tensor, index: int) -> Tensor:
+            """Of those pictures alone that have not come as far as they shall."""
+            rows = [row for row, its in enumerate(goal) if its > index]
+            prompts, times = [begun[row] for row in rows], timestep.repeat(len(rows))
             if self.regions is not None:
                 maps = self.regions.of(prompts).maps(latents[rows], times)
                 self.mixture.set_region_maps(maps)
-            guided = self._predict(latents[rows], times, prompts)
-            latents[rows] = self._scheduler.step(
-                guided, timestep, latents[rows], return_dict=False
-            )[0]
+            output = torch.zeros_like(latents)
+            output[rows] = self._predict(latents[rows], times, prompts)
+            return output
+
+        latents = noise * self._scheduler.init_noise_sigma
+        for step in islice(denoise(self._scheduler, noise, predicted), max(goal)):
+            there = [row for row, its in enumerate(goal) if its == step.index + 1]
+            latents[there] = step.latents[there]
         return latents
 
     def _drawn(self, turn: int, lane: int, row: int) -> tuple[Tensor, str]:
@@ -293,7 +296,7 @@ class Judged:
         generator = generator_for(self.config.seed, f"gates judged row {place}", turn)
         chosen = int(torch.randint(len(self.config.prompts), (1,), generator=generator))
         noise = torch.randn(latent_shape(self.model), generator=generator).to(self.model.device)
-        return noise * self._scheduler.init_noise_sigma, self.config.prompts[chosen]
+        return noise, self.config.prompts[chosen]
 
     def _advance(self, turn: int, lane: int, guided: Tensor) -> None:
         """Move each picture on by one step of DDIM; put a new one where it was the last.
@@ -304,11 +307,12 @@ class Judged:
         latents, prompts = self._latents[lane].clone(), self._prompts[lane]
         for row, step in enumerate(self._steps(turn, lane)):
             if step == len(self._scheduler.timesteps) - 1:
-                latents[row], prompts[row] = self._drawn(turn + 1, lane, row)
+                noise, prompts[row] = self._drawn(turn + 1, lane, row)
+                latents[row] = noise * self._scheduler.init_noise_sigma
                 continue
             one = slice(row, row + 1)
             timestep = self._scheduler.timesteps[step]
-            moved = self._scheduler.step(guided[one], timestep, latents[one], return_dict=False)[0]
+            moved = advance(self._scheduler, guided[one], timestep, latents[one])
             if bool(moved.isfinite().all()):
                 latents[one] = moved
         self._latents[lane] = latents
@@ -323,11 +327,5 @@ class Judged:
 
     def _predict(self, latents: Tensor, timesteps: Tensor, prompts: Sequence[str]) -> Tensor:
         """The guided prediction of the model with its gates, float32."""
-        output: Tensor = self.model.unet(
-            torch.cat([latents, latents]).to(self.model.dtype),
-            torch.cat([timesteps, timesteps]),
-            encoder_hidden_states=self._text([""] * len(prompts) + list(prompts)),
-            return_dict=False,
-        )[0]
-        without, with_prompt = output.float().chunk(2)
-        return guide(without, with_prompt)
+        text = self._text([""] * len(prompts) + list(prompts))
+        return predict(self.model, latents, timesteps, text, sampling.CFG_SCALE)

@@ -15,25 +15,27 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from composer.diffusion.clip import Clip
+from composer.diffusion.denoise import (
+    advance,
+    guide,
+    latent_shape,
+    predict,
+    scheduler_for,
+    to_clean,
+)
 from composer.diffusion.model import Model
 from composer.mixture import Mixture
 from composer.training.draws import generator_for
 from composer.training.gates import sampling
 from composer.training.gates.losses import Batch, balance_loss
-from composer.training.gates.sampling import (
-    Sampling,
-    Sums,
-    Texts,
-    draw_alone,
-    latent_shape,
-    to_clean,
-)
+from composer.training.gates.sampling import Sums, Texts, draw_alone
 from composer.training.gates.settings import GateTraining
 
 BALANCE = 0.5
@@ -55,9 +57,9 @@ def clip_loss(image: Tensor, text: Tensor, images_alone: Tensor, texts_alone: Te
 
 @dataclass
 class _Drawing:
-    """A sampling that goes on, and the prompts of its pictures."""
+    """A sampling that goes on: the latents so far, and the prompts of its pictures."""
 
-    sampling: Sampling
+    latents: Tensor
     prompts: list[str]
 
 
@@ -82,9 +84,11 @@ class ClipGuidance:
     """By lane, of those that this process follows."""
     _resumed: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
     _text: Texts = field(init=False)
+    _scheduler: Any = field(init=False)
 
     def __post_init__(self) -> None:
         self._text = Texts(self.model, self.config.paper)
+        self._scheduler = scheduler_for(self.model, sampling.SAMPLER, sampling.STEPS)
 
     @classmethod
     def prepare(
@@ -127,32 +131,33 @@ class ClipGuidance:
         if index == 0 or lane not in self._drawing:
             self._drawing[lane] = self._begin(sampled * self.lanes + lane)
         drawing, resumed = self._drawing[lane], self._resumed.pop(lane, None)
-        way, prompts = drawing.sampling, drawing.prompts
+        prompts = drawing.prompts
         if resumed is not None and index > 0:  # in the middle of a sampling
-            way.latents = resumed
-        timestep = way.scheduler.timesteps[index]
-        latents = way.latents.to(self.model.device)
+            drawing.latents = resumed
+        timestep = self._scheduler.timesteps[index]
+        latents = drawing.latents.to(self.model.device)
         # First, for a layer that is run again for its backward pass finds its gate's last weights.
         with torch.no_grad():
-            without = self._predict(latents, timestep, self._text([""] * len(prompts)))
+            without = predict(self.model, latents, timestep, self._text([""] * len(prompts)))
         with self.mixture.record_weights() as weights:
             text = self._text(prompts)
-            with_prompt = self._predict(latents, timestep, text)
-        clean = to_clean(way.scheduler, with_prompt, timestep, latents)
+            with_prompt = predict(self.model, latents, timestep, text)
+        clean = to_clean(self._scheduler, with_prompt, timestep, latents)
         image = self.clip.image(_picture(self.model, clean))
         words = self.clip.text(prompts)
         loss = clip_loss(image, words, self.images_alone, self.texts_alone).mean()
         with torch.no_grad():
-            way.advance(timestep, without, with_prompt.detach())
-            if not bool(way.latents.isfinite().all()):  # a step that is skipped moves nothing
-                way.latents = latents
+            guided = guide(without, with_prompt.detach(), sampling.CFG_SCALE)
+            moved = advance(self._scheduler, guided, timestep, latents)
+            # a step that is skipped moves nothing
+            drawing.latents = moved if bool(moved.isfinite().all()) else latents
         balanced = loss + BALANCE * balance_loss(weights) if weights else loss
         return Batch(loss=balanced, figures={"CLIP": float(loss.detach())}, weights=weights)
 
     def state(self) -> dict[str, Tensor]:
         """The latents of the samplings that go on."""
         return {
-            f"latents.{lane}": drawing.sampling.latents.detach().cpu()
+            f"latents.{lane}": drawing.latents.detach().cpu()
             for lane, drawing in self._drawing.items()
         }
 
@@ -170,13 +175,8 @@ class ClipGuidance:
         prompts = [known[(number * size + place) % len(known)] for place in range(size)]
         generator = generator_for(self.config.seed, "gates clip", number)
         noise = torch.randn((size, *latent_shape(self.model)), generator=generator)
-        return _Drawing(sampling=Sampling(self.model, noise.to(self.model.device)), prompts=prompts)
-
-    def _predict(self, latents: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
-        output: Tensor = self.model.unet(
-            latents.to(self.model.dtype), timestep, encoder_hidden_states=text, return_dict=False
-        )[0]
-        return output.float()
+        latents = noise.to(self.model.device) * self._scheduler.init_noise_sigma
+        return _Drawing(latents=latents, prompts=prompts)
 
 
 def _picture(model: Model, latents: Tensor) -> Tensor:

@@ -1,17 +1,23 @@
-"""Samplings that gates learn from: DDIM by hand, a step at a time, and what experts predict."""
+"""Samplings that gates learn from: pictures that experts draw alone, and what they predict."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from composer.diffusion.conditioning import encode_prompts, split_into_chunks
+from composer.diffusion.denoise import (
+    Denoised,
+    denoise,
+    guide,
+    latent_shape,
+    predict,
+    scheduler_for,
+)
 from composer.diffusion.model import Model
-from composer.diffusion.samplers import build_scheduler, set_steps
 from composer.mixture import Mixture
 from composer.training.draws import generator_for
 
@@ -24,57 +30,6 @@ PICTURES = 8
 
 Together = tuple[int, ...]
 """Experts that have weight 1 at once, the others 0; by index."""
-
-
-class Sampling:
-    """One DDIM sampling of a batch under classifier-free guidance; STEPS and CFG_SCALE unless
-    others are given."""
-
-    def __init__(
-        self,
-        model: Model,
-        noise: Tensor,
-        *,
-        steps: int | None = None,
-        cfg_scale: float | None = None,
-    ) -> None:
-        self.scheduler: Any = build_scheduler(SAMPLER, model.scheduler_config)
-        set_steps(self.scheduler, steps or STEPS, model.device)
-        self.latents = noise * self.scheduler.init_noise_sigma
-        self._cfg_scale = cfg_scale
-
-    def advance(self, timestep: Tensor, without: Tensor, with_prompt: Tensor) -> None:
-        """One step along the guided prediction."""
-        guided = guide(without, with_prompt, self._cfg_scale)
-        self.latents = self.scheduler.step(guided, timestep, self.latents, return_dict=False)[0]
-
-
-def guide(without: Tensor, with_prompt: Tensor, cfg_scale: float | None = None) -> Tensor:
-    """The prediction that classifier-free guidance follows; the scale of None is CFG_SCALE."""
-    scale = CFG_SCALE if cfg_scale is None else cfg_scale
-    return without + scale * (with_prompt - without)
-
-
-def latent_shape(model: Model) -> tuple[int, int, int]:
-    """Of one picture of the model's own size: (channels, height, width)."""
-    side = model.size // model.multiple
-    return model.latent_channels, side, side
-
-
-def to_clean(scheduler: Any, output: Tensor, timestep: Tensor, latents: Tensor) -> Tensor:
-    """The clean latents that a prediction points to, with a gradient.
-
-    timestep: one for all, or (batch,).
-    """
-    kept = scheduler.alphas_cumprod[timestep.long().cpu()].to(latents)
-    kept = kept.reshape(-1, *[1] * (latents.ndim - 1))
-    signal, spread = kept.sqrt(), (1 - kept).sqrt()
-    kind = scheduler.config.prediction_type
-    if kind == "v_prediction":
-        return signal * latents - spread * output
-    if kind == "sample":
-        return output
-    return (latents - spread * output) / signal
 
 
 @dataclass
@@ -130,12 +85,9 @@ class Sums:
         with torch.no_grad():
             text = torch.cat([self.text(p, some) for some in chosen for p in prompts])
         self.mixture.weigh_rows(self._weights([some for some in chosen for _ in prompts]))
-        output: Tensor = self.model.unet(
-            torch.cat([latents] * len(chosen)).to(self.model.dtype),
-            timesteps.repeat(len(chosen)) if timesteps.ndim else timesteps,
-            encoder_hidden_states=text,
-            return_dict=False,
-        )[0].float()
+        rows = torch.cat([latents] * len(chosen))
+        times = timesteps.repeat(len(chosen)) if timesteps.ndim else timesteps
+        output = predict(self.model, rows, times, text)
         return output.reshape(len(chosen), len(prompts), *output.shape[1:])
 
     def _weights(self, chosen: Sequence[Together]) -> Tensor:
@@ -184,28 +136,29 @@ def draw_alone(
     known: for each expert the prompts that its pictures are of, in turn.
     purpose: of the random draws, apart from those of all other purposes.
     """
-    model, nothing = sums.model, [""] * PICTURES
+    model = sums.model
     for expert, own in enumerate(known):
         prompts = [own[n % len(own)] for n in range(PICTURES)]
         generator = generator_for(seed, purpose, expert)
         noise = torch.randn((PICTURES, *latent_shape(model)), generator=generator)
-        sampling = Sampling(model, noise.to(model.device))
-        for step, timestep in enumerate(sampling.scheduler.timesteps):
-            latents = sampling.latents
-            with torch.no_grad():
-                without, with_prompt = (
-                    sums.predict(latents, timestep, some, [(expert,)])[0]
-                    for some in (nothing, prompts)
-                )
-            guided = guide(without, with_prompt)
-            clean = to_clean(sampling.scheduler, guided, timestep, latents)
-            sampling.advance(timestep, without, with_prompt)
+        for step in _drawn(sums, expert, prompts, noise.to(model.device)):
             yield DrawnAlone(
                 expert=expert,
                 experts=len(known),
-                step=step,
+                step=step.index,
                 prompts=prompts,
-                clean=clean,
-                latents=sampling.latents,
+                clean=step.clean,
+                latents=step.latents,
                 generator=generator,
             )
+
+
+def _drawn(sums: Sums, expert: int, prompts: Sequence[str], noise: Tensor) -> Iterator[Denoised]:
+    def predicted(latents: Tensor, timestep: Tensor, index: int) -> Tensor:
+        without, with_prompt = (
+            sums.predict(latents, timestep, some, [(expert,)])[0]
+            for some in ([""] * len(prompts), prompts)
+        )
+        return guide(without, with_prompt, CFG_SCALE)
+
+    return denoise(scheduler_for(sums.model, SAMPLER, STEPS), noise, predicted)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from composer.diffusion.conditioning import encode_prompts
+from composer.diffusion.denoise import latent_shape
 from composer.diffusion.model import Model
 from composer.diffusion.regions import Regions, Trigger, regions_of
 from composer.diffusion.request import Request
@@ -28,7 +29,6 @@ from composer.training.gates.checkpoint import check_checkpoint, load_checkpoint
 from composer.training.gates.judges import FIGURES, Judged
 from composer.training.gates.paper import ClipGuidance
 from composer.training.gates.prompts import check_prompts
-from composer.training.gates.sampling import latent_shape
 from composer.training.gates.settings import GateProgress, GateTraining
 from composer.training.gates.trainer import GateObjective, GateTrainer
 from composer.training.processes import any_process, join_processes

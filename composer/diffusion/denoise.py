@@ -1,0 +1,153 @@
+"""From noise to latents: the only loop over a sampler's steps, and the only guidance.
+
+    v = v_without + cfg_scale * (v_with - v_without)
+
+is classifier-free guidance (arXiv 2207.12598) of the predictions without and with the prompt.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composer.diffusion.model import Model
+from composer.diffusion.samplers import build_scheduler, set_steps
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Denoised:
+    """One step of `denoise`, number `index` from 0.
+
+    timestep: a scalar, fractional with some samplers.
+    noisy: (batch, channels, h, w), what the prediction was made from.
+    output: the prediction, of the same shape.
+    latents: after the step.
+    """
+
+    scheduler: Any
+    index: int
+    timestep: Tensor
+    noisy: Tensor
+    output: Tensor
+    latents: Tensor
+
+    @property
+    def clean(self) -> Tensor:
+        """The clean latents that this step's prediction points to."""
+        return to_clean(self.scheduler, self.output, self.timestep, self.noisy)
+
+
+@torch.no_grad()
+def denoise(
+    scheduler: Any,
+    noise: Tensor,
+    predict: Callable[[Tensor, Tensor, int], Tensor],
+    generators: Sequence[torch.Generator] = (),
+) -> Iterator[Denoised]:
+    """Yield after each step of the scheduler, without gradients.
+
+    noise: (batch, channels, h, w), standard normal.
+    predict: gives the prediction, float32, from noisy latents, the timestep and the step's number.
+    generators: one for each row, for samplers that draw noise at every step.
+    """
+    latents: Tensor = noise * scheduler.init_noise_sigma
+    for index, timestep in enumerate(scheduler.timesteps):
+        noisy: Tensor = scheduler.scale_model_input(latents, timestep)
+        output = predict(noisy, timestep, index)
+        latents = advance(scheduler, output, timestep, latents, generators)
+        yield Denoised(
+            scheduler=scheduler,
+            index=index,
+            timestep=timestep,
+            noisy=noisy,
+            output=output,
+            latents=latents,
+        )
+
+
+def advance(
+    scheduler: Any,
+    output: Tensor,
+    timestep: Tensor,
+    latents: Tensor,
+    generators: Sequence[torch.Generator] = (),
+) -> Tensor:
+    """The latents after one step of the scheduler along this prediction."""
+    takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+    drawing = {"generator": list(generators)} if generators and takes_generator else {}
+    moved: Tensor = scheduler.step(output, timestep, latents, **drawing, return_dict=False)[0]
+    return moved
+
+
+def predict(
+    model: Model, noisy: Tensor, timestep: Tensor, text: Tensor, cfg_scale: float = 1.0
+) -> Tensor:
+    """What the U-Net predicts, float32, shaped as `noisy` (batch, channels, h, w).
+
+    timestep: one for all, or (batch,).
+    text: (batch, tokens, dim); or (2 batch, tokens, dim), those without the prompt first, for
+        guidance by `cfg_scale`.
+    """
+    guided = len(text) == 2 * len(noisy)
+    if guided:
+        noisy = torch.cat([noisy, noisy])
+        timestep = torch.cat([timestep, timestep]) if timestep.ndim else timestep
+    output: Tensor = model.unet(
+        noisy.to(model.dtype), timestep, encoder_hidden_states=text, return_dict=False
+    )[0].float()
+    if not guided:
+        return output
+    without, with_prompt = output.chunk(2)
+    return guide(without, with_prompt, cfg_scale)
+
+
+def guide(without: Tensor, with_prompt: Tensor, cfg_scale: float) -> Tensor:
+    """The prediction of classifier-free guidance."""
+    return without + cfg_scale * (with_prompt - without)
+
+
+def to_clean(scheduler: Any, output: Tensor, timestep: Tensor, noisy: Tensor) -> Tensor:
+    """The clean latents x_0 that a prediction points to, shaped as `noisy`, with its gradient.
+
+    With x_t = sqrt(a) x_0 + sqrt(1 - a) noise, a being alpha-bar at the timestep,
+    x_0 = (x_t - sqrt(1 - a) e) / sqrt(a) for epsilon and sqrt(a) x_t - sqrt(1 - a) v for
+    v-prediction.
+
+    timestep: one for all, or (batch,).
+    """
+    known: Tensor = scheduler.alphas_cumprod
+    places = timestep.round().long().clamp(0, len(known) - 1)
+    kept = known[places.to(known.device)].to(noisy).reshape(-1, *[1] * (noisy.ndim - 1))
+    signal, spread = kept.sqrt(), (1 - kept).sqrt()
+    kind = scheduler.config.prediction_type
+    if kind == "v_prediction":
+        return signal * noisy - spread * output
+    if kind == "sample":
+        return output
+    return (noisy - spread * output) / signal
+
+
+def scheduler_for(model: Model, sampler: str, steps: int) -> Any:
+    """A fresh scheduler of this sampler for the model, set to `steps`."""
+    scheduler = build_scheduler(sampler, model.scheduler_config)
+    set_steps(scheduler, steps, model.device)
+    return scheduler
+
+
+def latent_shape(model: Model) -> tuple[int, int, int]:
+    """Of one picture of the model's own size: (channels, height, width)."""
+    side = model.size // model.multiple
+    return model.latent_channels, side, side
+
+
+def draw_noise(
+    seeds: Sequence[int], shape: tuple[int, int, int]
+) -> tuple[Tensor, list[torch.Generator]]:
+    """First noise (seeds, *shape), each row from a CPU generator of its own, and the generators."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return torch.stack([torch.randn(shape, generator=g) for g in generators]), generators
