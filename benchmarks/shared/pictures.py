@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image
 
 from benchmarks.shared.options import Options
+from composer.clock import Clock, left
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.diffusion.regions import EVERY, REACHES
@@ -29,7 +30,6 @@ from composer.fusions.gate_file import read_facts
 from composer.fusions.libraries import GateCard, MixLoraCard
 from composer.fusions.mixlora_file import read_mixlora_facts
 from composer.studio.engine import Engine
-from composer.training.progress import Clock
 from toybox.oracle import Oracle, Verdict, score
 from toybox.render import render
 from toybox.world import ELEMENTS, Element, Scene, element
@@ -216,11 +216,11 @@ class _Progress:
 
     def tick(self) -> None:
         self.done += 1
+        seconds = self.clock.seconds_left(self.done)
         now = time.monotonic()
         if now - self.printed > 10 or self.done == self.total:
             self.printed = now
-            left = self.clock.seconds_left(self.done)
-            print(f"{self.name}: {self.done}/{self.total} pictures, {left:.0f} s left", flush=True)
+            print(f"{self.name}: {self.done}/{self.total} pictures, {left(seconds)}", flush=True)
 
 
 def _hash_of(folder: Path) -> str:

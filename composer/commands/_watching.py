@@ -11,6 +11,8 @@ from pathlib import Path
 
 import typer
 
+from composer.clock import left
+
 
 @contextmanager
 def stopped_by_user() -> Generator[threading.Event]:
@@ -29,9 +31,7 @@ def stopped_by_user() -> Generator[threading.Event]:
 
 def show(line: str, *, step: int, total: int, seconds_left: float | None) -> None:
     """One line on standard error that is written over by the next; in a log, now and then."""
-    if seconds_left is not None:
-        minutes, seconds = divmod(round(seconds_left), 60)
-        line += f"  {minutes}:{seconds:02} left"
+    line = f"{line}  {left(seconds_left)}".rstrip()
     if sys.stderr.isatty():
         typer.echo(f"\r\x1b[K{line}", err=True, nl=False)
     elif step % 20 == 0 or step == total:

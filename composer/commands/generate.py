@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from composer.clock import left
 from composer.errors import ComposerError
 
 if TYPE_CHECKING:
@@ -193,8 +194,8 @@ def _follow(events: Iterable[Event]) -> tuple[SavedPicture, ...]:
                 for note in event.notes:
                     console.print(note, style="yellow", markup=False)
             elif isinstance(event, Progress):
-                left = f"step {event.step}/{event.steps}, {event.seconds_left:.1f} s left"
-                bar.update(task, completed=event.step, total=event.steps, left=left)
+                words = f"step {event.step}/{event.steps}, {left(event.seconds_left)}"
+                bar.update(task, completed=event.step, total=event.steps, left=words)
             elif isinstance(event, Finished):
                 return event.pictures
     return ()

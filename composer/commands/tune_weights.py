@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from composer.clock import Clock
 from composer.commands import _options as options
 from composer.commands._loras import find_once
 from composer.commands._watching import show, stopped_by_user
@@ -86,12 +86,13 @@ def tune_weights(
         seed=seed,
         sampling=Sampling(steps=steps, cfg_scale=cfg_scale, batch_size=batch_size),
     )
-    begun, found = time.monotonic(), None
+    clock, found = Clock(), None
     with stopped_by_user() as stopped:
         for tried in search.tune_weights(
             loaded, experts, search.clip_judge(judge, triggers), tuning
         ):
-            left = (time.monotonic() - begun) / tried.step * (tried.total - tried.step)
+            clock.total = tried.total
+            left = clock.seconds_left(tried.step)
             line = f"weights {', '.join(f'{w:g}' for w in tried.weights)}  score {tried.score:.4f}"
             line += f"  {tried.step}/{tried.total}"
             show(line, step=tried.step, total=tried.total, seconds_left=left)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from composer.clock import Clock
 from composer.diffusion.conditioning import encode_prompts
 from composer.diffusion.denoise import Denoised, denoise, draw_noise, predict, scheduler_for
 from composer.diffusion.model import Model
@@ -38,7 +38,7 @@ class Step:
     latents: torch.Tensor
     pictures: range
     preview: Image.Image | None
-    seconds_left: float
+    seconds_left: float | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,7 +100,7 @@ def _pictures(
         parse_prompt(request.negative_prompt).text if request.cfg_scale > 1 else None,
         clip_skip=request.clip_skip,
     )
-    clock = _Clock()
+    clock = Clock()
     for number, pictures in enumerate(batches):
         if cancelled():
             return
@@ -120,15 +120,15 @@ def _pictures(
             steps, done = len(step.scheduler.timesteps), step.index + 1
             shown = preview_every > 0 and done % preview_every == 0
             image = preview(model, step.clean) if shown else None
-            clock.tick(many)
-            left = (steps - done) * many + steps * (request.count - pictures.stop)
+            clock.total = steps * request.count
+            left = clock.seconds_left(steps * pictures.start + done * many)
             yield Step(
                 index=number * steps + step.index,
                 total=len(batches) * steps,
                 latents=latents,
                 pictures=pictures,
                 preview=image,
-                seconds_left=clock.seconds_for(left),
+                seconds_left=left,
             )
             if cancelled():
                 return
@@ -182,20 +182,6 @@ def _finite(latents: Tensor, index: int) -> Tensor:
             "weights of the LoRAs, leave out one that is broken, or load the model in float32."
         )
     return latents
-
-
-class _Clock:
-    """Time left, from the mean time of a picture's step so far."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-        self._done = 0
-
-    def tick(self, pictures: int) -> None:
-        self._done += pictures
-
-    def seconds_for(self, left: int) -> float:
-        return (time.monotonic() - self._started) / self._done * left
 
 
 def _latent_shape(model: Model, request: Request) -> tuple[int, int, int]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from composer.clock import Clock
 from composer.diffusion.request import RANDOM_SEED, SEEDS, Request
 from composer.errors import ComposerError
 from composer.fusions import LoraRow, Normalised, Plan, Regions
@@ -201,12 +202,11 @@ def paint_each(
     for _, plan in plans:
         for name, path in plan.paths.items():
             engine.read(name, path)
-    begun, told = time.monotonic(), set[str]()
+    begun, clock, told = time.monotonic(), Clock(), set[str]()
     finished: list[SavedPicture] = []
     for number, (asked, plan) in enumerate(plans):
         if cancelled():
             break
-        before = time.monotonic()
         for event in paint(engine, history, asked, plan, cancelled):
             if isinstance(event, Started):
                 # what is to be known of a LoRA is told once
@@ -214,8 +214,7 @@ def paint_each(
                 told.update(notes)
                 yield replace(event, notes=notes)
             elif isinstance(event, Progress):
-                pace = (before - begun) / number if number else time.monotonic() - before
-                yield _overall(event, number, len(plans), pace)
+                yield _overall(event, number, len(plans), clock)
             elif isinstance(event, PictureSaved):
                 finished.append(event.saved)
                 yield event
@@ -224,18 +223,15 @@ def paint_each(
     )
 
 
-def _overall(event: Progress, number: int, plans: int, pace: float) -> Progress:
-    """The progress of one plan as that of the whole job.
-
-    pace: seconds for one plan; in the first one, the seconds that it took so far.
-    """
-    first = number * event.count
-    each = pace if number else pace + event.seconds_left
+def _overall(event: Progress, number: int, plans: int, clock: Clock) -> Progress:
+    """The progress of one plan as that of the whole job."""
+    first, done = number * event.count, number * event.steps + event.step
+    clock.total = plans * event.steps
     return replace(
         event,
-        step=number * event.steps + event.step,
-        steps=plans * event.steps,
+        step=done,
+        steps=clock.total,
         pictures=range(first + event.pictures.start, first + event.pictures.stop),
         count=plans * event.count,
-        seconds_left=event.seconds_left + each * (plans - 1 - number),
+        seconds_left=clock.seconds_left(done),
     )

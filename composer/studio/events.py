@@ -34,7 +34,7 @@ class Progress:
     steps: int
     pictures: range  # those being made now, from 0
     count: int
-    seconds_left: float
+    seconds_left: float | None
     preview: Image | None = None
 
 

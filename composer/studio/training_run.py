@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,6 @@ from composer.studio.turns import Turns
 if TYPE_CHECKING:
     from composer.studio.lending import Lent
     from composer.training.gates.settings import GateProgress
-
-RECENT = 0.9  # how much the pace so far counts against that of the last step
 
 log = logging.getLogger("composer")
 
@@ -46,8 +43,6 @@ class Run:
     get: Callable[[], Training]
     update: Update
     keep: Callable[[], None]
-    _pace: float | None = None
-    _stage: str = ""
 
     def go(self, cancelled: Callable[[], bool], *, resume: bool) -> None:
         """From the first step, or from where it was stopped, to the end or until cancelled."""
@@ -74,25 +69,17 @@ class Run:
             reports = train_gates(lent.model, lent.experts, config, cancelled=cancelled)
         while True:
             with self.turns.step(cancelled):
-                begun = time.monotonic()
                 report = next(reports, None)
-                seconds = time.monotonic() - begun
             if report is None:
                 return
-            self._take(report, seconds)
+            self._take(report)
 
-    def _take(self, report: GateProgress, seconds: float) -> None:
+    def _take(self, report: GateProgress) -> None:
         training = self.get()
         if report.stage == "saved":
             path = self._publish()
             self.update(state="finished", path=path, step=report.step, seconds_left=None)
             return
-        if report.stage != self._stage:  # what came first in a stage prepared it
-            self._stage, self._pace = report.stage, None
-        else:
-            before = seconds if self._pace is None else self._pace
-            self._pace = RECENT * before + (1 - RECENT) * seconds
-        left = None if self._pace is None else self._pace * (report.total - report.step)
         history, previews = training.history, training.previews
         if report.stage == "train":
             point = Point(step=report.step, losses=dict(report.losses), entropy=report.entropy)
@@ -106,7 +93,7 @@ class Run:
             total=report.total,
             history=history,
             previews=previews,
-            seconds_left=left,
+            seconds_left=report.seconds_left,
             skipped=report.skipped,
         )
         if report.stage == "train" and report.step % CHECKPOINT_EVERY == 0:

@@ -17,10 +17,11 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from composer.clock import Clock
 from composer.errors import ComposerError
 from composer.training.attention import attention_for_backward
 from composer.training.processes import any_process, gathered
-from composer.training.progress import Clock, Progress
+from composer.training.progress import Progress
 from composer.training.state import load_state, save_state
 
 MOST_BAD_STEPS = 3
@@ -278,7 +279,8 @@ class Trainer(Generic[Report]):
                     with clock.paused():
                         more = self.look(learner)
                 left = clock.seconds_left(sum(n.step for n in self.learners))
-                yield self.report(learner, loss=learner.loss, seconds_left=left, **more)
+                with clock.paused():
+                    yield self.report(learner, loss=learner.loss, seconds_left=left, **more)
                 if not learner.running:
                     yield from self._end(learner)
         for learner in self._running():  # cancelled

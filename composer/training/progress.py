@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Generator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -32,23 +29,3 @@ class Progress:
     preview: Image.Image | None = None
     path: Path | None = None
     """The written file, in the last report."""
-
-
-@dataclass
-class Clock:
-    """Seconds left, from the mean pace since `start` of `total`; pauses do not count."""
-
-    start: int
-    total: int
-    _began: float = field(default_factory=time.monotonic)
-    _paused: float = 0.0
-
-    def seconds_left(self, step: int) -> float:
-        pace = (time.monotonic() - self._began - self._paused) / max(step - self.start, 1)
-        return pace * (self.total - step)
-
-    @contextmanager
-    def paused(self) -> Generator[None, None, None]:
-        begin = time.monotonic()
-        yield
-        self._paused += time.monotonic() - begin

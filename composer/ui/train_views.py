@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from composer.clock import left
 from composer.errors import ComposerError
 from composer.outside import whole
 from composer.studio import Training
@@ -229,7 +230,7 @@ def _left(training: Training) -> str:
     if training.state != "running" or training.seconds_left is None:
         return ""
     then = {"alone": ", then the training"}.get(training.stage, "")
-    return f"{duration(training.seconds_left)} left{then}"
+    return left(training.seconds_left) + then
 
 
 def _message(training: Training) -> str:
@@ -254,12 +255,3 @@ def _about(training: Training) -> str:
         "failed": f"failed · {of}",
         "finished": f"finished · {training.trained} steps{loss}".removesuffix(" · 0 steps"),
     }[training.state]
-
-
-def duration(seconds: float) -> str:
-    """A time to wait, in words."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 5400:
-        return f"{round(seconds / 60)} min"
-    return f"{seconds / 3600:.1f} h"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from PIL import Image, UnidentifiedImageError
 
+from composer.clock import duration, left
 from composer.errors import ComposerError
 from composer.fusions import LoraRow, Recipe, read_recipe
 from composer.fusions.rows import recorded_pins, recorded_spans
@@ -212,7 +213,7 @@ def progress_view(progress: Progress) -> Json:
         "phase": "working",
         "src": preview_url(progress.preview) if progress.preview else None,
         "title": f"Step {progress.step} of {progress.steps}{several}",
-        "detail": f"{_duration(progress.seconds_left)} left",
+        "detail": left(progress.seconds_left),
         "fraction": progress.step / progress.steps,
     }
 
@@ -221,15 +222,7 @@ def ended(event: Finished) -> str:
     """How a job ended that made pictures."""
     many = len(event.pictures)
     made = "" if many == 1 else f"{many} pictures in "
-    return f"{'Stopped after ' if event.cancelled else ''}{made}{_duration(event.seconds)}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min"
+    return f"{'Stopped after ' if event.cancelled else ''}{made}{duration(event.seconds)}"
 
 
 def picture_view(saved: SavedPicture, *, phase: str = "done", detail: str = "") -> Json:

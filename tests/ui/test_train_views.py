@@ -174,8 +174,3 @@ def test_what_the_user_wrote_is_kept_when_prompts_are_drafted_anew() -> None:
     assert views.redrafted({**drafted, "text": "mine"}, ["c"]) == {"text": "mine", "drafted": "c"}
     assert views.redrafted({**drafted, "text": " "}, ["c"])["text"] == "c"
     assert views.lines(" a \n\nb\na") == ("a", "b")
-
-
-def test_times_are_told_in_words() -> None:
-    told = [views.duration(seconds) for seconds in (0.2, 61, 200, 9000)]
-    assert told == ["1 s", "61 s", "3 min", "2.5 h"]

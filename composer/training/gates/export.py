@@ -22,6 +22,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
+from composer.clock import Clock
 from composer.diffusion.model import Model
 from composer.diffusion.regions import regions_of
 from composer.diffusion.samplers import check_steps
@@ -40,7 +41,6 @@ from composer.fusions.gate_file import GateFile
 from composer.mixture import Mixture, attach
 from composer.training.gates.averages import Means, Nearest, Trajectories, plan_trajectories
 from composer.training.gates.settings import GateExport
-from composer.training.progress import Clock
 
 ExportStage = Literal["sample", "measure", "saved"]
 _LEAST = 1e-12

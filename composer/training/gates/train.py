@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from PIL import Image
 
+from composer.clock import Clock
 from composer.diffusion.conditioning import encode_prompts
 from composer.diffusion.denoise import latent_shape
 from composer.diffusion.model import Model
@@ -32,7 +33,6 @@ from composer.training.gates.prompts import check_prompts
 from composer.training.gates.settings import GateProgress, GateTraining
 from composer.training.gates.trainer import GateObjective, GateTrainer
 from composer.training.processes import any_process, join_processes
-from composer.training.progress import Clock
 
 PREVIEW_STEPS = 12
 RECOMMENDED = GateSettings(activation="free", time=True, bias=True)
@@ -190,16 +190,16 @@ def _reported(
     making: Generator[tuple[int, int], None, Made], cancelled: Callable[[], bool]
 ) -> Generator[GateProgress, None, Made | None]:
     """What is made in the end, or None when cancelled."""
-    clock: Clock | None = None
+    clock = Clock()
     while not cancelled():
         try:
             done, total = next(making)
         except StopIteration as end:
             return end.value
-        clock = clock or Clock(done - 1, total)
-        yield GateProgress(
-            stage="alone", step=done, total=total, seconds_left=clock.seconds_left(done)
-        )
+        clock.total = total
+        left = clock.seconds_left(done)
+        with clock.paused():
+            yield GateProgress(stage="alone", step=done, total=total, seconds_left=left)
     making.close()
     return None
 
@@ -252,9 +252,9 @@ def _steps(
         if main and config.preview_every and trainer.step % config.preview_every == 0:
             with clock.paused():
                 preview = _preview(trainer, experts)
-        yield _report(
-            trainer, loss=loss, preview=preview, seconds_left=clock.seconds_left(trainer.step)
-        )
+        left = clock.seconds_left(trainer.step)
+        with clock.paused():
+            yield _report(trainer, loss=loss, preview=preview, seconds_left=left)
     if config.checkpoint_every and trainer.step < config.steps:
         save_checkpoint(config.checkpoint, trainer, experts)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from composer.clock import Clock
 from composer.errors import ComposerError
 from composer.files import check_writable
 from composer.language.batches import check_packing
@@ -27,7 +28,6 @@ from composer.training.language.lesson import Lesson, prepare_lesson
 from composer.training.language.progress import LanguageProgress
 from composer.training.language.trainer import LanguageTrainer
 from composer.training.processes import join_processes
-from composer.training.progress import Clock
 
 Records = Sequence[Record] | None
 COMPILER = "inductor"
