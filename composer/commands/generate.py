@@ -129,9 +129,7 @@ def generate(
         given = {name: value for name, value in settings.items() if _is_given(context, name)}
         asked = replace(recalled.asked, request=_changed(recalled.asked.request, given))
         if recipe is not None and recipe != asked.recipe:
-            # units are called otherwise in other gates
-            kept = () if asked.recipe.source and not recipe.source else asked.pins
-            asked = asked.with_recipe(recipe, pins=kept)
+            asked = asked.with_recipe(recipe, pins=asked.recipe.pins_for(recipe, asked.pins))
         asked = replace(asked.with_rows(rows), pins=pins if pin else asked.pins)
     if expand:
         said, number = asked.request.prompt, max(asked.request.seed, 0)

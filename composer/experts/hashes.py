@@ -6,6 +6,12 @@ import hashlib
 from pathlib import Path
 from typing import BinaryIO
 
+SHORT = 12
+"""Digits of a hash, as A1111 shows them."""
+
+LEAST_DIGITS = 8
+"""Fewer tell too little to find a file by."""
+
 
 def file_hash(data: bytes) -> str:
     """SHA-256 of the whole file."""

@@ -167,6 +167,11 @@ class Library(Generic[Info]):
         """The entries of the last scan."""
         return self.scan() if self._seen is None else self._seen[0]
 
+    @property
+    def seen(self) -> tuple[Entry[Info], ...]:
+        """The same, but none before the first scan."""
+        return () if self._seen is None else self._seen[0]
+
     def find(self, name: str, *, rescan: bool = True) -> Entry[Info]:
         """The entry called `name`: a file's name, or `subfolder/name`; case does not matter.
 
@@ -221,8 +226,7 @@ class Library(Generic[Info]):
         wait: whether every file may be read for it, which takes minutes of large folders. False
             looks only among those read by now, and has a thread read the others.
         """
-        seen = self._seen[0] if self._seen is not None and digits else ()
-        usable = [entry for entry in seen if entry.error is None]
+        usable = [entry for entry in self.seen if digits and entry.error is None]
         if not wait and any(self._known_hash(entry) is None for entry in usable):
             self._read_on(usable)
         hashes = map(self.hash if wait else self._known_hash, usable)

@@ -1,7 +1,7 @@
 """Recipes: ways of using several LoRAs at once, and the files that they need."""
 
 from composer.fusions.learned import Gates
-from composer.fusions.recipe import Plan, Recipe, Weight
+from composer.fusions.recipe import Offer, Plan, Recipe, Weight
 from composer.fusions.registry import PLAIN, RECIPES, read_recipe, recorded_recipe
 from composer.fusions.rows import LoraRow, Pin, read_pins
 from composer.fusions.sums import MixLora, Normalised, Regions, Sum
@@ -13,6 +13,7 @@ __all__ = [
     "LoraRow",
     "MixLora",
     "Normalised",
+    "Offer",
     "Pin",
     "Plan",
     "Recipe",

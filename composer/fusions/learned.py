@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from composer.errors import ComposerError
-from composer.fusions.recipe import Plan, Recipe, own_file, strengths, switch
+from composer.fusions.recipe import Offer, Plan, Recipe, own_file, strengths, switch
 from composer.fusions.rows import ALWAYS, LoraRow, Pin, check_pins, recorded_spans
 
 if TYPE_CHECKING:
@@ -26,10 +26,24 @@ class Gates(Recipe):
     kind = "gates"
     title = "Learned gates"
     description = "Gates that were trained for these LoRAs share them out."
+    brief = "trained for just these LoRAs"
     source = "gates"
     called = "Gates"
     missing = ("The gates", "are", "have", "The weighted sum is used instead.")
+    none = "none know just these LoRAs yet."
+    page = "Train gates"
     gated = True
+    numbers = ("strength",)
+
+    def offer(self, card: GateCard, loras: Library[LoraInfo]) -> Offer:
+        """For just the LoRAs that they were trained with."""
+        found = find_loras(card, loras, wait=False).values()  # a page waits for the answer
+        return Offer(
+            recipe=self,
+            loras=tuple(lora.name for lora in found),
+            titles=tuple(lora.info.title or lora.name for lora in found),
+            description=self.description,
+        )
 
     def plan(self, rows: Iterable[LoraRow], pins: Iterable[Pin], libraries: Libraries) -> Plan:
         """All LoRAs of the gate file, by their hashes if their files were renamed; those without a
@@ -86,6 +100,18 @@ class Gates(Recipe):
     def active(self, plan: Plan) -> tuple[str, ...]:
         """Those that are on."""
         return tuple(name for name, row in plan.rows.items() if row.active)
+
+    def loras(self, plan: Plan) -> tuple[str, ...]:
+        """In the order of the gate file."""
+        return tuple(plan.rows[name].name for name in self.active(plan))
+
+    def number(self, row: LoraRow) -> str:
+        """A strength says nothing where it is 1."""
+        return "" if row.weight == 1 else f"× {row.weight:g}"
+
+    def off(self, fusion: Mapping[str, Any]) -> tuple[str, ...]:
+        """Those that gates know and that were off."""
+        return tuple(str(n) for n, on in _mapping(fusion.get("switches")).items() if not on)
 
     def to_record(self, plan: Plan) -> dict[str, Any]:
         """With the switches and strengths, by the names of the gate file."""

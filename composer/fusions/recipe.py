@@ -9,7 +9,7 @@ A further way of fusing is one more class in `RECIPES`; nothing else asks which 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
@@ -24,7 +24,8 @@ from composer.fusions.rows import (
 
 if TYPE_CHECKING:
     from composer.experts import Expert
-    from composer.experts.library import Entry
+    from composer.experts.info import LoraInfo
+    from composer.experts.library import Entry, Library
     from composer.fusions.libraries import Libraries, MixLoraCard
     from composer.mixture import Granularity, Mixture
 MOLE = "https://arxiv.org/abs/2404.13628"
@@ -33,6 +34,7 @@ MIXLORA = "https://arxiv.org/abs/2404.15159"
 Weight = float | Mapping[str, float]
 """One number for all parts of the model, or a number for each part: {"unet": 0.8, ...}."""
 File = TypeVar("File")
+NONE: Mapping[str, float] = {}
 
 
 class Bench(Protocol):
@@ -86,25 +88,70 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Offer:
+    """A recipe whose file fits the model and the LoRAs at hand, or weights for a sum of some.
+
+    loras: by the names that they have now: just those that it fuses, or those in whose place it
+        stands if `instead`.
+    titles: for people, of what it fuses or has learned.
+    description: what it does, for people.
+    weights: of a sum, by the same names; told: how they were found.
+    """
+
+    recipe: Recipe
+    loras: tuple[str, ...]
+    titles: tuple[str, ...]
+    description: str
+    instead: bool = False
+    weights: Mapping[str, float] = field(default_factory=dict[str, float])
+    told: str = ""
+
+    @property
+    def title(self) -> str:
+        """For people: "Learned gates: Zibo + Neon"."""
+        return f"{self.recipe.title}: {' + '.join(self.titles)}"
+
+    def fits(self, names: Iterable[str]) -> bool:
+        """Whether it is for LoRAs so chosen."""
+        chosen = set(names)
+        return bool(chosen & set(self.loras)) if self.instead else chosen == set(self.loras)
+
+    def rows(self, names: Iterable[str]) -> tuple[LoraRow, ...]:
+        """The rows with it, of LoRAs so chosen."""
+        return tuple(
+            LoraRow(name=name, weight=self.weights.get(name, 1.0))
+            for name in names
+            if not (self.instead and name in self.loras)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One way of fusing LoRAs.
 
     file: the name of the gate file or MixLoRA that it needs; empty where it needs none.
-    kind: for the command line and files. title, description: for people. paper: where it is from.
+    kind: for the command line and files. paper: where it is from.
+    title, description, brief: for people, brief in a few words.
     source: in which library its file is, and under which key a record names it; empty for none.
     called: the key under which other programs' texts name that file.
     missing: how messages speak of it, and what is done without it.
-    gated: gates decide; a row's weight is then how many times what they give counts.
+    none: what to say where no such file fits the LoRAs; page: where one is made.
+    gated: gates decide, all of whose LoRAs are attached, with units of their own.
+    numbers: those of a page's row that count: the weights of a sum, or the strength under gates.
     """
 
     kind: ClassVar[str]
     title: ClassVar[str]
     description: ClassVar[str]
+    brief: ClassVar[str]
     paper: ClassVar[str] = MOLE
     source: ClassVar[Literal["", "gates", "mixlora"]] = ""
     called: ClassVar[str] = ""
     missing: ClassVar[tuple[str, str, str, str]] = ("", "", "", "")
+    none: ClassVar[str] = ""
+    page: ClassVar[str] = ""
     gated: ClassVar[bool] = False
+    numbers: ClassVar[tuple[str, ...]] = ("weight", "text_encoder")
 
     file: str = ""
 
@@ -122,6 +169,20 @@ class Recipe:
     def label(self) -> str:
         """For people: "Weighted sum", "Learned gates: pair"."""
         return f"{self.title}: {self.file}" if self.source else self.title
+
+    def evenly(self, count: int) -> tuple[str, str] | None:
+        """Its title and detail, for people, with weights of 1 for so many LoRAs; None where it
+        comes to a sum then."""
+        return self.title, self.brief
+
+    def offer(self, card: Entry[Any], loras: Library[LoraInfo]) -> Offer:
+        """This recipe with its file, which fits the model, for the LoRAs of the last scan; files
+        that were not read before are not read for it.
+
+        Raises:
+            ComposerError: a LoRA that it needs is missing.
+        """
+        raise NotImplementedError
 
     def plan(self, rows: Iterable[LoraRow], pins: Iterable[Pin], libraries: Libraries) -> Plan:
         """Find the files; nothing is read but headers.
@@ -163,7 +224,19 @@ class Recipe:
 
     def names(self, plan: Plan) -> tuple[str, ...]:
         """What is active in the plan's pictures, by the libraries' names, sorted."""
+        return tuple(sorted(self.loras(plan)))
+
+    def loras(self, plan: Plan) -> tuple[str, ...]:
+        """The LoRAs that are active, by the library's names, in the order of their triggers."""
         return tuple(sorted(plan.rows[name].name for name in self.active(plan)))
+
+    def number(self, row: LoraRow) -> str:
+        """A row's weight, for people."""
+        return f"{row.weight:g}"
+
+    def off(self, fusion: Mapping[str, Any]) -> tuple[str, ...]:
+        """The LoRAs that were attached and switched off, by a picture's record."""
+        return ()
 
     def active(self, plan: Plan) -> tuple[str, ...]:
         """The experts of a plan that are active, in the order of its rows."""
@@ -185,11 +258,23 @@ class Recipe:
         """Equal for two recipes and their rows (sorted by name) that give the same pictures."""
         return self.key
 
-    def chosen_again(self, rows: Iterable[LoraRow], recipe: Recipe) -> tuple[LoraRow, ...]:
-        """The rows of this recipe for another one: a sum's weights are no strengths of gates."""
-        if self.gated == recipe.gated:
+    def chosen_again(
+        self, rows: Iterable[LoraRow], recipe: Recipe, usual: Mapping[str, float] = NONE
+    ) -> tuple[LoraRow, ...]:
+        """The rows of this recipe for another one: a sum's weights are no strengths of gates.
+
+        usual: by LoRA, the weight in a sum that its maker prefers.
+        """
+        if self.numbers == recipe.numbers:
             return tuple(rows)
-        return tuple(replace(row, weight=1.0, text_encoder=None) for row in rows)
+        known = usual if "weight" in recipe.numbers else NONE
+        return tuple(
+            replace(row, weight=known.get(row.name, 1.0), text_encoder=None) for row in rows
+        )
+
+    def pins_for(self, recipe: Recipe, pins: tuple[Pin, ...]) -> tuple[Pin, ...]:
+        """The pins of this recipe for another one: the units of gates are called otherwise."""
+        return () if self.gated and not recipe.gated else pins
 
 
 def own_file(recipe: Recipe, libraries: Libraries) -> dict[str, Any]:

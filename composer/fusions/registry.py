@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from composer.errors import ComposerError
+from composer.experts.hashes import LEAST_DIGITS, SHORT
 from composer.fusions.learned import Gates
 from composer.fusions.recipe import Recipe
 from composer.fusions.sums import MixLora, Normalised, Regions, Sum
+
+if TYPE_CHECKING:
+    from composer.fusions.libraries import Libraries
 
 RECIPES: dict[str, type[Recipe]] = {
     recipe.kind: recipe for recipe in (Sum, Normalised, Regions, Gates, MixLora)
@@ -36,3 +41,41 @@ def recorded_recipe(fusion: Mapping[str, Any]) -> Recipe | None:
     if kind is None:
         return None
     return kind(file=str(fusion.get(kind.source, "")) or "?") if kind.source else kind()
+
+
+def recipe_now(fusion: Mapping[str, Any], libraries: Libraries, notes: list[str]) -> Recipe:
+    """The recipe that a picture's record names, by its file's name now: by the hash if none has
+    its name, or another one has. The sum where it is gone or not known.
+
+    notes: takes what people should know of it.
+    """
+    recipe = recorded_recipe(fusion)
+    if recipe is None:
+        name = str(fusion.get("name", ""))
+        notes.append(f"The fusion {name!r} is not known here; the weighted sum is used instead.")
+        return Sum()
+    if not recipe.source:
+        return recipe
+    what, are, have, without = recipe.missing
+    library = libraries.of(recipe)
+    name, digits = str(fusion.get(recipe.source, "")), str(fusion.get("hash", ""))
+    named, problem = None, ""
+    try:
+        named = library.find(name, rescan=False)
+    except ComposerError as error:
+        problem = str(error)
+    if named is not None and (not digits or library.hash(named).startswith(digits)):
+        return replace(recipe, file=named.name)
+    same = library.with_hash(digits) if len(digits) >= LEAST_DIGITS else ()
+    if same:
+        notes.append(f"{what} {name!r} {are} called {same[0].name!r} now.")
+        return replace(recipe, file=same[0].name)
+    if named is not None:
+        notes.append(
+            f"{what} {named.name!r} {have} changed since, so the picture will differ: it was made "
+            f"with the file whose hash begins {digits[:SHORT]}."
+        )
+        return replace(recipe, file=named.name)
+    hashed = f" The file's hash begins {digits[:SHORT]}." if digits else ""
+    notes.append(f"{problem}{hashed} {without}")
+    return Sum()

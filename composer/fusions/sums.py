@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from composer.errors import ComposerError
 from composer.experts.triggers import without_words
-from composer.fusions.recipe import Plan, Recipe, Weight, own_file, switch
+from composer.fusions.recipe import Offer, Plan, Recipe, Weight, own_file, switch
 from composer.fusions.rows import LoraRow, Pin, check_pins
 
 if TYPE_CHECKING:
     from composer.experts import Expert
+    from composer.experts.info import LoraInfo
+    from composer.experts.library import Library
     from composer.fusions.libraries import Libraries, MixLoraCard
     from composer.fusions.recipe import Bench
     from composer.mixture import Granularity, Mixture
@@ -27,6 +29,7 @@ class Sum(Recipe):
     kind = "weighted"
     title = "Weighted sum"
     description = "Each LoRA is added with its own weight, exactly as other programs do it."
+    brief = "added up"
 
     def weigh(self, weights: Mapping[str, Weight]) -> dict[str, Weight]:
         """From the weights that a user gives to those of a constant gate, by expert."""
@@ -89,6 +92,11 @@ class Normalised(Sum):
         "As the weighted sum, with the weights scaled to sum to 1: never too strong, but each LoRA "
         "gets weaker as more join."
     )
+    brief = "weights that share 1 evenly"
+
+    def evenly(self, count: int) -> tuple[str, str] | None:
+        """The average."""
+        return "Average (NLA)", f"each at 1/{count}" if count > 1 else "weight 1"
 
     def weigh(self, weights: Mapping[str, Weight]) -> dict[str, Weight]:
         """Each part of the model is normalised apart; one whose weights are all 0 stays so.
@@ -116,6 +124,11 @@ class Regions(Sum):
         "Each LoRA acts where its own trigger words act, and more strongly there; a style acts "
         "everywhere. Needs no training; a picture takes longer."
     )
+    brief = "each where its words act"
+
+    def evenly(self, count: int) -> tuple[str, str] | None:
+        """One LoRA alone has nobody to leave room to."""
+        return super().evenly(count) if count > 1 else None
 
     def granularity(self, plan: Plan) -> Granularity:
         """Blocks, whose tokens are places."""
@@ -149,10 +162,28 @@ class MixLora(Sum):
     kind = "mixlora"
     title = "MixLoRA"
     description = "Sparse experts that were trained on several image sets at once."
+    brief = "in the place of the LoRAs that it has learned"
     paper = MIXLORA
     source = "mixlora"
     called = "MixLoRA"
     missing = ("The MixLoRA", "is", "has", "The picture is made without it.")
+    none = "none has learned what these call."
+
+    def offer(self, card: MixLoraCard, loras: Library[LoraInfo]) -> Offer:
+        """In the place of the LoRAs whose triggers it knows."""
+        triggers = [one.trigger for one in card.info.sets]
+        known = {trigger.strip().casefold() for trigger in triggers} - {""}
+        return Offer(
+            recipe=self,
+            loras=tuple(c.name for c in loras.seen if c.info.trigger.strip().casefold() in known),
+            titles=tuple(one.name for one in card.info.sets),
+            description=(
+                "Sparse experts, trained on all of them at once, in the place of their LoRAs. "
+                f"Write what calls them: {', '.join(triggers)}. LoRAs in the mixture are added by "
+                "their weights; it needs none."
+            ),
+            instead=True,
+        )
 
     def plan(self, rows: Iterable[LoraRow], pins: Iterable[Pin], libraries: Libraries) -> Plan:
         """The LoRAs as for a sum, and the MixLoRA's file."""

@@ -11,7 +11,6 @@ from composer.studio.comparing import Comparison, Way
 from composer.studio.events import Event, Finished, PictureSaved, Progress, Queued, Started
 from composer.studio.history import History, SavedPicture
 from composer.studio.jobs import Waiting
-from composer.studio.offers import GateOffer, MixLoraOffer, WeightOffer
 from composer.studio.recall import Recalled
 from composer.studio.requests import ComposeRequest
 from composer.studio.studio import Status, Studio
@@ -29,9 +28,7 @@ __all__ = [
     "ComposeRequest",
     "Event",
     "Finished",
-    "GateOffer",
     "History",
-    "MixLoraOffer",
     "PictureSaved",
     "Point",
     "Preview",
@@ -47,6 +44,5 @@ __all__ = [
     "Trainings",
     "Waiting",
     "Way",
-    "WeightOffer",
     "Wording",
 ]

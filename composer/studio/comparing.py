@@ -4,27 +4,74 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from composer.clock import Clock
 from composer.diffusion.request import RANDOM_SEED, SEEDS, Request
 from composer.errors import ComposerError
-from composer.fusions import LoraRow, Normalised, Plan, Regions
+from composer.fusions import RECIPES, LoraRow, Offer, Plan, Recipe, Sum
 from composer.fusions.rows import ALWAYS
 from composer.studio.events import Event, Finished, PictureSaved, Progress, Started
-from composer.studio.offers import GateOffer, MixLoraOffer, WeightOffer
 from composer.studio.requests import ComposeRequest
 
 if TYPE_CHECKING:
     from composer.studio.engine import Engine
     from composer.studio.history import History, SavedPicture
 
-Kind = Literal["bare", "alone", "yours", "best", "equal", "average", "regions", "gates", "mixlora"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 MOST_SEEDS = 4
 SAME = ", the same as "
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of the choice of what to compare.
+
+    title, brief: for people.
+    each: it comes to a way for each LoRA. offered: it comes to one for each offer that fits.
+    none: what to say where no offer fits; page: where files for it are made, or command: how.
+    """
+
+    title: str
+    brief: str
+    each: bool = False
+    offered: bool = False
+    none: str = ""
+    page: str = ""
+    command: str = ""
+
+
+def _line(kind: type[Recipe]) -> Line:
+    if kind.source:
+        return Line(
+            title=kind.title, brief=kind.brief, offered=True, none=kind.none, page=kind.page
+        )
+    even = kind().evenly(2)
+    return Line(title=even[0] if even else kind.title, brief=kind.brief)
+
+
+BEST = "best"
+LINES: Mapping[str, Line] = {
+    "bare": Line(title="Without LoRAs", brief="what the model makes of the prompt by itself"),
+    "alone": Line(title="Each LoRA alone", brief="with weight 1", each=True),
+    "yours": Line(title="Your weights", brief="added up as you set them above"),
+    BEST: Line(
+        title="Best known weights",
+        brief="found by trying many",
+        offered=True,
+        none="none are known for just these LoRAs.",
+        command="composer tune-weights",
+    ),
+    "equal": Line(title="Weights of 1", brief="each in full, added up"),
+    **{kind.kind: _line(kind) for kind in RECIPES.values() if kind is not Sum},
+}
+"""What can be compared: sums with other rows or weights, and the other recipes."""
+
+
+def line_of(offer: Offer) -> str:
+    """The line of `LINES` to which an offer belongs."""
+    return offer.recipe.kind if offer.recipe.source else BEST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,20 +80,18 @@ class Comparison:
 
     request: its `count` is the number of seeds, from its `seed` on.
     rows: the LoRAs with the user's weights; those that are off take no part.
-    kinds: which ways are wanted. "gates" stands for every gate file for just these LoRAs, "best"
-        for the weights that a search found for just these, if there was one, "mixlora" for every
-        MixLoRA that has learned what one of them calls, in the place of those.
+    lines: which of `LINES` are wanted.
     """
 
     request: Request = field(default_factory=Request)
     rows: tuple[LoraRow, ...] = ()
-    kinds: tuple[Kind, ...] = KINDS
+    lines: tuple[str, ...] = tuple(LINES)
 
     def __post_init__(self) -> None:
-        if not self.kinds:
+        if not self.lines:
             raise ComposerError("There is nothing to compare: choose one way or more.")
-        if unknown := next((kind for kind in self.kinds if kind not in KINDS), None):
-            raise ComposerError(f"There is no way {unknown!r}. Choose from: {', '.join(KINDS)}.")
+        if unknown := next((line for line in self.lines if line not in LINES), None):
+            raise ComposerError(f"There is no way {unknown!r}. Choose from: {', '.join(LINES)}.")
         if self.request.count > MOST_SEEDS:
             raise ComposerError(
                 f"{self.request.count} seeds are too many to compare: choose 1 to {MOST_SEEDS}."
@@ -60,9 +105,9 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """One way of fusing the LoRAs: a row of the comparison, told in words."""
+    """One way of fusing the LoRAs: a row of the comparison, told in words; `line` is its line's."""
 
-    kind: Kind
+    line: str
     title: str
     detail: str
     asked: ComposeRequest
@@ -70,21 +115,15 @@ class Way:
 
 def ways_of(
     asked: ComposeRequest,
-    kinds: Iterable[Kind],
-    offers: Iterable[GateOffer],
+    lines: Iterable[str],
+    offers: Iterable[Offer],
     title: Callable[[str], str],
-    known: Iterable[WeightOffer] = (),
-    *,
-    mixloras: Iterable[MixLoraOffer] = (),
-    trigger: Callable[[str], str] = lambda name: "",
 ) -> tuple[Way, ...]:
-    """The ways, in the order of `KINDS`. One that comes to the same as another is made once.
+    """The ways, in the order of `LINES`. One that comes to the same as another is made once.
 
     asked: with its tags turned into rows; its seed is drawn here, once for all ways.
-    offers: gates at hand; those for other LoRAs than these are left out.
-    title: what people call a LoRA; trigger: the words that call it.
-    known: weights that were found by a search; those for other LoRAs are left out.
-    mixloras: those at hand; one that has learned nothing of these LoRAs is left out.
+    offers: what is at hand; that for other LoRAs than these is left out.
+    title: what people call a LoRA.
 
     Raises:
         ComposerError: no LoRA is active, or nothing is left to compare.
@@ -96,13 +135,20 @@ def ways_of(
         drawn = replace(asked.request, seed=secrets.randbelow(SEEDS))
         asked = replace(asked, request=drawn)
     found: dict[Any, Way] = {}
-    placed = _placed(asked, rows, mixloras, title, trigger)
-    for way in (*_laid_out(asked, rows, offers, title, known), *placed):
-        if way.kind not in kinds:
+    for line, name, detail, recipe, chosen in _laid_out(rows, tuple(offers), title):
+        if line not in lines:
             continue
-        outcome = _outcome(way.asked)
+        way = Way(
+            line=line,
+            title=name,
+            detail=detail,
+            asked=replace(asked, rows=chosen, recipe=recipe, gate_map=recipe.gated),
+        )
+        outcome = recipe.outcome(
+            sorted((row for row in chosen if row.active), key=lambda row: row.name)
+        )
         if outcome in found:
-            first, more = found[outcome], way.title[0].lower() + way.title[1:]
+            first, more = found[outcome], name[0].lower() + name[1:]
             joint = ", " if SAME in first.detail else SAME
             found[outcome] = replace(first, detail=first.detail + joint + more)
         else:
@@ -117,56 +163,42 @@ def ways_of(
 
 
 def _laid_out(
-    asked: ComposeRequest,
-    rows: tuple[LoraRow, ...],
-    offers: Iterable[GateOffer],
-    title: Callable[[str], str],
-    known: Iterable[WeightOffer],
-) -> Iterator[Way]:
-    full = tuple(LoraRow(name=row.name) for row in rows)
-    many = len(rows)
-
-    def way(kind: Kind, title: str, detail: str, rows: tuple[LoraRow, ...], **how: Any) -> Way:
-        return Way(kind=kind, title=title, detail=detail, asked=replace(asked, rows=rows, **how))
-
-    yield way("bare", "Without LoRAs", "the model by itself", ())
-    for row in full:
-        yield way("alone", f"{title(row.name)} alone", "weight 1", (row,))
-    names = {row.name for row in rows}
+    rows: tuple[LoraRow, ...], offers: tuple[Offer, ...], title: Callable[[str], str]
+) -> Iterator[tuple[str, str, str, Recipe, tuple[LoraRow, ...]]]:
+    """Line, title, detail, recipe and rows of each way."""
+    names = tuple(row.name for row in rows)
+    full = tuple(LoraRow(name=name) for name in names)
 
     def words(rows: Iterable[LoraRow]) -> str:
         return " + ".join(f"{title(row.name)} {_weight(row)}" for row in rows)
 
-    yield way("yours", "Your weights", words(rows), rows)
-    if found := next((offer for offer in known if set(offer.weights) == names), None):
-        best = tuple(LoraRow(name=row.name, weight=found.weights[row.name]) for row in rows)
-        yield way("best", "Best known weights", f"{words(best)}, {found.told}", best)
-    yield way("equal", "Weights of 1", "each in full, added up", full)
-    share = f"each at 1/{many}" if many > 1 else "weight 1"
-    yield way("average", "Average (NLA)", share, full, recipe=Normalised())
-    if many > 1:
-        yield way("regions", "Trigger regions", "each where its words act", full, recipe=Regions())
-    for offer in offers:
-        if set(offer.loras) == names:
-            yield way(
-                "gates", "Learned gates", offer.name, full, recipe=offer.recipe, gate_map=True
-            )
+    def offered(line: str) -> Iterator[Any]:
+        for offer in offers:
+            if line_of(offer) == line and offer.fits(names):
+                chosen = offer.rows(names)
+                left = [title(row.name) for row in chosen] if offer.instead else []
+                detail = " + ".join([offer.recipe.file, *left])
+                detail = f"{words(chosen)}, {offer.told}" if offer.told else detail
+                yield line, LINES[line].title, detail, offer.recipe, chosen
+
+    yield "bare", LINES["bare"].title, "the model by itself", Sum(), ()
+    for row in full:
+        yield "alone", f"{title(row.name)} alone", "weight 1", Sum(), (row,)
+    yield "yours", LINES["yours"].title, words(rows), Sum(), rows
+    yield from offered(BEST)
+    yield "equal", LINES["equal"].title, LINES["equal"].brief, Sum(), full
+    for kind in RECIPES.values():
+        if kind.source:
+            yield from offered(kind.kind)
+        elif kind is not Sum and (even := kind().evenly(len(rows))):
+            yield kind.kind, *even, kind(), full
 
 
-def _placed(
-    asked: ComposeRequest,
-    rows: tuple[LoraRow, ...],
-    offers: Iterable[MixLoraOffer],
-    title: Callable[[str], str],
-    trigger: Callable[[str], str],
-) -> Iterator[Way]:
-    """MixLoRAs in the place of the LoRAs whose triggers they know, the others in full."""
-    for offer in offers:
-        left = tuple(LoraRow(name=r.name) for r in rows if not offer.knows(trigger(r.name)))
-        if len(left) < len(rows):
-            detail = " + ".join([offer.name, *(title(row.name) for row in left)])
-            placed = replace(asked, rows=left, recipe=offer.recipe)
-            yield Way(kind="mixlora", title="MixLoRA", detail=detail, asked=placed)
+def suggested(ways: Sequence[Way]) -> tuple[list[int], list[int]]:
+    """The numbers of the ways to look at first side by side, the best choice first: the user's
+    weights or weights of 1, and gates."""
+    sums = [n for line in ("yours", "equal") for n, way in enumerate(ways) if way.line == line]
+    return sums, [n for n, way in enumerate(ways) if way.asked.recipe.gated]
 
 
 def _weight(row: LoraRow) -> str:
@@ -175,12 +207,6 @@ def _weight(row: LoraRow) -> str:
         if (start, end) != ALWAYS:
             said.append(f"{part} {100 * start:.0f} to {100 * end:.0f} %")
     return f"{row.weight:g}" + (f" ({', '.join(said)})" if said else "")
-
-
-def _outcome(asked: ComposeRequest) -> object:
-    """Equal for two requests that give the same pictures."""
-    active = sorted((row for row in asked.rows if row.active), key=lambda row: row.name)
-    return asked.recipe.outcome(active)
 
 
 def paint_each(

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from composer.diffusion.record import LoraRecord, PictureRecord
 from composer.errors import ComposerError
-from composer.fusions import LoraRow, Recipe, Sum, recorded_recipe
+from composer.experts.hashes import LEAST_DIGITS, SHORT
+from composer.fusions import LoraRow, recorded_recipe
+from composer.fusions.registry import recipe_now
 from composer.fusions.rows import recorded_pins, recorded_spans
 from composer.studio.requests import ComposeRequest, row_of
 
 if TYPE_CHECKING:
     from composer.fusions.libraries import Libraries
-
-SHORT = 12  # digits of a hash, as A1111 shows them
-LEAST_DIGITS = 8  # fewer tell too little
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,49 +35,12 @@ def recall(record: PictureRecord, libraries: Libraries) -> Recalled:
         name = names[lora.name]
         row = replace(row_of(lora), name=name, **cast(Any, spans.get(lora.name, {})))
         rows.setdefault(name, row)
-    chosen, pins = tuple(rows.values()), recorded_pins(record.fusion)
-    recipe = recorded_recipe(record.fusion)
-    if recipe is None:
-        name = str(record.fusion.get("name", ""))
-        notes.append(f"The fusion {name!r} is not known here; the weighted sum is used instead.")
-        recipe, pins = Sum(), ()
-    elif recipe.source:
-        found = _find_own(record.fusion, recipe, libraries, notes)
-        # units and LoRAs may be called otherwise in gates that are gone
-        recipe, pins = found, () if recipe.gated and not found.gated else pins
-    chosen, pins = recipe.recalled(record.fusion, chosen, pins, names, libraries)
+    before = recorded_recipe(record.fusion)
+    recipe = recipe_now(record.fusion, libraries, notes)
+    pins = () if before is None else before.pins_for(recipe, recorded_pins(record.fusion))
+    chosen, pins = recipe.recalled(record.fusion, tuple(rows.values()), pins, names, libraries)
     asked = ComposeRequest(request=record.request, rows=chosen, recipe=recipe, pins=pins)
     return Recalled(asked=asked, notes=(*record.notes, *notes))
-
-
-def _find_own(
-    fusion: Mapping[str, Any], recipe: Recipe, libraries: Libraries, notes: list[str]
-) -> Recipe:
-    """The recipe with its gate file or MixLoRA; by its hash if none has its name, or another one
-    has; the sum where it is gone."""
-    what, are, have, without = recipe.missing
-    library = libraries.of(recipe)
-    name, digits = str(fusion.get(recipe.source, "")), str(fusion.get("hash", ""))
-    named, problem = None, ""
-    try:
-        named = library.find(name, rescan=False)
-    except ComposerError as error:
-        problem = str(error)
-    if named is not None and (not digits or library.hash(named).startswith(digits)):
-        return replace(recipe, file=named.name)
-    same = library.with_hash(digits) if len(digits) >= LEAST_DIGITS else ()
-    if same:
-        notes.append(f"{what} {name!r} {are} called {same[0].name!r} now.")
-        return replace(recipe, file=same[0].name)
-    if named is not None:
-        notes.append(
-            f"{what} {named.name!r} {have} changed since, so the picture will differ: it was made "
-            f"with the file whose hash begins {digits[:SHORT]}."
-        )
-        return replace(recipe, file=named.name)
-    hashed = f" The file's hash begins {digits[:SHORT]}." if digits else ""
-    notes.append(f"{problem}{hashed} {without}")
-    return Sum()
 
 
 def _find_loras(

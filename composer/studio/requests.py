@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from composer.diffusion.prompt import MAX_LORAS, LoraTag, parse_prompt
@@ -11,6 +11,7 @@ from composer.diffusion.record import LoraRecord
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
 from composer.fusions import LoraRow, Pin, Recipe, Sum
+from composer.fusions.recipe import NONE
 
 
 def row_of(lora: LoraTag | LoraRecord) -> LoraRow:
@@ -54,10 +55,16 @@ class ComposeRequest:
         ruled = {row.name for row in rows}
         return replace(self, rows=(*(row for row in self.rows if row.name not in ruled), *rows))
 
-    def with_recipe(self, recipe: Recipe, *, pins: tuple[Pin, ...] = ()) -> ComposeRequest:
+    def with_recipe(
+        self,
+        recipe: Recipe,
+        *,
+        pins: tuple[Pin, ...] = (),
+        usual: Mapping[str, float] = NONE,
+    ) -> ComposeRequest:
         """The same LoRAs fused otherwise; their units may be called otherwise then, so pins are for
-        the new recipe."""
-        rows = self.recipe.chosen_again(self.rows, recipe)
+        the new recipe. usual: as for `Recipe.chosen_again`."""
+        rows = self.recipe.chosen_again(self.rows, recipe, usual)
         return replace(self, recipe=recipe, rows=rows, gate_map=recipe.gated, pins=pins)
 
     def merged(self, full_name: Callable[[str], str]) -> ComposeRequest:

@@ -11,20 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from composer.errors import ComposerError
-from composer.fusions import Gates, MixLora
+from composer.experts.hashes import SHORT
+from composer.fusions import Offer
+from composer.fusions.offers import offers_of
 from composer.studio.comparing import Comparison, Way, paint_each, ways_of
 from composer.studio.events import Event, Finished, Queued
 from composer.studio.history import History, SavedPicture
 from composer.studio.jobs import Job, JobQueue, Waiting
-from composer.studio.offers import (
-    GateOffer,
-    MixLoraOffer,
-    WeightOffer,
-    gate_offers,
-    mixlora_offers,
-    weight_offers,
-)
-from composer.studio.recall import SHORT, Recalled, recall
+from composer.studio.recall import Recalled, recall
 from composer.studio.requests import ComposeRequest
 from composer.studio.trainings import Trainings
 from composer.studio.turns import Turns
@@ -155,35 +149,14 @@ class Studio:
         """
         return self.libraries.of(recipe).lend(Path(path)).name
 
-    def gate_offers(self) -> tuple[tuple[GateOffer, ...], tuple[str, ...]]:
-        """The gates that fit the loaded model and LoRAs at hand, and what is wrong with the rest.
+    def offers(self, *, tuned: bool = False) -> tuple[tuple[Offer, ...], tuple[str, ...]]:
+        """What fits the loaded model and the LoRAs at hand, and what is wrong with the other files.
 
-        Nothing fits while no model is loaded.
+        Nothing fits while no model is loaded. tuned: whether tuned weights are offered, too.
         """
         if self._status.state != "ready":
             return (), ()
-        cards, library = self.libraries.of(Gates).cards(), self.libraries.known()
-        return gate_offers(cards, library, self._status.model, self._status.model_hash)
-
-    def weight_offers(self) -> tuple[tuple[WeightOffer, ...], tuple[str, ...]]:
-        """The best known weights for the loaded model and LoRAs at hand, and files that are none.
-
-        Nothing fits while no model is loaded.
-        """
-        if self._status.state != "ready":
-            return (), ()
-        cards, library = self.libraries.weights.scan(), self.libraries.known()
-        return weight_offers(cards, library, self._status.model_hash)
-
-    def mixlora_offers(self) -> tuple[tuple[MixLoraOffer, ...], tuple[str, ...]]:
-        """The MixLoRAs that fit the loaded model, and what is wrong with the rest.
-
-        Nothing fits while no model is loaded.
-        """
-        if self._status.state != "ready":
-            return (), ()
-        cards = self.libraries.of(MixLora).cards()
-        return mixlora_offers(cards, self._status.model, self._status.model_hash)
+        return offers_of(self.libraries, self._status.model, self._status.model_hash, tuned=tuned)
 
     def triggers(self, recipe: Recipe) -> tuple[str, ...]:
         """The words that call what a recipe's own file has learned.
@@ -247,12 +220,9 @@ class Studio:
         infos = {row.name: self.card(row.name).info for row in asked.rows if row.active}
         return ways_of(
             asked,
-            comparison.kinds,
-            self.gate_offers()[0],
+            comparison.lines,
+            self.offers(tuned=True)[0],
             lambda name: infos[name].title or name,
-            self.weight_offers()[0],
-            mixloras=self.mixlora_offers()[0],
-            trigger=lambda name: infos[name].trigger,
         )
 
     def compare(self, ways: Sequence[Way], *, owner: str = "") -> Iterator[Event]:
@@ -275,8 +245,7 @@ class Studio:
             ComposerError: as `compose`, for what is known without a model.
         """
         _, plan = self._resolve(asked)
-        names = [plan.rows[name].name for name in plan.recipe.active(plan)]
-        return tuple(names if plan.recipe.gated else sorted(names))
+        return plan.recipe.loras(plan)
 
     def interrupt(self, owner: str | None = None) -> bool:
         """Stop the jobs of this owner within one step, also those that wait; None: what runs.

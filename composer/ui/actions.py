@@ -141,14 +141,12 @@ class Actions:
     def _filled(
         self, example: Example, cards: dict[str, Card], recipe: Recipe = PLAIN[0]
     ) -> Update:
-        rows = [
-            LoraRow(name=name, weight=1.0 if recipe.gated else cards[name].info.weight)
-            for name in example.loras
-        ]
+        usual = (LoraRow(name=name, weight=cards[name].info.weight) for name in example.loras)
+        rows = PLAIN[0].chosen_again(usual, recipe)
         return {
             self._page.mixer: [views.row_view(row, cards.get(row.name), recipe) for row in rows],
             self._page.prompt: example.prompt,
-            self._page.fusion: self.gates.fusion(recipe, cards),
+            self._page.fusion: self.gates.fusion(recipe),
             self._page.pins: "",
         }
 
@@ -211,7 +209,7 @@ class Actions:
         lines = [views.row_view(row, cards.get(row.name), asked.recipe) for row in asked.rows]
         return {
             page.mixer: lines,
-            page.fusion: self.gates.fusion(asked.recipe, cards),
+            page.fusion: self.gates.fusion(asked.recipe),
             page.pins: "\n".join(map(str, asked.pins)),
             page.pinning: gr.update(open=bool(asked.pins)),
             page.prompt: request.prompt,
@@ -245,12 +243,8 @@ class Actions:
             picture = self._studio.history.find(current or "")
             wanted, cards = self._recalled(picture), self._cards()
             if picture.gated:
-                wanted = wanted.with_recipe(PLAIN[0])
-                rows = tuple(
-                    replace(row, weight=cards[row.name].info.weight) if row.name in cards else row
-                    for row in wanted.rows
-                )
-                wanted = replace(wanted, rows=rows)
+                usual = {name: card.info.weight for name, card in cards.items()}
+                wanted = wanted.with_recipe(PLAIN[0], usual=usual)
             elif (offer := self.gates.gates_for(picture)) is not None:
                 there = {row.name: row for row in wanted.with_recipe(offer.recipe).rows}
                 loras = tuple(there[name] for name in offer.loras)

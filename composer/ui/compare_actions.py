@@ -60,18 +60,10 @@ class CompareActions:
         """Look into the LoRA folders again."""
         page = self._page
         cards = self._cards(refresh=True)
-        offers, problems = self._studio.gate_offers()
-        known, more = self._studio.weight_offers()
-        mixloras, others = self._studio.mixlora_offers()
-        learned = [
-            [card.name for card in cards.values() if offer.knows(card.info.trigger)]
-            for offer in mixloras
-        ]
+        offers, problems = self._studio.offers(tuned=True)
         return {
             page.picker: {**picker_view(cards.values()), "title": "LoRAs to compare"},
-            page.ways: compare_views.ways_view(
-                ways, offers, (*problems, *more, *others), known, learned
-            ),
+            page.ways: compare_views.ways_view(ways, offers, problems),
         }
 
     def take(self, *compose: Any) -> Update:
@@ -134,14 +126,14 @@ class CompareActions:
     def _asked(self, values: Sequence[Any]) -> Comparison:
         given = dict(zip(self._page.form, values, strict=True))
         rows = views.read_rows(given.pop("mixer"), PLAIN[0].key)
-        kinds, seeds = compare_views.read_ways(given.pop("ways"))
+        lines, seeds = compare_views.read_ways(given.pop("ways"))
         asked = Request(
             prompt=given.pop("prompt") or "",
             negative_prompt=given.pop("negative") or "",
             count=seeds,
             **given,
         )
-        return Comparison(request=asked, rows=rows, kinds=kinds)
+        return Comparison(request=asked, rows=rows, lines=lines)
 
     def _loaded(self) -> Iterator[Update]:
         """Wait for the model: which gates fit is known only then."""

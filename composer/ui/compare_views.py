@@ -7,16 +7,17 @@ import io
 import math
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, cast
 
 from PIL import Image
 
 from composer.diffusion.display import enlarge
 from composer.errors import ComposerError
+from composer.fusions import Offer
 from composer.outside import whole
-from composer.studio import Finished, GateOffer, Progress, SavedPicture, Way, WeightOffer
-from composer.studio.comparing import KINDS, MOST_SEEDS, Kind
+from composer.studio import Finished, Progress, SavedPicture, Way
+from composer.studio.comparing import LINES, MOST_SEEDS, line_of, suggested
 from composer.studio.comparison_sheet import comparison_sheet
 from composer.ui.views import SHOWN_SIDE, data_url, ended, preview_url, progress_view
 
@@ -25,59 +26,49 @@ Places = Mapping[tuple[int, int], SavedPicture]  # by the numbers of their way a
 
 MAX_SIDE = 768  # of a picture on the page; the history has it in full
 SEEDS = 2
-WORDS: Mapping[Kind, tuple[str, str]] = {
-    "bare": ("Without LoRAs", "what the model makes of the prompt by itself"),
-    "alone": ("Each LoRA alone", "with weight 1"),
-    "yours": ("Your weights", "added up as you set them above"),
-    "best": ("Best known weights", "found by trying many"),
-    "equal": ("Weights of 1", "each in full, added up"),
-    "average": ("Average (NLA)", "weights that share 1 evenly"),
-    "regions": ("Trigger regions", "each where its words act"),
-    "gates": ("Learned gates", "trained for just these LoRAs"),
-    "mixlora": ("MixLoRA", "in the place of the LoRAs that it has learned"),
-}
 
 
 def ways_view(
-    value: object = None,
-    offers: Iterable[GateOffer] = (),
-    problems: Iterable[str] = (),
-    known: Iterable[WeightOffer] = (),
-    mixloras: Iterable[Iterable[str]] = (),
+    value: object = None, offers: Iterable[Offer] = (), problems: Iterable[str] = ()
 ) -> Json:
-    """The choice of ways as it is, with the gates, best known weights and MixLoRAs at hand now.
-
-    mixloras: the names of the LoRAs in whose place each can stand.
-    """
-    kinds, seeds = read_ways(value)
+    """The choice of ways as it is, each with what is offered for it now: `just` for its LoRAs, or
+    for any of them."""
+    lines, seeds = read_ways(value)
+    offers = tuple(offers)
     return {
-        "kinds": [
-            {"kind": kind, "title": title, "help": about, "on": kind in kinds}
-            for kind, (title, about) in WORDS.items()
+        "lines": [
+            {
+                **asdict(line),
+                "key": key,
+                "on": key in lines,
+                "offers": [
+                    {"loras": list(offer.loras), "just": not offer.instead, "told": offer.told}
+                    for offer in offers
+                    if line_of(offer) == key
+                ],
+            }
+            for key, line in LINES.items()
         ],
         "seeds": seeds,
         "most": MOST_SEEDS,
-        "offers": [list(offer.loras) for offer in offers],
-        "known": [{"weights": dict(offer.weights), "told": offer.told} for offer in known],
-        "mixloras": [list(names) for names in mixloras],
         "problems": list(problems),
     }
 
 
-def read_ways(value: object) -> tuple[tuple[Kind, ...], int]:
-    """Which ways are wanted, and for how many seeds.
+def read_ways(value: object) -> tuple[tuple[str, ...], int]:
+    """Which lines are wanted, and for how many seeds.
 
     Raises:
         ComposerError: no page of ours sends such a thing.
     """
     if value is None:
-        return KINDS, SEEDS
+        return tuple(LINES), SEEDS
     try:
         given = cast("dict[str, Any]", value)
-        on = {str(line["kind"]) for line in given["kinds"] if line["on"]}
-        return tuple(kind for kind in KINDS if kind in on), whole(given["seeds"])
+        on = {str(line["key"]) for line in given["lines"] if line["on"]}
+        return tuple(key for key in LINES if key in on), whole(given["seeds"])
     except (TypeError, KeyError, ValueError) as error:
-        raise ComposerError("The page sent ways that are none. Reload the page.") from error
+        raise ComposerError("The page sent an unknown choice of ways. Reload the page.") from error
 
 
 def comparison_view(ways: Sequence[Way]) -> Json:
@@ -85,7 +76,11 @@ def comparison_view(ways: Sequence[Way]) -> Json:
     request = ways[0].asked.request
     return {
         "id": secrets.token_hex(8),
-        "ways": [{"title": way.title, "detail": way.detail, "kind": way.kind} for way in ways],
+        "ways": [
+            {"title": w.title, "detail": w.detail, "line": w.line, "gated": w.asked.recipe.gated}
+            for w in ways
+        ],
+        "suggested": suggested(ways),
         "seeds": [request.seed_of(number) for number in range(request.count)],
         "cells": [[None] * request.count for _ in ways],
         "over": False,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from composer.errors import ComposerError
-from composer.fusions import PLAIN, Gates, LoraRow, Pin, Recipe, read_pins, read_recipe
-from composer.studio import GateOffer, MixLoraOffer, SavedPicture, Studio
+from composer.fusions import PLAIN, Gates, Offer, Pin, Recipe, read_pins, read_recipe
+from composer.studio import SavedPicture, Studio
 from composer.ui import gate_views, views
 from composer.ui.examples import Example, gate_example
 from composer.ui.layout import Page
@@ -27,83 +27,72 @@ class GateActions:
         self._studio = studio
         self._page = page
 
-    def offers(self) -> tuple[GateOffer, ...]:
-        """The gates that fit the model and the LoRAs at hand."""
-        return self._studio.gate_offers()[0]
-
-    def mixloras(self) -> tuple[MixLoraOffer, ...]:
-        """The MixLoRAs that fit the model."""
-        return self._studio.mixlora_offers()[0]
+    def offers(self) -> tuple[Offer, ...]:
+        """The gates and MixLoRAs that fit the model and the LoRAs at hand."""
+        return self._studio.offers()[0]
 
     def problems(self) -> tuple[str, ...]:
-        """What is wrong with the other gate files and MixLoRAs."""
-        return (*self._studio.gate_offers()[1], *self._studio.mixlora_offers()[1])
+        """What is wrong with the other files of theirs."""
+        return self._studio.offers()[1]
 
-    def fusion(self, chosen: Recipe | None, cards: Mapping[str, Card]) -> Any:
+    def fusion(self, chosen: Recipe | None) -> Any:
         """The list of fusions as it is now, with this one chosen; None leaves the choice."""
-        mixloras, key = self.mixloras(), "" if chosen is None else chosen.key
-        choices = gate_views.fusion_choices(self.offers(), cards, key, mixloras)
+        offers, key = self.offers(), "" if chosen is None else chosen.key
+        choices = gate_views.fusion_choices(offers, key)
         if chosen is None:
             return gr.update(choices=choices)
-        return gr.update(choices=choices, value=key, info=gate_views.describe(chosen, mixloras))
+        return gr.update(choices=choices, value=key, info=gate_views.describe(chosen, offers))
 
     def follow(self, fusion: str | None, mixer: object) -> Update:
-        """After another fusion was chosen: its description, and the LoRAs of its gates; those in
-        whose place a MixLoRA stands are switched off."""
-        page, cards, chosen = self._page, self._cards(), read_recipe(fusion or PLAIN[0].key)
-        offers, mixloras = self.offers(), self.mixloras()
+        """After another fusion was chosen: its description, and the mixer for what is offered."""
+        page, chosen, offers = self._page, read_recipe(fusion or PLAIN[0].key), self.offers()
         update: Update = {
-            page.fusion: gr.update(info=gate_views.describe(chosen, mixloras)),
-            page.gates: gate_views.offers_view(offers, cards, chosen),
+            page.fusion: gr.update(info=gate_views.describe(chosen, offers)),
+            page.gates: gate_views.offers_view(offers, chosen),
         }
         for offer in offers:
             if offer.recipe == chosen:
-                update[page.mixer] = self.rows(offer, mixer, cards)
-        for offer in mixloras:
-            if offer.recipe == chosen:
-                update[page.mixer] = self._without(offer, mixer, cards)
+                update[page.mixer] = self.rows(offer, mixer)
         return update
 
-    def _without(self, offer: MixLoraOffer, mixer: object, cards: Mapping[str, Card]) -> Any:
-        """The mixer's lines, with those LoRAs off whose triggers the MixLoRA knows."""
+    def rows(self, offer: Offer, mixer: object) -> Any:
+        """The mixer's lines: just those for an offer, switched as they are there; or all, with
+        those off in whose place it stands."""
         try:
             lines = views.read_lines(mixer)
         except ComposerError:
-            return gr.update()
-        known = {line["name"] for line in lines if _knows(offer, cards.get(line["name"]))}
-        return [{**line, "on": line["on"] and line["name"] not in known} for line in lines]
-
-    def rows(self, offer: GateOffer, mixer: object, cards: Mapping[str, Card]) -> list[Any]:
-        """The mixer's lines for gates, switched as they are there."""
-        try:
-            there = {line["name"]: line for line in views.read_lines(mixer)}
-        except ComposerError:
-            there = {}
-        new = (LoraRow(name=name) for name in offer.loras)
+            if offer.instead:
+                return gr.update()
+            lines = []
+        if offer.instead:
+            return [
+                {**line, "on": line["on"] and line["name"] not in offer.loras} for line in lines
+            ]
+        there, cards = {line["name"]: line for line in lines}, self._cards()
+        new = offer.rows(offer.loras)
         return [there.get(r.name, views.row_view(r, cards.get(r.name), offer.recipe)) for r in new]
 
     def choose(self, event: gr.EventData) -> Any:
         """The gates that were offered for what is in the mixer, or were just trained."""
         name = getattr(event, "name", None)
         recipe = read_recipe(event.id) if name is None else Gates(file=str(name))
-        return self.fusion(recipe, self._cards())
+        return self.fusion(recipe)
 
     def leave(self) -> Any:
         """Back to weights."""
-        return self.fusion(PLAIN[0], self._cards())
+        return self.fusion(PLAIN[0])
 
     def grown(self, fusion: str, event: gr.EventData) -> Any:
         """A LoRA was added: gates that do not know it give way to weights, and so does a MixLoRA
         that has learned the same."""
-        added, cards = str(event.name), self._cards()
-        for offer in self.mixloras():
-            if offer.recipe.key == fusion and _knows(offer, cards.get(added)):
-                words = views.escaped(gate_views.mixlora_title(offer))
-                return self._weights_again(f"{words} knows it already")
         for offer in self.offers():
-            if offer.recipe.key == fusion and added not in offer.loras:
-                known = views.escaped(gate_views.titles(offer.loras, cards))
-                return self._weights_again(f"The gates know {known} alone")
+            if offer.recipe.key == fusion and (str(event.name) in offer.loras) == offer.instead:
+                why = (
+                    f"{offer.title} knows it already"
+                    if offer.instead
+                    else f"The gates know {' + '.join(offer.titles)} alone"
+                )
+                return self._weights_again(views.escaped(why))
         return gr.update()
 
     def _weights_again(self, why: str) -> Any:
@@ -112,19 +101,19 @@ class GateActions:
 
     def refresh(self, fusion: str | None) -> Update:
         """Gates that were trained meanwhile."""
-        cards, chosen = self._cards(), read_recipe(fusion or PLAIN[0].key)
+        chosen = read_recipe(fusion or PLAIN[0].key)
         return {
-            self._page.fusion: self.fusion(None, cards),
-            self._page.gates: gate_views.offers_view(self.offers(), cards, chosen),
+            self._page.fusion: self.fusion(None),
+            self._page.gates: gate_views.offers_view(self.offers(), chosen),
         }
 
     # --- examples
 
-    def examples(self, cards: Mapping[str, Card]) -> Iterator[tuple[Example, GateOffer]]:
+    def examples(self, cards: Mapping[str, Card]) -> Iterator[tuple[Example, Offer]]:
         """A prompt for each gate file whose LoRAs say how they are called."""
         for offer in self.offers():
             loras = [cards[name] for name in offer.loras if name in cards]
-            if (example := gate_example(loras)) is not None:
+            if not offer.instead and (example := gate_example(loras)) is not None:
                 yield example, offer
 
     # --- a finished picture
@@ -143,10 +132,10 @@ class GateActions:
             return "Same by weights"
         return "Same by gates" if self.gates_for(picture) else ""
 
-    def gates_for(self, picture: SavedPicture) -> GateOffer | None:
+    def gates_for(self, picture: SavedPicture) -> Offer | None:
         """Gates for just the LoRAs of a picture."""
         names = {lora.name for lora in picture.record.loras}
-        return next((o for o in self.offers() if names and set(o.loras) == names), None)
+        return next((o for o in self.offers() if names and not o.instead and o.fits(names)), None)
 
     def look(self, event: gr.EventData) -> Any:
         """The gate map in full, of the picture that is shown."""
@@ -176,7 +165,3 @@ class GateActions:
             return {card.name: card for card in self._studio.cards()}
         except ComposerError:
             return {}
-
-
-def _knows(offer: MixLoraOffer, card: Card | None) -> bool:
-    return card is not None and offer.knows(card.info.trigger)

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from composer.errors import ComposerError
-from composer.fusions import PLAIN, Recipe, read_recipe
-from composer.studio import GateOffer, MixLoraOffer, SavedPicture
+from composer.fusions import PLAIN, Offer, Recipe, read_recipe
+from composer.studio import SavedPicture
 
 if TYPE_CHECKING:
     from composer.fusions.gate_record import GateRecord, Row
@@ -24,57 +24,36 @@ ROWS: tuple[tuple[Row, str, str], ...] = (
 )
 
 
-def titles(names: Iterable[str], cards: Mapping[str, Card]) -> str:
-    """LoRAs in words: "Zibo + Neon"."""
-    return " + ".join((cards[n].info.title or n) if n in cards else n for n in names)
-
-
-def fusion_choices(
-    offers: Iterable[GateOffer],
-    cards: Mapping[str, Card],
-    chosen: str = "",
-    mixloras: Iterable[MixLoraOffer] = (),
-) -> list[tuple[str, str]]:
+def fusion_choices(offers: Iterable[Offer], chosen: str = "") -> list[tuple[str, str]]:
     """The ways of fusing, titles and values; `chosen` is among them even if it does not fit."""
     choices = [(recipe.title, recipe.key) for recipe in PLAIN]
     offers = tuple(offers)
-    words = [titles(offer.loras, cards) for offer in offers]
-    for offer, text in zip(offers, words, strict=True):
-        apart = f" ({offer.name})" if words.count(text) > 1 else ""
-        choices.append((f"{offer.recipe.title}: {text}{apart}", offer.recipe.key))
-    choices += [(mixlora_title(offer), offer.recipe.key) for offer in mixloras]
+    words = [offer.title for offer in offers]
+    for offer in offers:
+        apart = f" ({offer.recipe.file})" if words.count(offer.title) > 1 else ""
+        choices.append((f"{offer.title}{apart}", offer.recipe.key))
     if chosen and chosen not in [value for _, value in choices]:
         choices.append((read_recipe(chosen).label, chosen))
     return choices
 
 
-def mixlora_title(offer: MixLoraOffer) -> str:
-    """A MixLoRA in words: "MixLoRA: Zibo + Tavo + Luna"."""
-    return f"{offer.recipe.title}: {' + '.join(offer.titles)}"
-
-
-def describe(recipe: Recipe, mixloras: Iterable[MixLoraOffer] = ()) -> str:
+def describe(recipe: Recipe, offers: Iterable[Offer] = ()) -> str:
     """What a recipe does, in words."""
-    offer = next((offer for offer in mixloras if offer.recipe == recipe), None)
-    if offer is None:
-        return recipe.description
-    words = ", ".join(offer.triggers)
-    return (
-        "Sparse experts, trained on all of them at once, in the place of their LoRAs. Write what "
-        f"calls them: {words}. LoRAs in the mixture are added by their weights; it needs none."
-    )
+    found = (offer.description for offer in offers if offer.recipe == recipe)
+    return next(found, recipe.description)
 
 
-def offers_view(offers: Iterable[GateOffer], cards: Mapping[str, Card], chosen: Recipe) -> Json:
-    """The line under the mixer: what gates are there, and which are chosen."""
+def offers_view(offers: Iterable[Offer], chosen: Recipe) -> Json:
+    """The line under the mixer: what is there for just its LoRAs, and what is chosen of it."""
     shown = [
         {
             "id": offer.recipe.key,
-            "name": offer.name,
-            "title": titles(offer.loras, cards),
+            "name": offer.recipe.file,
+            "title": " + ".join(offer.titles),
             "names": list(offer.loras),
         }
         for offer in offers
+        if not offer.instead
     ]
     return {"offers": shown, "chosen": chosen.key if chosen.gated else None}
 
@@ -97,7 +76,7 @@ def map_view(picture: SavedPicture, cards: Mapping[str, Card]) -> Json:
         "id": picture.id,
         "experts": [
             {
-                "title": titles([name], cards),
+                "title": (cards[name].info.title or name) if name in cards else name,
                 "role": cards[name].info.role if name in cards else "other",
             }
             for name in record.experts

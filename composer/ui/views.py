@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from composer.clock import duration, left
 from composer.errors import ComposerError
-from composer.fusions import LoraRow, Recipe, read_recipe
+from composer.fusions import PLAIN, RECIPES, LoraRow, Recipe, read_recipe
 from composer.fusions.rows import recorded_pins, recorded_spans
 from composer.outside import number
 from composer.studio import (
@@ -117,15 +117,15 @@ def card_view(card: Card, thumbnail: Image.Image | None) -> Json:
 def row_view(row: LoraRow, card: Card | None, recipe: Recipe) -> Json:
     """A line of the mixer. It keeps the weight of a sum and the strength under gates apart, so that
     each is there again when the fusion is changed back."""
-    usual = card.info.weight if card else 1.0
+    numbers = {"weight": card.info.weight if card else 1.0, "strength": 1.0}
     return {
         "name": row.name,
         "title": (card.info.title or card.name) if card else row.name,
         "role": card.info.role if card else "other",
         "trigger": card.info.trigger if card else "",
         "on": row.on,
-        "weight": usual if recipe.gated else row.weight,
-        "strength": row.weight if recipe.gated else 1.0,
+        **numbers,
+        recipe.numbers[0]: row.weight,
         "text_encoder": row.text_encoder,
         "steps": list(row.steps),
         "depth": list(row.depth),
@@ -138,8 +138,8 @@ def read_lines(value: object) -> list[Json]:
     Raises:
         ComposerError: no page of ours sends such a thing.
     """
-    for gated in (False, True):
-        _read(value, gated)
+    for recipe in RECIPES.values():
+        _read(value, recipe)
     return [dict(line) for line in cast("list[Json]", value or [])]
 
 
@@ -151,25 +151,25 @@ def read_rows(value: object, fusion: object) -> tuple[LoraRow, ...]:
     Raises:
         ComposerError: no page of ours sends such a thing.
     """
-    return _read(value, read_recipe(fusion).gated)
+    return _read(value, read_recipe(fusion))
 
 
-def _read(value: object, gated: bool) -> tuple[LoraRow, ...]:
+def _read(value: object, recipe: Recipe | type[Recipe]) -> tuple[LoraRow, ...]:
     lines = cast("list[Any]", value or [])
     try:
-        return tuple(_read_row(line, gated) for line in lines)
+        return tuple(_read_row(line, recipe.numbers) for line in lines)
     except (TypeError, KeyError, IndexError, ValueError) as error:
         if isinstance(error, ComposerError):
             raise
         raise ComposerError("The page sent rows that are not rows. Reload the page.") from error
 
 
-def _read_row(line: Any, gated: bool) -> LoraRow:
-    words = None if gated else line["text_encoder"]
+def _read_row(line: Any, numbers: tuple[str, ...]) -> LoraRow:
+    words = line["text_encoder"] if "text_encoder" in numbers else None
     return LoraRow(
         name=str(line["name"]),
         on=bool(line["on"]),
-        weight=number(line["strength" if gated else "weight"]),
+        weight=number(line[numbers[0]]),
         text_encoder=None if words is None else number(words),
         steps=(number(line["steps"][0]), number(line["steps"][1])),
         depth=(number(line["depth"][0]), number(line["depth"][1])),
@@ -286,23 +286,17 @@ def _chips(saved: SavedPicture, cards: Mapping[str, Card]) -> Iterator[tuple[str
         title = (card.info.title or card.name) if card else name
         return f"lora role-{card.info.role if card else 'other'}", title
 
-    spans = recorded_spans(saved.record.fusion)
+    recipe, spans = saved.recipe or PLAIN[0], recorded_spans(saved.record.fusion)
     for row in saved.rows:
         kind, title = titled(row.name)
         aside = [] if row.text_encoder is None else [f"text {row.text_encoder:g}"]
         for part, (start, end) in spans.get(row.name, {}).items():
             aside.append(f"{part} {100 * start:.0f} to {100 * end:.0f} %")
-        told = f" ({', '.join(aside)})" if aside else ""
-        if not saved.gated:
-            yield kind, f"{title} {row.weight:g}{told}"
-        else:
-            yield kind, (title if row.weight == 1 else f"{title} × {row.weight:g}") + told
-    switches = saved.record.fusion.get("switches")
-    if saved.gated and isinstance(switches, Mapping):
-        for name, on in cast("Mapping[Any, Any]", switches).items():
-            if not on:
-                kind, title = titled(str(name))
-                yield f"{kind} silent", f"{title} off"
+        told = f"({', '.join(aside)})" if aside else ""
+        yield kind, " ".join(filter(None, (title, recipe.number(row), told)))
+    for name in recipe.off(saved.record.fusion):
+        kind, title = titled(name)
+        yield f"{kind} off", f"{title} off"
 
 
 def download(picture: SavedPicture) -> str:

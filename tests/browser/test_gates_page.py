@@ -64,7 +64,7 @@ def test_gates_are_chosen_switched_and_seen(page: Page, app: App, tmp_path: Path
     page.click(".row[data-name=neon] .switch")
     alone = paint(page, app)
     assert alone.fusion["switches"] == {"zibo": True, "neon": False}
-    expect(page.locator(".recipe .lora.silent")).to_have_text("Neon off")
+    expect(page.locator(".recipe .lora.off")).to_have_text("Neon off")
 
     # the map of this picture, then of the earlier one
     page.click(".gatemap summary")

@@ -14,6 +14,8 @@ from composer.fusions import (
     LoraRow,
     MixLora,
     Normalised,
+    Offer,
+    Pin,
     Regions,
     Sum,
     read_recipe,
@@ -45,6 +47,37 @@ def test_weights_of_a_sum_are_no_strengths_of_gates() -> None:
     for before, after in ((Sum(), pair), (pair, MixLora(file="both"))):
         (row,) = before.chosen_again(rows, after)
         assert row == LoraRow(name="a", on=False, steps=(0.0, 0.5))
+        (row,) = before.chosen_again(rows, after, {"a": 0.7, "b": 2.0})
+        assert row.weight == (0.7 if before == pair else 1.0)
+
+
+def test_pins_stay_where_units_are_called_as_before() -> None:
+    pins, pair, both = (Pin.read("*: a=1"),), Gates(file="pair"), MixLora(file="both")
+    for before, after in ((Sum(), pair), (Sum(), both), (both, Sum()), (pair, Gates(file="b"))):
+        assert before.pins_for(after, pins) == pins
+    assert pair.pins_for(Sum(), pins) == pair.pins_for(both, pins) == ()
+
+
+def test_a_row_and_what_was_off_are_told_as_the_recipe_heeds_them() -> None:
+    row, odd = LoraRow(name="a", weight=1.0), {"switches": {"a": False, "b": True, 3: 0}}
+    assert (Sum().number(row), Gates(file="pair").number(row)) == ("1", "")
+    assert Gates(file="pair").number(LoraRow(name="a", weight=0.5)) == "× 0.5"
+    assert Sum().off(odd) == () == Gates(file="pair").off({"switches": 3})
+    assert Gates(file="pair").off(odd) == ("a", "3")
+
+
+def test_an_offer_is_for_just_its_loras_or_in_their_place() -> None:
+    tuned = Offer(
+        recipe=Sum(), loras=("a", "b"), titles=("A", "B"), description="", weights={"a": 0.5}
+    )
+    assert tuned.title == "Weighted sum: A + B"
+    assert tuned.fits(("b", "a")) and not any(map(tuned.fits, ([], ["a"], ["a", "b", "c"])))
+    assert tuned.rows(("b", "a")) == (LoraRow(name="b"), LoraRow(name="a", weight=0.5))
+    placed = Offer(
+        recipe=MixLora(file="m"), loras=("a", "b"), titles=("A",), description="", instead=True
+    )
+    assert placed.fits(["a"]) and placed.fits(["a", "c"]) and not placed.fits(["c"])
+    assert placed.rows(("a", "c")) == (LoraRow(name="c"),)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from composer.studio import (
     Studio,
     Way,
 )
-from composer.studio.comparing import KINDS, ways_of
+from composer.studio.comparing import LINES, ways_of
 from composer.studio.comparison_sheet import comparison_sheet
 
 REQUEST = Request(prompt="a fox", seed=7, steps=3, cfg_scale=3.0, width=16, height=16)
@@ -71,8 +71,8 @@ def test_all_ways_of_two_loras(studio: Studio) -> None:
         ("Trigger regions", "each where its words act"),
         ("Learned gates", "pair"),
     ]
-    some = studio.ways(replace(BOTH, kinds=("gates", "bare")))
-    assert [way.kind for way in some] == ["bare", "gates"]
+    some = studio.ways(replace(BOTH, lines=("gates", "bare")))
+    assert [way.line for way in some] == ["bare", "gates"]
 
 
 def test_pictures_are_those_that_compose_makes_and_come_in_order(studio: Studio) -> None:
@@ -91,7 +91,7 @@ def test_pictures_are_those_that_compose_makes_and_come_in_order(studio: Studio)
 
 
 def test_progress_counts_over_the_whole_job(studio: Studio) -> None:
-    ways = studio.ways(replace(BOTH, kinds=("bare", "alone")))
+    ways = studio.ways(replace(BOTH, lines=("bare", "alone")))
     steps = [event for event in studio.compare(ways) if isinstance(event, Progress)]
     assert [event.step for event in steps] == list(range(1, 10))
     assert {event.steps for event in steps} == {9} and {event.count for event in steps} == {3}
@@ -108,7 +108,7 @@ def test_one_lora_is_compared_without_doing_the_same_twice(studio: Studio) -> No
     ]
     assert len(finished(studio.compare(studio.ways(one))).pictures) == 2
     half = replace(one, rows=(LoraRow(name="moon", weight=0.5),))
-    assert [way.kind for way in studio.ways(half)] == ["bare", "alone", "yours"]
+    assert [way.line for way in studio.ways(half)] == ["bare", "alone", "yours"]
 
 
 def test_tags_are_loras_and_what_is_off_takes_no_part(studio: Studio) -> None:
@@ -116,9 +116,9 @@ def test_tags_are_loras_and_what_is_off_takes_no_part(studio: Studio) -> None:
     rows = (LoraRow(name="zibo"), LoraRow(name="neon", on=False))
     ways = studio.ways(Comparison(request=tagged, rows=rows))
     assert {way.asked.request.prompt for way in ways} == {"a fox"}
-    assert [way.title for way in ways if way.kind == "alone"] == ["Zibo alone", "moon alone"]
-    assert [way.detail for way in ways if way.kind == "yours"] == ["Zibo 1 + moon 0.5"]
-    assert not [way for way in ways if way.kind == "gates"]
+    assert [way.title for way in ways if way.line == "alone"] == ["Zibo alone", "moon alone"]
+    assert [way.detail for way in ways if way.line == "yours"] == ["Zibo 1 + moon 0.5"]
+    assert not [way for way in ways if way.line == "gates"]
 
 
 def test_a_seed_is_drawn_once_for_all_ways(studio: Studio) -> None:
@@ -145,13 +145,13 @@ def test_what_cannot_be_is_told_before_any_picture(studio: Studio) -> None:
     with pytest.raises(ComposerError, match="Did you mean 'zibo'"):
         studio.ways(replace(BOTH, rows=(LoraRow(name="zobi"),)))
     with pytest.raises(ComposerError, match="Train some"):
-        studio.ways(replace(BOTH, rows=ROWS[:1], kinds=("gates",)))
+        studio.ways(replace(BOTH, rows=ROWS[:1], lines=("gates",)))
     with pytest.raises(ComposerError, match="choose 1 to 4"):
         replace(BOTH, request=replace(REQUEST, count=5))
     with pytest.raises(ComposerError, match="one way or more"):
-        replace(BOTH, kinds=())
+        replace(BOTH, lines=())
     with pytest.raises(ComposerError, match="no way 'magic'"):
-        replace(BOTH, kinds=("magic",))  # pyright: ignore[reportArgumentType]
+        replace(BOTH, lines=("magic",))  # pyright: ignore[reportArgumentType]
     before = studio.history.recent(1)
     ways = studio.ways(replace(BOTH, rows=(*ROWS, LoraRow(name="foreign"))))
     with pytest.raises(ComposerError, match="foreign"):
@@ -161,18 +161,19 @@ def test_what_cannot_be_is_told_before_any_picture(studio: Studio) -> None:
 
 
 def test_gates_of_other_loras_or_another_model_are_not_among_the_ways(studio: Studio) -> None:
-    gates = [way.asked.recipe.file for way in studio.ways(BOTH) if way.kind == "gates"]
+    gates = [way.asked.recipe.file for way in studio.ways(BOTH) if way.line == "gates"]
     assert gates == ["pair"]
     three = replace(BOTH, rows=(*ROWS, LoraRow(name="moon")))
-    assert [way.detail for way in studio.ways(three) if way.kind == "gates"] == ["three"]
-    assert ways_of(BOTH.asked, KINDS, (), str)[-1].kind == "regions"
+    assert [way.detail for way in studio.ways(three) if way.line == "gates"] == ["three"]
+    assert ways_of(BOTH.asked, LINES, (), str)[-1].line == "regions"
 
 
 def test_the_best_known_weights_are_a_way_that_says_how_they_were_found(
     studio: Studio, tiny_sd: Path
 ) -> None:
     folder = studio.card("zibo").path.parent
-    assert studio.weight_offers() == ((), ())
+    before = studio.offers()
+    assert studio.offers(tuned=True) == before
     loras = {name: studio.card(name).path for name in ("neon", "zibo", "moon", "foreign")}
     pair = {"neon": 1.2, "renamed": 0.8}  # one is found by its tensors
     files = {"neon": loras["neon"], "renamed": loras["zibo"]}
@@ -183,33 +184,35 @@ def test_the_best_known_weights_are_a_way_that_says_how_they_were_found(
         write_weights(folder / "weights" / "z.json", tiny_sd, files, {"neon": 9.0, "renamed": 9.0})
         write_weights(folder / "weights" / "a.json", tiny_sd, loras, trio, model_hash="0" * 64)
         (folder / "weights" / "broken.json").write_text("{}")
-        known, problems = studio.weight_offers()
-        assert [dict(offer.weights) for offer in known] == [{"neon": 1.2, "zibo": 0.8}, trio]
+        known, problems = (
+            new[len(old) :] for new, old in zip(studio.offers(tuned=True), before, strict=True)
+        )
+        assert [offer.weights for offer in known] == [{"neon": 1.2, "zibo": 0.8}, trio]
         assert len(problems) == 1 and "broken.json" in problems[0]
-        (best,) = studio.ways(replace(BOTH, kinds=("best",)))
+        (best,) = studio.ways(replace(BOTH, lines=("best",)))
         assert best.title == "Best known weights"
         assert best.detail == "Zibo 0.8 + Neon 1.2, best of 16 by CLIP"
         assert best.asked.rows == (
             LoraRow(name="zibo", weight=0.8),
             LoraRow(name="neon", weight=1.2),
         )
-        assert [way.kind for way in studio.ways(BOTH)][3:5] == ["yours", "best"]
-        three = replace(BOTH, rows=(*ROWS, LoraRow(name="moon")), kinds=("best",))
+        assert [way.line for way in studio.ways(BOTH)][3:5] == ["yours", "best"]
+        three = replace(BOTH, rows=(*ROWS, LoraRow(name="moon")), lines=("best",))
         assert studio.ways(three)[0].detail.startswith("Zibo 1 + Neon 1.4 + moon 0.8")
         mine = replace(BOTH, rows=best.asked.rows)
-        (same,) = [way for way in studio.ways(mine) if way.kind == "yours"]
+        (same,) = [way for way in studio.ways(mine) if way.line == "yours"]
         assert same.detail.endswith("the same as best known weights")
         path.unlink()
-        (other,) = studio.ways(replace(BOTH, kinds=("best",)))
+        (other,) = studio.ways(replace(BOTH, lines=("best",)))
         assert "9" in other.detail
     finally:
         shutil.rmtree(folder / "weights")
     with pytest.raises(ComposerError, match="composer tune-weights"):
-        studio.ways(replace(BOTH, kinds=("best",)))
+        studio.ways(replace(BOTH, lines=("best",)))
 
 
 def test_the_sheet_has_a_place_for_each_picture(studio: Studio) -> None:
-    ways = studio.ways(replace(BOTH, request=replace(REQUEST, count=2), kinds=("bare", "alone")))
+    ways = studio.ways(replace(BOTH, request=replace(REQUEST, count=2), lines=("bare", "alone")))
     pictures = finished(studio.compare(ways)).pictures
     places = {divmod(number, 2): picture for number, picture in enumerate(pictures)}
     whole = comparison_sheet(ways, places)

@@ -278,8 +278,8 @@ def test_gates_that_fit_no_unit_here_leave_nothing_behind(
 
 
 def test_only_gates_that_fit_are_offered_and_the_rest_are_problems(studio: Studio) -> None:
-    offers, problems = studio.gate_offers()
-    assert {offer.name: offer.loras for offer in offers} == {
+    offers, problems = studio.offers()
+    assert {offer.recipe.file: offer.loras for offer in offers} == {
         "pair": ("zibo", "neon"),
         "whole": ("zibo", "neon"),
         "three": ("zibo", "neon", "moon"),

@@ -104,9 +104,11 @@ def test_the_record_makes_it_again(studio: Studio, folder: Path) -> None:
 
 
 def test_what_is_offered_and_what_is_refused(studio: Studio, folder: Path) -> None:
-    offers, problems = studio.mixlora_offers()
-    assert [(offer.name, offer.titles) for offer in offers] == [("both", ("Zibo", "Tavo"))]
-    assert offers[0].knows("Zibo Fox") and not offers[0].knows("")
+    offers, problems = studio.offers()
+    (both,) = [offer for offer in offers if offer.instead]
+    assert (both.recipe, both.title) == (MixLora(file="both"), "MixLoRA: Zibo + Tavo")
+    assert both.fits(["zibo", "neon"]) and not both.fits(["neon"]) and not both.fits([])
+    assert [row.name for row in both.rows(["zibo", "neon"])] == ["neon"]
     assert len(problems) == 2
     with pytest.raises(ComposerError, match="Did you mean 'both'"):
         studio.compose(replace(PLACED, recipe=MixLora(file="botn")))
@@ -129,16 +131,16 @@ def test_a_prompt_that_does_not_call_it_is_told(studio: Studio) -> None:
 
 def test_it_is_a_way_of_comparing_in_the_place_of_the_loras_it_knows(studio: Studio) -> None:
     rows = (LoraRow(name="zibo"), *NEON)
-    asked = Comparison(request=REQUEST, rows=rows, kinds=("alone", "mixlora"))
+    asked = Comparison(request=REQUEST, rows=rows, lines=("alone", "mixlora"))
     ways = studio.ways(asked)
-    assert [(way.kind, way.title, way.detail) for way in ways[-1:]] == [
+    assert [(way.line, way.title, way.detail) for way in ways[-1:]] == [
         ("mixlora", "MixLoRA", "both + Neon")
     ]
     assert ways[-1].asked.rows == (LoraRow(name="neon"),)
     pictures = finished(studio.compare(ways)).pictures
     assert len({picture.image().tobytes() for picture in pictures}) == 3
     with pytest.raises(ComposerError, match="no MixLoRA has learned"):
-        studio.ways(replace(asked, rows=NEON, kinds=("mixlora",)))
+        studio.ways(replace(asked, rows=NEON, lines=("mixlora",)))
 
 
 def test_the_command_makes_pictures_with_it_and_again(

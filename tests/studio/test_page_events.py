@@ -39,10 +39,10 @@ def test_gates_whose_lora_is_missing_make_no_event_read_or_scan_the_folder(
     studio.cards()
     scans: list[object] = []
     monkeypatch.setattr(loras, "scan", lambda: scans.append(loras))
-    studio.gate_offers()
+    studio.offers()
     mine = {name for thread, name in read if thread == threading.current_thread().name}
     assert mine <= {"b"} and not scans
-    while not studio.gate_offers()[0]:
+    while not studio.offers()[0]:
         time.sleep(0.01)
-    assert studio.gate_offers()[0][0].loras == ("renamed", "b")
+    assert studio.offers()[0][0].loras == ("renamed", "b")
     assert not scans

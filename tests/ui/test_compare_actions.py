@@ -132,7 +132,7 @@ def test_the_grid_fills_picture_by_picture(actions: CompareActions, page: Compar
         ({"mixer": []}, "No LoRA is chosen"),
         ({"mixer": "rows"}, "Reload the page"),
         ({"ways": "ways"}, "Reload the page"),
-        ({"ways": {"kinds": [], "seeds": 1}}, "one way or more"),
+        ({"ways": {"lines": [], "seeds": 1}}, "one way or more"),
         ({"ways": {**compare_views.ways_view(), "seeds": 9}}, "1 to 4"),
         ({"steps": 0}, "number of steps"),
         ({"seed": None}, "The seed"),

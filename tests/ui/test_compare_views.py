@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +15,30 @@ from PIL import Image
 from composer.diffusion.record import PictureRecord
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
-from composer.fusions import LoraRow
+from composer.fusions import Gates, LoraRow, MixLora, Offer, Sum
 from composer.studio import (
     ComposeRequest,
     Finished,
-    GateOffer,
     History,
     Progress,
     SavedPicture,
     Way,
-    WeightOffer,
 )
-from composer.studio.comparing import KINDS, ways_of
+from composer.studio.comparing import LINES, ways_of
 from composer.ui import compare_views as views
 
 REQUEST = Request(prompt="a fox", seed=2**32 - 1, count=2, width=16, height=16)
 PAIR = ComposeRequest(
     request=REQUEST, rows=(LoraRow(name="zibo"), LoraRow(name="neon", weight=0.5))
 )
-OFFER = GateOffer(name="pair", loras=("neon", "zibo"))
+OFFER = Offer(
+    recipe=Gates(file="pair"), loras=("neon", "zibo"), titles=("Neon", "Zibo"), description=""
+)
 
 
 @pytest.fixture
 def ways() -> tuple[Way, ...]:
-    return ways_of(PAIR, KINDS, [OFFER], str.title)
+    return ways_of(PAIR, tuple(LINES), [OFFER], str.title)
 
 
 @pytest.fixture
@@ -50,30 +51,33 @@ def image(address: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(address.split(",")[1])))
 
 
-def test_every_way_has_its_words() -> None:
-    assert tuple(views.WORDS) == KINDS
-
-
 def test_the_choice_of_ways_survives_what_is_new_of_gates() -> None:
     first = views.ways_view()
-    assert views.read_ways(first) == (KINDS, views.SEEDS) == views.read_ways(None)
-    first["kinds"][0]["on"] = False
+    assert views.read_ways(first) == (tuple(LINES), views.SEEDS) == views.read_ways(None)
+    first["lines"][0]["on"] = False
     first["seeds"] = 4
     later = views.ways_view(first, [OFFER], ["old.safetensors: for another model"])
-    assert views.read_ways(later) == (KINDS[1:], 4)
-    assert later["offers"] == [["neon", "zibo"]] and len(later["problems"]) == 1
-    known = WeightOffer(weights={"zibo": 0.8, "neon": 1.2}, told="best of 16 by CLIP")
-    latest = views.ways_view(later, known=[known])
-    assert latest["known"] == [
-        {"weights": {"zibo": 0.8, "neon": 1.2}, "told": "best of 16 by CLIP"}
-    ]
+    assert views.read_ways(later) == (tuple(LINES)[1:], 4)
+    offered = {line["key"]: line["offers"] for line in later["lines"] if line["offers"]}
+    assert offered == {"gates": [{"loras": ["neon", "zibo"], "just": True, "told": ""}]}
+    assert len(later["problems"]) == 1
+    known = replace(
+        OFFER, recipe=Sum(), weights={"zibo": 0.8, "neon": 1.2}, told="best of 16 by CLIP"
+    )
+    latest = views.ways_view(later, [known, replace(OFFER, recipe=MixLora(file="m"), instead=True)])
+    offered = {line["key"]: line["offers"] for line in latest["lines"] if line["offers"]}
+    assert offered == {
+        "best": [{"loras": ["neon", "zibo"], "just": True, "told": "best of 16 by CLIP"}],
+        "mixlora": [{"loras": ["neon", "zibo"], "just": False, "told": ""}],
+    }
+    assert all(line["offered"] for line in latest["lines"] if line["offers"])
     json.dumps(latest)
 
 
 @pytest.mark.parametrize(
     "value",
-    ["ways", 3, {}, {"kinds": [{}], "seeds": 1}, {"kinds": [{"on": 1}]}]
-    + [{"kinds": [], "seeds": seeds} for seeds in (True, 2.7, "2", None, 1e400)],
+    ["ways", 3, {}, {"lines": [{}], "seeds": 1}, {"lines": [{"on": 1}]}]
+    + [{"lines": [], "seeds": seeds} for seeds in (True, 2.7, "2", None, 1e400)],
 )
 def test_a_choice_that_no_page_sends_is_refused(value: Any) -> None:
     with pytest.raises(ComposerError, match="Reload the page"):
@@ -83,6 +87,10 @@ def test_a_choice_that_no_page_sends_is_refused(value: Any) -> None:
 def test_the_grid_fills_and_ends(ways: tuple[Way, ...], picture: SavedPicture) -> None:
     empty = views.comparison_view(ways)
     assert empty["seeds"] == [2**32 - 1, 0] and empty["sheet"] is None
+    assert [ways[number].title for part in empty["suggested"] for number in part] == [
+        "Your weights", "Weights of 1", "Learned gates",
+    ]  # fmt: skip
+    assert [way["gated"] for way in empty["ways"]] == [False] * (len(ways) - 1) + [True]
     assert empty["cells"] == [[None, None]] * len(ways)
     assert empty["id"] != views.comparison_view(ways)["id"]
     more = views.with_picture(empty, 1, 0, picture)

@@ -16,8 +16,8 @@ from tiny_loras import write_lora
 from composer.diffusion.record import LoraRecord, PictureRecord
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
-from composer.fusions import LoraRow, Sum
-from composer.studio import GateOffer, History, SavedPicture, Studio
+from composer.fusions import Gates, LoraRow, Offer, Sum
+from composer.studio import History, SavedPicture, Studio
 from composer.ui import gate_views, views
 from composer.ui.actions import Actions
 from composer.ui.examples import gate_example
@@ -83,7 +83,7 @@ def last(updates: Iterator[dict[Any, Any]]) -> dict[Any, Any]:
 
 def test_a_model_that_is_not_there_yet_has_no_gates(tmp_path: Path, page: Page) -> None:
     idle = Studio(tmp_path / "model", [tmp_path], tmp_path / "outputs")
-    assert idle.gate_offers() == ((), ())
+    assert idle.offers() == ((), ())
     update = Actions(idle, page).gates.follow("weighted", [])
     assert update[page.gates] == {"offers": [], "chosen": None}
 
@@ -241,10 +241,13 @@ def test_rows_with_gates_heed_switches_limits_and_strengths_alone() -> None:
 
 
 def test_gates_that_do_not_fit_stay_in_the_list_while_they_are_chosen() -> None:
-    offers = (GateOffer(name="a", loras=("x", "y")), GateOffer(name="b", loras=("x", "y")))
-    values = [value for _, value in gate_views.fusion_choices(offers, {}, "gates:gone")]
+    offers = tuple(
+        Offer(recipe=Gates(file=name), loras=("x", "y"), titles=("x", "y"), description="")
+        for name in ("a", "b")
+    )
+    values = [value for _, value in gate_views.fusion_choices(offers, "gates:gone")]
     assert values == ["weighted", "nla", "regions", "gates:a", "gates:b", "gates:gone"]
-    titles = [title for title, _ in gate_views.fusion_choices(offers, {})]
+    titles = [title for title, _ in gate_views.fusion_choices(offers)]
     assert titles[-2:] == ["Learned gates: x + y (a)", "Learned gates: x + y (b)"]
 
 

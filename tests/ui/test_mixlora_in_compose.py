@@ -57,7 +57,7 @@ def test_it_is_among_the_fusions_and_a_bad_one_among_the_problems(
     update = actions.refresh("weighted")
     assert update[page.fusion]["choices"][-1] == ("MixLoRA: Zibo + Tavo", BOTH)
     assert any("bad.safetensors" in problem for problem in update[page.library]["problems"])
-    gone = actions.gates.fusion(MixLora(file="gone"), {})
+    gone = actions.gates.fusion(MixLora(file="gone"))
     assert gone["choices"][-1] == ("MixLoRA: gone", "mixlora:gone")
 
 
@@ -107,6 +107,7 @@ def test_compare_knows_which_loras_it_stands_for(studio: Studio, page: Page) -> 
     with gr.Blocks():
         other = lay_out_compare()
     update = CompareActions(studio, other, page).refresh(None)
-    assert update[other.ways]["mixloras"] == [["zibo"]]
-    assert [line["kind"] for line in update[other.ways]["kinds"]][-1] == "mixlora"
+    last = update[other.ways]["lines"][-1]
+    assert last["key"] == "mixlora"
+    assert last["offers"] == [{"loras": ["zibo"], "just": False, "told": ""}]
     assert any("bad.safetensors" in problem for problem in update[other.ways]["problems"])

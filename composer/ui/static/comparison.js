@@ -1,6 +1,7 @@
 // The grid of a comparison, and a slider between any two of its pictures. value: {id,
-// ways: [{title, detail, kind}], seeds: [...], cells: [[src|null]] by way and seed, over, sheet:
-// {src, name}|null}. Another id is another comparison; otherwise only what is new is drawn.
+// ways: [{title, detail, line, gated}], suggested: numbers of ways for the left and for the right, the
+// best first, seeds: [...], cells: [[src|null]] by way and seed, over, sheet: {src, name}|null}. Another
+// id is another comparison; otherwise only what is new is drawn.
 const $ = (selector) => element.querySelector(selector);
 const whole = $('.comparison');
 const grid = $('.grid');
@@ -19,8 +20,8 @@ const same = (a, b) => a && b && a[0] === b[0] && a[1] === b[1];
 
 function named(place) {
   const way = props.value.ways[place[0]];
-  const gates = props.value.ways.filter((other) => other.title === way.title).length > 1;
-  return way.title + (gates ? ': ' + way.detail : '');
+  const several = props.value.ways.filter((other) => other.title === way.title).length > 1;
+  return way.title + (several ? ': ' + way.detail : '');
 }
 
 function move(value) {
@@ -39,16 +40,15 @@ function choose(place) {
   if (!turn) $('.pair').scrollIntoView({block: 'nearest', behavior: 'smooth'});
 }
 
-// Until the reader chooses: the user's weights against the gates, or the first against the last.
+// Until the reader chooses: what is suggested, or the first against the last.
 function suggest() {
   if (touched) return;
-  const {ways, cells: pictures} = props.value;
+  const {ways, cells: pictures, suggested: [lefts, rights]} = props.value;
   const there = ways.map((_, way) => way).filter((way) => pictures[way][0]);
-  const first = (kind) => there.find((way) => ways[way].kind === kind);
   if (there.length < 2) { pair = there.length ? [[there[0], 0], null] : [null, null]; return; }
-  const left = [first('yours'), first('equal'), there[0]].find((way) => way !== undefined);
-  const right = [first('gates'), there[there.length - 1], there[0]]
-    .find((way) => way !== undefined && way !== left);
+  const left = [...lefts, there[0]].find((way) => there.includes(way));
+  const right = [...rights, there[there.length - 1], there[0]]
+    .find((way) => there.includes(way) && way !== left);
   pair = [[left, 0], [right, 0]];
 }
 
@@ -101,7 +101,7 @@ function build(value) {
     return cell;
   }));
   grid.replaceChildren(...value.ways.map((way, i) => {
-    const row = make('section', 'way kind-' + way.kind);
+    const row = make('section', 'way kind-' + way.line + (way.gated ? ' gated' : ''));
     const label = make('div', 'label');
     label.append(make('strong', '', way.title), make('span', 'detail', way.detail));
     const pictures = make('div', 'cells');

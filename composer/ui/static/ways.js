@@ -1,22 +1,19 @@
-// In which ways to compare, and for how many seeds. value: {kinds: [{kind, title, help, on}], seeds,
-// most, offers: [[names of the LoRAs of a gate file]], known: [{weights: {name: weight}, told}],
-// mixloras: [[names of the LoRAs in whose place one can stand]],
-// problems: [...]}.
-const kinds = element.querySelector('.kinds');
+// In which ways to compare, and for how many seeds. value: {lines: [{key, title, brief, on, each: a way
+// for each LoRA, offered: a way for each offer that fits, none, page, command: what to say and do where
+// none fits, offers: [{loras: [names], just: for these LoRAs alone, told}]}], seeds, most, problems}.
+const lines = element.querySelector('.kinds');
 const seeds = element.querySelector('.seeds');
 const sum = element.querySelector('.sum');
 const problems = element.querySelector('.problems');
 const room = 'composer:' + (props.room || '');
-let state = {kinds: [], seeds: 1, most: 1, offers: [], known: [], mixloras: [], problems: []};
-let speaking = [];
+let state = {lines: [], seeds: 1, most: 1, problems: []};
+let chosen = [];
 let mine = '';
 
-const just = (names) => names.length === speaking.length && names.every((name) => speaking.includes(name));
-const gates = () => state.offers.filter(just).length;
-const known = () => state.known.find((offer) => just(Object.keys(offer.weights)));
-
-const mixloras = () => (state.mixloras || []).filter(
-  (names) => names.some((name) => speaking.includes(name))).length;
+const fitting = (entry) => entry.offers.filter(({loras, just}) => just
+  ? loras.length === chosen.length && loras.every((name) => chosen.includes(name))
+  : loras.some((name) => chosen.includes(name)));
+const ways = (entry) => entry.offered ? fitting(entry).length : entry.each ? chosen.length : 1;
 
 function commit() {
   mine = JSON.stringify(state);
@@ -25,18 +22,16 @@ function commit() {
 }
 
 function count() {
-  const each = {alone: speaking.length, gates: gates(), best: known() ? 1 : 0, mixlora: mixloras()};
-  const ways = state.kinds.filter((line) => line.on)
-    .reduce((whole, line) => whole + (line.kind in each ? each[line.kind] : 1), 0);
-  const pictures = ways * state.seeds;
+  const all = state.lines.filter((entry) => entry.on).reduce((whole, entry) => whole + ways(entry), 0);
+  const pictures = all * state.seeds;
   // one LoRA alone comes to the same as its sums, which are then made once
-  sum.textContent = speaking.length > 1 && pictures
+  sum.textContent = chosen.length > 1 && pictures
     ? 'up to ' + pictures + (pictures === 1 ? ' picture' : ' pictures') : '';
 }
 
-function train() {
+function openPage(name) {
   const tabs = [...document.querySelectorAll('#pages [role=tab]')];
-  const tab = tabs.find((one) => one.textContent.trim() === 'Train gates');
+  const tab = tabs.find((one) => one.textContent.trim() === name);
   if (tab) tab.click();
 }
 
@@ -46,32 +41,30 @@ function quoted(name) {
 
 // What is said of a way beside its name, and what one can do where it cannot be taken.
 function help(entry, missing) {
-  const several = speaking.length > 1;
-  if (entry.kind === 'mixlora') {
-    if (missing) return [speaking.length ? 'none has learned what these call.' : entry.help];
-    return [(mixloras() > 1 ? mixloras() + ' files ' : '') + entry.help];
+  const found = fitting(entry);
+  if (!missing) {
+    return [found.length && found[0].told
+      ? found[0].told : (found.length > 1 ? found.length + ' files ' : '') + entry.brief];
   }
-  if (missing && !several) return ['for two LoRAs or more.'];
-  if (entry.kind === 'gates') {
-    if (!missing) return [(gates() > 1 ? gates() + ' files ' : '') + entry.help];
+  if ((entry.page || entry.command) && chosen.length < 2) return ['for two LoRAs or more.'];
+  if (!chosen.length) return [entry.brief];
+  if (entry.page) {
     const more = make('button', 'train', 'Train some');
     more.type = 'button';
-    more.addEventListener('click', train);
-    return ['none know just these LoRAs yet. ', more];
+    more.addEventListener('click', () => openPage(entry.page));
+    return [entry.none + ' ', more];
   }
-  if (entry.kind === 'best') {
-    if (!missing) return [known().told];
-    const command = 'composer tune-weights ' + speaking.map(quoted).join(' ');
-    return ['none are known for just these LoRAs. Find them with ', make('code', 'command', command)];
+  if (entry.command) {
+    const command = entry.command + ' ' + chosen.map(quoted).join(' ');
+    return [entry.none + ' Find them with ', make('code', 'command', command)];
   }
-  return [entry.help];
+  return [entry.none];
 }
 
 function line(entry) {
-  const there = {gates, best: known, mixlora: mixloras}[entry.kind];
-  const missing = Boolean(there) && !there();
+  const missing = entry.offered && !fitting(entry).length;
   const label = make('label', 'kind' + (missing ? ' missing' : ''));
-  label.dataset.kind = entry.kind;
+  label.dataset.kind = entry.key;
   const box = make('input');
   box.type = 'checkbox';
   box.checked = entry.on && !missing;
@@ -97,7 +90,7 @@ function choice(number) {
 }
 
 function render() {
-  kinds.replaceChildren(...state.kinds.map(line));
+  lines.replaceChildren(...state.lines.map(line));
   const numbers = Array.from({length: state.most}, (_, i) => choice(i + 1));
   seeds.replaceChildren(seeds.firstElementChild, ...numbers);
   problems.hidden = !state.problems.length;
@@ -114,7 +107,7 @@ function take() {
   render();
 }
 
-document.addEventListener(room + 'mixed', (event) => { speaking = event.detail; render(); });
+document.addEventListener(room + 'mixed', (event) => { chosen = event.detail; render(); });
 watch('value', take);
 take();
 document.dispatchEvent(new CustomEvent(room + 'hello'));
