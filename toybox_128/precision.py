@@ -1,10 +1,8 @@
-"""What this machine computes fastest: its precision, measured, and compiled code."""
+"""Which precision this machine multiplies fastest: measured, not guessed."""
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any, cast
@@ -41,12 +39,3 @@ def precision(device: str) -> AbstractContextManager[object]:
     if device != "cpu":
         return torch.autocast(device, torch.bfloat16)
     return torch.autocast("cpu", torch.bfloat16) if bfloat16_is_faster() else nullcontext()
-
-
-def compiled(model: nn.Module) -> Callable[..., Any]:
-    """`model`'s forward pass, compiled where a compiler is there.
-
-    On a CPU a training step of the U-Net takes three quarters of its time, after a compilation of
-    about three minutes, which TORCHINDUCTOR_CACHE_DIR keeps. The weights stay `model`'s own.
-    """
-    return cast(Any, torch).compile(model) if shutil.which("g++") else model

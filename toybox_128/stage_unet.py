@@ -14,13 +14,12 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from composer.diffusion.denoise import denoise, draw_noise, guide
 from toybox.loop import Stage, load_average, run_stage, world
 from toybox.networks import decode, encode, moved, seed_torch
 from toybox.optimizer import MuonAdamW
 from toybox.stage_unet import draw_timesteps, encode_words, new_scheduler
 from toybox_128.captions import caption, plain_caption
-from toybox_128.precision import compiled, precision
+from toybox_128.precision import precision
 from toybox_128.render import SIZE, render
 from toybox_128.stage_vae import FACTOR, LATENT_CHANNELS, to_tensor
 from toybox_128.world import Scene, random_scene
@@ -109,7 +108,6 @@ def train_unet(
     for _ in range(64):
         data.renew(32)
     optimizer = MuonAdamW(unet, muon_lr=0.03, adam_lr=1.5e-3)
-    forward = compiled(unet)
     signal = new_scheduler().alphas_cumprod.to(stage.device)  # (1000,)
 
     def loss(_: float) -> tuple[Tensor, dict[str, float], int]:
@@ -124,7 +122,7 @@ def train_unet(
         noisy = a.sqrt() * x + (1 - a).sqrt() * noise
         target = a.sqrt() * noise - (1 - a).sqrt() * x
         with precision(stage.device):
-            v = forward(noisy, t, context).sample
+            v = unet(noisy, t, context).sample
         error = (v.float() - target).pow(2).mean((1, 2, 3))
         snr = signal[t] / (1 - signal[t]).clamp_min(1e-8)
         total = (error * (5 / (snr + 1)).clamp(max=1)).mean()
@@ -169,17 +167,14 @@ def generate(
     scheduler: Any = new_scheduler()
     scheduler.set_timesteps(steps)
     context = encode_words([""] * len(words) + words, tokenizer, text_encoder)
-    shape = (LATENT_CHANNELS, _SIDE, _SIDE)
-    x = draw_noise(range(first_seed, first_seed + len(words)), shape)[0].to(unet.device)
-
-    def predicted(noisy: Tensor, t: Tensor, index: int) -> Tensor:
-        v: Tensor = unet(torch.cat([noisy, noisy]), t, context).sample.float()
-        without, with_prompt = v.chunk(2)
-        return guide(without, with_prompt, guidance)
-
+    shape = (1, LATENT_CHANNELS, _SIDE, _SIDE)
+    seeds = [torch.Generator().manual_seed(first_seed + i) for i in range(len(words))]
+    x = torch.cat([torch.randn(shape, generator=seed) for seed in seeds]).to(unet.device)
     with precision(str(unet.device)):
-        for step in denoise(scheduler, x, predicted):
-            x = step.latents
+        for t in scheduler.timesteps:
+            v = unet(torch.cat([x, x]), t, context).sample.float()
+            plain, guided = v.chunk(2)
+            x = scheduler.step(plain + guidance * (guided - plain), t, x).prev_sample
         return decode(vae, x).float().clamp(-1, 1).cpu()
 
 
