@@ -42,11 +42,11 @@ class TrainActions:
             self._page.problem: _problem(problem),
             **self._news(shown, None),
         }
-        if not views.read_lessons(value)["loras"]:
+        if not views.read_prompts(value)["loras"]:
             first = choose_examples(cards.values(), 1)
             loras = [views.lora_line(cards[name]) for name in (first[0].loras if first else ())]
             if len(loras) > 1:
-                update |= self._drafted(views.no_lessons(loras), "", "")
+                update |= self._drafted(views.no_prompts(loras), "", "")
         return update
 
     def refresh(self) -> Update:
@@ -68,23 +68,23 @@ class TrainActions:
     def draft(self, value: Any, name: str, suggested: str) -> Update:
         """Write prompts for the LoRAs that are chosen now, and a name for the result."""
         try:
-            return self._drafted(views.read_lessons(value), name, suggested)
+            return self._drafted(views.read_prompts(value), name, suggested)
         except ComposerError as error:
             return {self._page.problem: _problem(str(error))}
 
-    def _drafted(self, lessons: views.Json, name: str, suggested: str) -> Update:
-        page, loras = self._page, lessons["loras"]
+    def _drafted(self, chosen: views.Json, name: str, suggested: str) -> Update:
+        page, loras = self._page, chosen["loras"]
         problem = ""
         if loras:
             try:
                 drafted = self._trainings.draft({one["name"]: one["trigger"] for one in loras})
-                lessons["loras"] = [
+                chosen["loras"] = [
                     views.redrafted(one, drafted.alone[one["name"]]) for one in loras
                 ]
-                lessons["together"] = views.redrafted(lessons["together"], drafted.composed)
+                chosen["together"] = views.redrafted(chosen["together"], drafted.composed)
             except ComposerError as error:
                 problem = str(error)
-        update: Update = {page.lessons: lessons, page.problem: _problem(problem)}
+        update: Update = {page.prompts: chosen, page.problem: _problem(problem)}
         if not (name or "").strip() or name == suggested:
             filled = self._trainings.suggest([one["name"] for one in loras]) if loras else ""
             update |= {page.name: filled, page.suggested: filled}
@@ -117,7 +117,7 @@ class TrainActions:
 
     def _asked(self, values: tuple[Any, ...]) -> TrainingRequest:
         name, value, *rest = values
-        lessons = views.read_lessons(value)
+        chosen = views.read_prompts(value)
         settings = dict(zip(self._page.settings, rest, strict=True))
         for setting, value in settings.items():
             if value is None:
@@ -125,9 +125,9 @@ class TrainActions:
         settings["clip"] = settings["clip"].strip()
         return TrainingRequest(
             name=(name or "").strip(),
-            loras=tuple(one["name"] for one in lessons["loras"]),
-            prompts=views.lines(lessons["together"]["text"]),
-            alone={one["name"]: views.lines(one["text"]) for one in lessons["loras"]},
+            loras=tuple(one["name"] for one in chosen["loras"]),
+            prompts=views.lines(chosen["together"]["text"]),
+            alone={one["name"]: views.lines(one["text"]) for one in chosen["loras"]},
             **settings,
         )
 

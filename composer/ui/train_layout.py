@@ -17,6 +17,7 @@ SETTINGS = {name: of for name, of in fields_of(TrainingRequest).items() if of[1]
 DEFAULT: dict[str, Any] = {
     field.name: field.default for field in fields(TrainingRequest) if field.name in SETTINGS
 }
+ROOM = "train:"  # before the names of what this page's components tell each other
 HINT = (
     '<p class="hint">120 steps are plenty for two LoRAs of the shipped model: about three minutes '
     "on two processor cores. It goes on when you close the page.</p>"
@@ -28,7 +29,7 @@ class TrainPage:
     """The components of the page that actions read or write."""
 
     picker: gr.HTML
-    lessons: gr.HTML
+    prompts: gr.HTML
     name: gr.Textbox
     start: gr.Button
     problem: gr.HTML
@@ -48,7 +49,7 @@ class TrainPage:
     @property
     def form(self) -> list[Any]:
         """The fields that make a request, in the order in which values come."""
-        return [self.name, self.lessons, *self.settings.values()]
+        return [self.name, self.prompts, *self.settings.values()]
 
     @property
     def news(self) -> list[Any]:
@@ -65,27 +66,31 @@ def lay_out() -> TrainPage:
         "sent": gr.State(None),
         "timer": gr.Timer(1.0),  # always: one that is switched off can miss the last news
     }
-    with gr.Row(elem_id="school"):
-        with gr.Column(elem_id="pupils"), gr.Column(elem_id="picker-sheet", elem_classes="sheet"):
-            parts["picker"] = component("picker", {"cards": []}, elem_id="picker")
-        with gr.Column(elem_id="plan"):
-            with gr.Column(elem_id="lessons-sheet", elem_classes="sheet"):
-                parts["lessons"] = component("lessons", None, elem_id="lessons")
+    with gr.Row(elem_id="train"):
+        with gr.Column(elem_id="train-loras"), _sheet("picker-sheet"):
+            parts["picker"] = component("picker", {"cards": []}, elem_id="picker", room=ROOM)
+        with gr.Column(elem_id="train-settings"):
+            with _sheet("prompts-sheet"):
+                parts["prompts"] = component("prompts", None, elem_id="prompts", room=ROOM)
             parts |= _begin()
-        with gr.Column(elem_id="report"):
-            with gr.Column(elem_id="live-sheet", elem_classes="sheet"):
+        with gr.Column(elem_id="train-progress"):
+            with _sheet("live-sheet"):
                 parts["live"] = component("training", INVITATION, elem_id="live")
                 with gr.Row(elem_id="live-run"):
                     parts["stop"] = gr.Button("Stop", elem_id="train-stop", visible=False)
                     parts["resume"] = gr.Button("Continue", elem_id="train-resume", visible=False)
                 parts["previews"] = component("previews", {"pictures": []}, elem_id="previews")
-            with gr.Column(elem_id="trainings-sheet", elem_classes="sheet"):
+            with _sheet("trainings-sheet"):
                 parts["trainings"] = component("trainings", {"rows": []}, elem_id="trainings")
     return TrainPage(**parts)
 
 
+def _sheet(name: str) -> gr.Column:
+    return gr.Column(elem_id=name, elem_classes="sheet")
+
+
 def _begin() -> dict[str, Any]:
-    with gr.Column(elem_id="begin-sheet", elem_classes="sheet"):
+    with _sheet("begin-sheet"):
         with gr.Row(elem_id="begin"):
             name = gr.Textbox(
                 label="Name of the result", placeholder="my_gates", max_lines=1, elem_id="gate-name"

@@ -17,19 +17,19 @@ def add(tab: gr.Tab, studio: Studio) -> None:
     page = lay_out()
     actions = TrainActions(studio, page)
     news = page.news
-    drafted = [page.lessons, page.problem, page.name, page.suggested]
+    drafted = [page.prompts, page.problem, page.name, page.suggested]
     tab.select(
         actions.open,
-        [page.lessons, page.shown],
+        [page.prompts, page.shown],
         [page.picker, *drafted, *news],
         **QUICK,
     )
     # What our own components tell has names of ours, which Gradio's types do not know.
     picker: Any = page.picker
-    lessons: Any = page.lessons
+    chosen: Any = page.prompts
     trainings: Any = page.trainings
     picker.refresh(actions.refresh, outputs=[page.picker, page.problem], **QUICK)
-    lessons.changed(actions.draft, [page.lessons, page.name, page.suggested], drafted, **QUICK)
+    chosen.changed(actions.draft, [page.prompts, page.name, page.suggested], drafted, **QUICK)
     settings = list(page.settings.values())
     page.recommended.click(lambda: actions.preset(False), outputs=settings, **QUICK)
     page.published.click(lambda: actions.preset(True), outputs=settings, **QUICK)

@@ -39,19 +39,19 @@ def lora_line(card: Card) -> Json:
     return {"name": card.name, "title": title, "role": info.role, "trigger": info.trigger, **BLANK}
 
 
-def no_lessons(loras: Sequence[Json] = ()) -> Json:
-    """The value of the lessons without prompts."""
+def no_prompts(loras: Sequence[Json] = ()) -> Json:
+    """The value of the page's prompts, before any is written."""
     return {"turn": 0, "loras": list(loras), "together": dict(BLANK)}
 
 
-def read_lessons(value: object) -> Json:
-    """The lessons as the page sends them, checked.
+def read_prompts(value: object) -> Json:
+    """The chosen LoRAs and prompts as the page sends them, checked.
 
     Raises:
         ComposerError: no page of ours sends such a thing.
     """
     try:
-        given = cast("dict[str, Any]", value or no_lessons())
+        given = cast("dict[str, Any]", value or no_prompts())
         loras = [
             {name: str(line[name]) for name in ("name", "title", "role", "trigger", *BLANK)}
             for line in cast("list[Json]", given["loras"])
@@ -59,7 +59,7 @@ def read_lessons(value: object) -> Json:
         together = {name: str(given["together"][name]) for name in BLANK}
         return {"turn": whole(given["turn"]), "loras": loras, "together": together}
     except (TypeError, KeyError, ValueError) as error:
-        raise ComposerError("The page sent lessons that are none. Reload the page.") from error
+        raise ComposerError("The page sent invalid training prompts. Reload the page.") from error
 
 
 def redrafted(group: Json, prompts: Sequence[str], *, keep: bool = True) -> Json:

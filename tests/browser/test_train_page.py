@@ -31,7 +31,7 @@ def open_tab(page: Page, name: str = "Train gates") -> None:
 def choose(page: Page, *names: str) -> None:
     """Exactly these LoRAs, with prompts as short as the tiny model needs them."""
     page.wait_for_selector(".face")
-    expect(page.locator(".lessons .nothing, .lora-line").first).to_be_attached()
+    expect(page.locator(".training-prompts .nothing, .lora-line").first).to_be_attached()
     while page.locator(".lora-line").count():
         page.locator(".lora-line .remove").first.click()
     for name in names:

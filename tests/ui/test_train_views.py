@@ -151,20 +151,20 @@ def test_previews_are_shown_and_those_that_went_are_not(tmp_path: Path) -> None:
     assert view["pictures"][1]["src"] == ""
 
 
-def test_lessons_come_back_from_the_browser() -> None:
+def test_prompts_come_back_from_the_browser() -> None:
     line = views.lora_line(card(EVIL, "style", trigger=EVIL))
-    lessons = views.no_lessons([line])
-    assert views.read_lessons(lessons) == lessons
-    assert views.read_lessons(None) == views.no_lessons()
+    chosen = views.no_prompts([line])
+    assert views.read_prompts(chosen) == chosen
+    assert views.read_prompts(None) == views.no_prompts()
     for wrong in (
-        "lessons",
+        "prompts",
         {"turn": 0},
-        {**lessons, "loras": [{"name": "a"}]},
+        {**chosen, "loras": [{"name": "a"}]},
         [1],
-        {**lessons, "turn": 2.7},
+        {**chosen, "turn": 2.7},
     ):
         with pytest.raises(ComposerError, match="Reload the page"):
-            views.read_lessons(wrong)
+            views.read_prompts(wrong)
 
 
 def test_what_the_user_wrote_is_kept_when_prompts_are_drafted_anew() -> None:

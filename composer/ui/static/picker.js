@@ -1,18 +1,16 @@
-// The LoRAs at hand, small. value: {cards: [...], title}. A click tells the lessons, which keep the
-// choice; on a page with a mixer, which names its room, it tells the mixer.
+// The LoRAs at hand, small. value: {cards: [...], title}. A click tells the mixer or the prompts
+// of its page, which name the same room and keep the choice.
 const faces = element.querySelector('.faces');
 const search = element.querySelector('.search');
 const nothing = element.querySelector('.nothing');
 const MANY = 12;  // from so many on there is a search
-const [teach, taught, who] = props.room
-  ? ['toggle', 'rows', 'hello'].map((word) => 'composer:' + props.room + word)
-  : ['composer:teach', 'composer:taught', 'composer:who'];
+const room = 'composer:' + props.room;
 let chosen = new Set();
 
 function face(entry) {
   const title = entry.title + ' · ' + entry.role + (entry.trigger ? ' · “' + entry.trigger + '”' : '');
   const button = loraButton('face', entry, chosen.has(entry.name), title, () => {
-    document.dispatchEvent(new CustomEvent(teach, {detail: entry}));
+    document.dispatchEvent(new CustomEvent(room + 'toggle', {detail: entry}));
   });
   button.append(make('span', 'name', entry.title));
   return button;
@@ -33,10 +31,10 @@ function render() {
 
 search.addEventListener('input', filter);
 element.querySelector('.refresh').addEventListener('click', () => trigger('refresh'));
-document.addEventListener(taught, (event) => {
+document.addEventListener(room + 'rows', (event) => {
   chosen = new Set(event.detail);
   pressChosen(faces.querySelectorAll('.face'), chosen);
 });
 watch('value', render);
 render();
-document.dispatchEvent(new CustomEvent(who));
+document.dispatchEvent(new CustomEvent(room + 'hello'));

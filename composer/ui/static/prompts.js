@@ -2,7 +2,8 @@
 // value: {turn, loras: [{name, title, role, trigger, text, drafted}], together: {text, drafted}}. A
 // text is one prompt a line; `drafted` is how it was written for the user, so that what they wrote
 // themselves is known and kept.
-const taught = element.querySelector('.taught');
+const room = 'composer:' + props.room;
+const chosen = element.querySelector('.chosen');
 const groups = element.querySelector('.groups');
 const nothing = element.querySelector('.nothing');
 const sum = element.querySelector('.sum');
@@ -76,7 +77,7 @@ function line(lora) {
 }
 
 function tell() {
-  document.dispatchEvent(new CustomEvent('composer:taught', {detail: state.loras.map((l) => l.name)}));
+  document.dispatchEvent(new CustomEvent(room + 'rows', {detail: state.loras.map((l) => l.name)}));
 }
 
 function render() {
@@ -84,7 +85,7 @@ function render() {
   nothing.hidden = some;
   groups.hidden = !some;
   sum.textContent = some ? 'drafted for you, yours to change' : '';
-  taught.replaceChildren(...state.loras.map(line));
+  chosen.replaceChildren(...state.loras.map(line));
   groups.replaceChildren(
     prompts('together', 'All together', 'Prompts that name every LoRA: what the gates are for.', state.together),
   );
@@ -104,8 +105,8 @@ function toggle(entry) {
   ask();
 }
 
-document.addEventListener('composer:teach', (event) => toggle(event.detail));
-document.addEventListener('composer:who', tell);
+document.addEventListener(room + 'toggle', (event) => toggle(event.detail));
+document.addEventListener(room + 'hello', tell);
 function take() {
   const value = props.value || BLANK;
   const text = JSON.stringify(value);
