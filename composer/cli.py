@@ -1,20 +1,25 @@
-"""The `composer` command: it gathers what `composer.commands` holds and words the errors."""
+"""The `composer` command: it gathers what `composer.commands` holds and words the errors.
+
+Each module there that does not begin with `_` is a command: the function of the module's own name.
+"""
 
 from __future__ import annotations
 
-import pkgutil
+import ast
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
 from composer import commands
 from composer.errors import ComposerError
 
 
 class Commands(TyperGroup):
-    """A group of commands that tells the user's errors in one line, with exit code 2."""
+    """A group of commands that prints the user's errors in one line, with exit code 2."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
@@ -23,6 +28,22 @@ class Commands(TyperGroup):
         except ComposerError as error:
             typer.secho(f"composer: {error}", fg=typer.colors.RED, err=True)
             raise typer.Exit(2) from error
+
+
+class LazyCommand(TyperCommand):
+    """A command whose module is imported where it is run or asked for its own help, but not for
+    the list of commands: models' libraries take seconds."""
+
+    def load(self) -> TyperCommand:
+        """The command itself, with its options."""
+        name = str(self.name).replace("-", "_")
+        alone = typer.Typer(add_completion=False)
+        alone.command(self.name)(getattr(import_module(f"{commands.__name__}.{name}"), name))
+        return cast(TyperCommand, get_command(alone))
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        """That of the command itself, which is then what runs."""
+        return self.load().make_context(*args, **extra)
 
 
 app = typer.Typer(
@@ -39,6 +60,15 @@ def _composer() -> None:  # pyright: ignore[reportUnusedFunction]
     pass  # without it, typer would make a lone command the whole program
 
 
-for _module in pkgutil.iter_modules(commands.__path__):
-    if not _module.name.startswith("_"):  # what several commands share
-        import_module(f"{commands.__name__}.{_module.name}").register(app)
+def _help_of(module: Path) -> str:
+    """The docstring of the function that is the command, without importing it."""
+    for node in ast.parse(module.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name == module.stem:
+            return ast.get_docstring(node) or ""
+    raise AttributeError(f"{module} has no function {module.stem}, so it is no command.")
+
+
+for _module in sorted(Path(commands.__path__[0]).glob("[!_]*.py")):
+    app.command(_module.stem.replace("_", "-"), cls=LazyCommand, help=_help_of(_module))(
+        lambda: None
+    )

@@ -82,7 +82,9 @@ def test_what_launches_several_processes_leaves_us_our_options(launcher: str) ->
     where one could be short for several."""
     parser = LAUNCHERS[launcher]()
     theirs = {spelling for action in parser._actions for spelling in action.option_strings}
-    trainings = {n: c for n, c in get_command(app).commands.items() if n.startswith("train-")}
+    trainings = {
+        n: c.load() for n, c in get_command(app).commands.items() if n.startswith("train-")
+    }
     assert len(trainings) >= 5
     for name, command in trainings.items():
         ours = options_of(command)

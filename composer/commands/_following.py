@@ -13,18 +13,24 @@ if TYPE_CHECKING:
 
 
 def follow(
-    train: Callable[[Callable[[], bool]], Iterator[Progress]],
-    config: PictureTraining,
-    *,
-    main: bool,
+    train: Callable[..., Iterator[Progress]], config: PictureTraining, *, model: str, device: str
 ) -> None:
-    """Show the progress on standard error, by the first process only; Ctrl-C stops cleanly.
+    """Train on `model`, with the progress on standard error, by the first process only; Ctrl-C
+    stops cleanly.
 
-    train: starts the training; it is given what says whether to stop.
+    train: takes the model, `config` and what says whether to stop (`cancelled`).
+    device: empty for what accelerate chooses.
     """
-    last: Progress | None = None
+    import torch
+
+    from composer.diffusion.load import load_model
+    from composer.training.processes import join_processes
+
+    processes = join_processes(device)
+    loaded = load_model(model, device=device or processes.device, dtype=torch.float32)
+    main, last = processes.is_main_process, None
     with stopped_by_user() as stopped:
-        for last in train(stopped.is_set):
+        for last in train(loaded, config, cancelled=stopped.is_set):
             if main:
                 _show(last)
                 if last.preview is not None and last.stage == "train":

@@ -8,11 +8,6 @@ from typing import Annotated
 import typer
 
 
-def register(app: typer.Typer) -> None:
-    """Add `composer convert`."""
-    app.command("convert")(convert)
-
-
 def convert(
     adapter: Annotated[
         Path, typer.Argument(help="The folder with adapter_config.json and adapter_model.bin.")

@@ -8,12 +8,7 @@ from typing import Annotated
 
 import typer
 
-ROOT = Path(__file__).parents[2]
-
-
-def register(app: typer.Typer) -> None:
-    """Add `composer expand`."""
-    app.command("expand")(expand)
+from composer.commands import _options as options
 
 
 def expand(
@@ -31,18 +26,15 @@ def expand(
         Path | None,
         typer.Option(help="A MixLoRA or LoRA for it.", show_default="`adapter` in its folder"),
     ] = None,
-    lora_dir: Annotated[
-        list[Path] | None,
-        typer.Option(help="A folder of LoRAs; repeatable.", show_default="the toybox's"),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    lora_dir: options.LoraFolders = None,
+    device: options.Device = "cpu",
+    as_json: options.AsJson = False,
 ) -> None:
     """Make a full prompt of a few words: all of them stand in it, and the LoRAs' trigger words."""
     from composer.experts import LORAS, Library
     from composer.studio import Wording
 
-    library = Library(lora_dir or [ROOT / "loras"], LORAS)
+    library = Library(lora_dir or [options.LORA_FOLDER], LORAS)
     wording = Wording(language_model, adapter, device=device, card=library.find)
     for number in range(seed, seed + count):
         prompt = wording.expand(words, lora or (), seed=number)

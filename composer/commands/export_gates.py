@@ -17,16 +17,9 @@ from composer.training.gates.settings import GateExport
 if TYPE_CHECKING:
     from composer.training.gates.export import Exported
 
-ROOT = Path(__file__).parents[2]
-
-
-def register(app: typer.Typer) -> None:
-    """Add `composer export-gates`."""
-    app.command("export-gates")(export)
-
 
 @with_settings(GateExport)
-def export(
+def export_gates(
     gates: Annotated[str, typer.Argument(help="The name of a gate file, or its path.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors file to write.")],
     prompt: Annotated[
@@ -36,13 +29,9 @@ def export(
             show_default="those they were trained on",
         ),
     ] = None,
-    cfg: Annotated[float, typer.Option(help="CFG scale.")] = 3.0,
-    model: options.Model = str(ROOT / "assets" / "toybox"),
-    lora_dir: Annotated[
-        list[Path] | None,
-        typer.Option(help="A folder of LoRAs; repeatable.", show_default="the toybox's"),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    model: options.Model = options.TOYBOX,
+    lora_dir: options.LoraFolders = None,
+    device: options.Device = "auto",
     **settings: Any,
 ) -> None:
     """Merge LoRAs by the weights nearest to what trained gates give: one LoRA for any program."""
@@ -50,7 +39,6 @@ def export(
         output=output,
         gates=Path(gates).stem if Path(gates).is_file() else gates,
         prompts=tuple(prompt or ()),
-        cfg_scale=cfg,
         **settings,
     )
     from composer.diffusion.load import load_model
@@ -59,9 +47,9 @@ def export(
     from composer.fusions.gate_file import read_gates
     from composer.fusions.learned import find_loras
     from composer.fusions.libraries import GATES
-    from composer.training.gates.export import export_gates, prompts_of
+    from composer.training.gates.export import export_gates as export, prompts_of
 
-    folders = lora_dir or [ROOT / "loras"]
+    folders = lora_dir or [options.LORA_FOLDER]
     library = Library(folders, GATES)
     card = library.lend(Path(gates)) if Path(gates).is_file() else library.find(gates)
     loras = {name: lora.path for name, lora in find_loras(card, Library(folders, LORAS)).items()}
@@ -79,7 +67,7 @@ def export(
     words = {"sample": "sampling", "measure": "measuring", "saved": "saved"}
     exported = None
     with stopped_by_user() as stopped:
-        reports = export_gates(loaded, experts, file, config, cancelled=stopped.is_set)
+        reports = export(loaded, experts, file, config, cancelled=stopped.is_set)
         for report in reports:
             line = f"{words[report.stage]} {report.step}/{report.total}"
             show(line, step=report.step, total=report.total, seconds_left=report.seconds_left)

@@ -12,24 +12,20 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from composer.clock import left
+from composer.commands import _options as options
+from composer.commands._settings import options_by_name, with_settings
+from composer.diffusion.request import Request
 from composer.errors import ComposerError
 
 if TYPE_CHECKING:
-    from composer.diffusion.request import Request
     from composer.fusions import LoraRow, Recipe
     from composer.studio import Event, SavedPicture, Studio
 
-ROOT = Path(__file__).parents[2]
-TOYBOX = str(ROOT / "assets" / "toybox")
 _LIMITS = {"@": "steps", "^": "depth"}  # the marks before them in --lora
 _SIZE = re.compile(r"(\d{1,6})\s*[x×]\s*(\d{1,6})")
 
 
-def register(app: typer.Typer) -> None:
-    """Add `composer generate`."""
-    app.command("generate")(generate)
-
-
+@with_settings(Request, cfg_scale=3.0)
 def generate(
     context: typer.Context,
     prompt: str = typer.Argument("", help="What to paint; may hold tags, <lora:name:0.8>."),
@@ -46,14 +42,7 @@ def generate(
         "of several by a pattern, 'mid_block.*:NAME=1'; a LoRA that is not named has weight 0. "
         "Without gates the units are the U-Net's blocks. Repeatable; '' takes back a picture's.",
     ),
-    negative: str = typer.Option("", help="What to keep out."),
-    seed: int = typer.Option(-1, help="-1 draws one; further pictures count up from it."),
-    steps: int = typer.Option(20, help="Denoising steps."),
-    cfg: float = typer.Option(3.0, help="CFG scale: how closely to follow the prompt."),
-    sampler: str = typer.Option("DPM++ 2M", help="A sampler by its A1111 name."),
     size: str = typer.Option("", help="WIDTHxHEIGHT in pixels; the model's own unless given."),
-    count: int = typer.Option(1, help="How many pictures."),
-    clip_skip: int = typer.Option(1, help="1 takes the text encoder's last layer."),
     fusion: str = typer.Option("weighted", help="How LoRAs are fused: weighted, nla or regions."),
     gates: str = typer.Option(
         "", help="Learned gates in place of a fusion: the name of a gate file, or its path."
@@ -78,34 +67,24 @@ def generate(
     ),
     output: Path = typer.Option(Path("outputs"), help="The folder of pictures."),
     model: str = typer.Option(
-        TOYBOX,
+        options.TOYBOX,
         help="A folder, a checkpoint file or a hub name.",
         show_default="the toybox",
     ),
     lora_dir: list[Path] = typer.Option(
-        [ROOT / "loras"], help="A folder of LoRAs; repeatable.", show_default="the toybox's"
+        [options.LORA_FOLDER], help="A folder of LoRAs; repeatable.", show_default="the toybox's"
     ),
     device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
     dtype: str | None = typer.Option(None, help="float32, float16 or bfloat16."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object for each picture."),
+    **settings: Any,
 ) -> None:
     """Paint pictures with several LoRAs at once; print the files' paths."""
-    from composer.diffusion.request import Request
     from composer.fusions import PLAIN, Pin
     from composer.studio import ComposeRequest, Studio
 
     width, height = _read_size(size)
-    settings = {
-        "prompt": prompt,
-        "negative": negative,
-        "seed": seed,
-        "steps": steps,
-        "cfg": cfg,
-        "sampler": sampler,
-        "size": (width, height),
-        "count": count,
-        "clip_skip": clip_skip,
-    }
+    settings |= {"prompt": prompt, "width": width, "height": height}
     rows, pins = tuple(map(_read_row, lora)), tuple(Pin.read(line) for line in pin if line.strip())
     studio = Studio(
         model,
@@ -119,15 +98,16 @@ def generate(
     recipe = _recipe(studio, fusion if _is_given(context, "fusion") else "", gates, mixlora)
     if again is None:
         asked = ComposeRequest(
-            request=_changed(Request(), settings), rows=rows, recipe=recipe or PLAIN[0], pins=pins
+            request=Request(**settings), rows=rows, recipe=recipe or PLAIN[0], pins=pins
         )
     else:
         studio.wait()
         recalled = studio.recall(studio.history.read(again))
         for note in recalled.notes:
             typer.secho(note, fg=typer.colors.YELLOW, err=True)
-        given = {name: value for name, value in settings.items() if _is_given(context, name)}
-        asked = replace(recalled.asked, request=_changed(recalled.asked.request, given))
+        options_of = {"width": "size", "height": "size"} | options_by_name(Request)
+        given = {n: value for n, value in settings.items() if _is_given(context, options_of[n])}
+        asked = replace(recalled.asked, request=replace(recalled.asked.request, **given))
         if recipe is not None and recipe != asked.recipe:
             asked = asked.with_recipe(recipe, pins=asked.recipe.pins_for(recipe, asked.pins))
         asked = replace(asked.with_rows(rows), pins=pins if pin else asked.pins)
@@ -164,15 +144,6 @@ def _recipe(studio: Studio, fusion: str, gates: str, mixlora: str) -> Recipe | N
 def _is_given(context: typer.Context, option: str) -> bool:
     source = context.get_parameter_source(option)
     return source is not None and source.name != "DEFAULT"
-
-
-def _changed(request: Request, settings: dict[str, Any]) -> Request:
-    """The request with these of the command's settings, by the names that it has for them."""
-    names = {"negative": "negative_prompt", "cfg": "cfg_scale"}
-    values = {names.get(name, name): value for name, value in settings.items()}
-    if "size" in values:
-        values["width"], values["height"] = values.pop("size")
-    return replace(request, **values)
 
 
 def _follow(events: Iterable[Event]) -> tuple[SavedPicture, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,23 +18,16 @@ from composer.training.gates.settings import GateProgress, GateTraining
 if TYPE_CHECKING:
     from composer.training.gates.prompts import Called
 
-ROOT = Path(__file__).parents[2]
-
-
-def register(app: typer.Typer) -> None:
-    """Add `composer train-gates`."""
-    app.command("train-gates")(train)
-
 
 @with_settings(GateTraining, checkpoint_every=100)
-def train(
+def train_gates(
     loras: options.LoraNames,
     prompt: options.ComposedPrompts = None,
     alone: Annotated[
         list[str] | None,
         typer.Option(help="NAME=PROMPT, that names this LoRA alone; drafted likewise; repeatable."),
     ] = None,
-    model: options.Model = str(ROOT / "assets" / "toybox"),
+    model: options.Model = options.TOYBOX,
     lora_dir: options.LoraFolders = None,
     device: options.ChosenDevice = "",
     **settings: Any,
@@ -47,10 +39,10 @@ def train(
     from composer.diffusion.load import load_model
     from composer.experts import LORAS, Library, ModuleNames, read_expert
     from composer.training.gates.prompts import Called
-    from composer.training.gates.train import train_gates
+    from composer.training.gates.train import train_gates as train_on
     from composer.training.processes import join_processes
 
-    library = Library(lora_dir or [ROOT / "loras"], LORAS)
+    library = Library(lora_dir or [options.LORA_FOLDER], LORAS)
     cards = dict(zip(loras, find_once(library, loras), strict=True))
     own = _read_alone(alone or (), loras)
     config = GateTraining(**settings, prompts=tuple(prompt or ()), alone=own)
@@ -66,7 +58,7 @@ def train(
     experts = [read_expert(card.path, modules, name=name) for name, card in cards.items()]
     main, last = processes.is_main_process, None
     with stopped_by_user() as stopped:
-        for last in train_gates(loaded, experts, config, cancelled=stopped.is_set):
+        for last in train_on(loaded, experts, config, cancelled=stopped.is_set):
             if main:
                 _show(last, config)
     written = None if last is None else last.path

@@ -8,66 +8,44 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from composer.commands import _options as options
+from composer.commands._language import load
+from composer.commands._settings import of_kind, with_settings
 from composer.commands._watching import finish, show, stopped_by_user
+from composer.language.gates_config import LoraGatesConfig
+from composer.mixture import GateSettings
+from composer.training.language import LanguageTraining, train_adapter
 
 if TYPE_CHECKING:
-    from composer.training.language import LanguageProgress, LanguageTraining
-
-_GATES = ("granularity", "balance")
-_GATE = ("input", "activation", "bias")
-# Parameters that are no setting of a training by the same name.
-_OTHER = {"loras", "model", "device", *_GATES, *_GATE}
+    from composer.training.language import LanguageProgress
 
 
-def register(app: typer.Typer) -> None:
-    """Add `composer train-language-gates`."""
-    app.command("train-language-gates")(train_language_gates)
-
-
+@with_settings(
+    LanguageTraining,
+    LoraGatesConfig,
+    GateSettings,
+    arguments=("data",),
+    without=("packing", "lora_plus", "compile"),
+    batch_size=12,
+    learning_rate=1e-2,
+    checkpoint_every=100,
+)
 def train_language_gates(
-    context: typer.Context,
-    data: options.Records,
     loras: Annotated[list[Path], typer.Argument(help="Folders of PEFT's LoRAs, two or more.")],
-    output: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
-    model: Annotated[str, typer.Option(help="Model folder or hub name: causal, or T5's kind.")],
-    granularity: options.Granularity = "block",
-    balance: options.GateBalance = 0.5,
-    input: Annotated[str, typer.Option(help="They see hidden, or experts.")] = "hidden",
-    activation: options.Activation = "softmax",
-    bias: Annotated[bool, typer.Option(help="Gates have a bias.")] = False,
-    template: options.Template = "auto",
-    window: options.Window = None,
-    steps: options.StepsNotEpochs = None,
-    epochs: options.Epochs = 2.0,
-    batch_size: options.RecordBatch = 12,
-    accumulation: options.Accumulation = 1,
-    learning_rate: options.HighestRate = 1e-2,
-    schedule: options.RecordSchedule = "constant",
-    warmup: options.RecordWarmup = 0,
-    seed: options.Seed = 0,
-    precision: options.Precision = "float32",
-    gradient_checkpointing: options.GradientCheckpointing = False,
-    eval_data: options.EvalData = None,
-    eval_share: options.EvalShare = 0.0,
-    eval_every: options.EvalEvery = 0,
-    checkpoint_every: options.RecordCheckpoints = 100,
-    resume: options.Resume = False,
-    device: options.RecordDevice = "",
+    model: options.LanguageModelName,
+    device: options.ChosenDevice = "",
+    **settings: Any,
 ) -> None:
     """Train gates that fuse LoRAs of a language model (MoLE); LoRAs and model stay as they are."""
-    import torch
-
-    from composer.language.load import load_language_model
-    from composer.training.language import train_adapter
     from composer.training.processes import join_processes
 
-    config = _config(dict(context.params))
-    processes = join_processes(device)
-    language = load_language_model(
-        model,
-        device=device or processes.device,
-        dtype=torch.bfloat16 if precision == "bfloat16" else torch.float32,
+    adapter = LoraGatesConfig(
+        **of_kind(LoraGatesConfig, settings),
+        loras=tuple(map(str, loras)),
+        gate=GateSettings(**of_kind(GateSettings, settings)),
     )
+    config = LanguageTraining(**of_kind(LanguageTraining, settings), adapter=adapter)
+    processes = join_processes(device)
+    language = load(model, device or processes.device, config.precision)
     main, last = processes.is_main_process, None
     with stopped_by_user() as stopped:
         for last in train_adapter(language, config, cancelled=stopped.is_set):
@@ -75,20 +53,6 @@ def train_language_gates(
                 _show(last, [folder.name for folder in loras])
     written = None if last is None else last.path
     finish([written], stopped=stopped.is_set(), checkpoints=[config.checkpoint], main=main)
-
-
-def _config(given: dict[str, Any]) -> LanguageTraining:
-    from composer.language.gates_config import LoraGatesConfig
-    from composer.mixture import GateSettings
-    from composer.training.language import LanguageTraining
-
-    adapter = LoraGatesConfig(
-        loras=tuple(str(folder) for folder in given["loras"]),
-        gate=GateSettings(**{name: given[name] for name in _GATE}),
-        **{name: given[name] for name in _GATES},
-    )
-    settings = {name: value for name, value in given.items() if name not in _OTHER}
-    return LanguageTraining(**settings, adapter=adapter)
 
 
 def _show(report: LanguageProgress, names: list[str]) -> None:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from composer.clock import Clock
 from composer.commands import _options as options
 from composer.commands._loras import find_once
+from composer.commands._settings import of_kind, with_settings
 from composer.commands._watching import show, stopped_by_user
 from composer.errors import ComposerError
-
-ROOT = Path(__file__).parents[2]
-
-
-def register(app: typer.Typer) -> None:
-    """Add `composer tune-weights`."""
-    app.command("tune-weights")(tune_weights)
+from composer.evaluation.sampling import Sampling
+from composer.evaluation.tuning import Tuning
 
 
+@with_settings(Sampling, Tuning, batch_size=16)
 def tune_weights(
     loras: options.LoraNames,
     prompt: options.ComposedPrompts = None,
@@ -31,10 +28,6 @@ def tune_weights(
     clip: Annotated[
         str, typer.Option(help="The CLIP that judges; the model's own if not given.")
     ] = "",
-    steps: Annotated[int, typer.Option(help="Sampling steps of a picture.")] = 12,
-    cfg_scale: Annotated[float, typer.Option(help="CFG scale of a picture.")] = 3.0,
-    batch_size: Annotated[int, typer.Option(help="Pictures at once.")] = 16,
-    seed: options.Seed = 0,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -42,9 +35,10 @@ def tune_weights(
         ),
     ] = None,
     replace: Annotated[bool, typer.Option(help="Write over a file that is there.")] = False,
-    model: options.Model = str(ROOT / "assets" / "toybox"),
+    model: options.Model = options.TOYBOX,
     lora_dir: options.LoraFolders = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
+    device: options.Device = "cpu",
+    **settings: Any,
 ) -> None:
     """Find the best weights for a sum of LoRAs; Compare then shows them beside yours."""
     from itertools import cycle, islice
@@ -53,13 +47,13 @@ def tune_weights(
     from composer.diffusion.load import load_model
     from composer.diffusion.samplers import check_steps
     from composer.evaluation import tuning as search
-    from composer.evaluation.sampling import Sampling
     from composer.experts import LORAS, Library, ModuleNames, read_expert
     from composer.experts.library import WEIGHTS_FOLDER
     from composer.fusions.tuned_weights import file_name_for
     from composer.training.gates.prompts import Called, draft_prompts
 
-    folders = lora_dir or [ROOT / "loras"]
+    sampling, seed = Sampling(**of_kind(Sampling, settings)), settings["seed"]
+    folders = lora_dir or [options.LORA_FOLDER]
     library = Library(folders, LORAS)
     paths = {card.name: card.path for card in find_once(library, loras)}
     path = output or Path(folders[0]) / WEIGHTS_FOLDER / file_name_for(paths)
@@ -70,7 +64,7 @@ def tune_weights(
     if clip:
         check_clip(clip)
     loaded = load_model(model, device=device)
-    check_steps(steps, loaded.scheduler_config)
+    check_steps(sampling.steps, loaded.scheduler_config)
     judge = Clip.load(clip, loaded)
     modules = ModuleNames.of(loaded.models, model=loaded.name)
     experts = [read_expert(file, modules, name=name) for name, file in paths.items()]
@@ -80,11 +74,11 @@ def tune_weights(
     if not prompt:
         called = [Called(name=e.name, trigger=e.info.trigger, role=e.info.role) for e in experts]
         prompt = list(draft_prompts(called, count=pictures, seed=seed).composed)
-    tuning = search.Tuning(
+    tuning = Tuning(
         prompts=tuple(islice(cycle(prompt), pictures)),
         grid=_numbers(grid),
         seed=seed,
-        sampling=Sampling(steps=steps, cfg_scale=cfg_scale, batch_size=batch_size),
+        sampling=sampling,
     )
     clock, found = Clock(), None
     with stopped_by_user() as stopped:

@@ -12,11 +12,6 @@ import composer
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "gradio")
 
 
-def register(app: typer.Typer) -> None:
-    """Add `composer version`."""
-    app.command("version")(version)
-
-
 def version() -> None:
     """Say which Composer, Python and libraries these are."""
     typer.echo(f"composer {composer.__version__}")

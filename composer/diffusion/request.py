@@ -36,30 +36,52 @@ class Request(Settings):
     noun: ClassVar[str] = "settings of a request"
 
     prompt: str = ""
-    negative_prompt: str = ""
+    negative_prompt: str = setting("", option="negative", help="What to keep out.")
     seed: int = setting(
-        RANDOM_SEED, at_least=RANDOM_SEED, at_most=SEEDS - 1, named="The seed", hint="-1 draws one"
+        RANDOM_SEED,
+        at_least=RANDOM_SEED,
+        at_most=SEEDS - 1,
+        named="The seed",
+        hint="-1 draws one",
+        help="-1 draws one; further pictures count up from it.",
     )
     steps: int = setting(
-        20, at_least=1, at_most=MAX_STEPS, named="The number of steps", hint="20 to 50 is usual"
+        20,
+        at_least=1,
+        at_most=MAX_STEPS,
+        named="The number of steps",
+        hint="20 to 50 is usual",
+        help="Denoising steps.",
     )
     cfg_scale: float = setting(
         7.0,
         at_least=1,
         at_most=MAX_CFG,
+        option="cfg",
         named="The CFG scale",
+        help="CFG scale: how closely to follow the prompt.",
         hint="1 is without guidance, 3 to 8 is usual",
     )
-    sampler: str = "DPM++ 2M"
+    sampler: str = setting("DPM++ 2M", help="A sampler by its A1111 name.")
     width: int | None = setting(None, at_least=1, at_most=MAX_SIDE, named="The width", hint=PIXELS)
     height: int | None = setting(
         None, at_least=1, at_most=MAX_SIDE, named="The height", hint=PIXELS
     )
     count: int = setting(
-        1, at_least=1, at_most=MAX_COUNT, named="The number of pictures", hint="ask again for more"
+        1,
+        at_least=1,
+        at_most=MAX_COUNT,
+        named="The number of pictures",
+        hint="ask again for more",
+        help="How many pictures.",
     )
     clip_skip: int = setting(
-        1, at_least=1, at_most=MAX_CLIP_SKIP, named="Clip skip", hint="1 is usual"
+        1,
+        at_least=1,
+        at_most=MAX_CLIP_SKIP,
+        named="Clip skip",
+        hint="1 is usual",
+        help="1 takes the text encoder's last layer.",
     )
 
     def __post_init__(self) -> None:

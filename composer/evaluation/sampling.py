@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from PIL import Image
@@ -16,6 +17,7 @@ from composer.diffusion.regions import Regions
 from composer.diffusion.sample import denoise_pictures
 from composer.diffusion.samplers import SAMPLERS
 from composer.errors import ComposerError
+from composer.settings import Settings, setting
 
 # Samplers that draw noise at every step would need one generator for each picture.
 STOCHASTIC = tuple(name for name in SAMPLERS if " a" in name or "SDE" in name)
@@ -30,20 +32,18 @@ class Shot:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
+class Sampling(Settings):
     """How every picture of a benchmark is sampled, as in `composer.diffusion.Request`."""
 
-    steps: int = 12
-    cfg_scale: float = 3.0
+    noun: ClassVar[str] = "settings of sampling"
+
+    steps: int = setting(12, at_least=1, help="Sampling steps of a picture.")
+    cfg_scale: float = setting(3.0, at_least=1, help="CFG scale of a picture.")
     sampler: str = "DDIM"
-    batch_size: int = 32
+    batch_size: int = setting(32, at_least=1, help="Pictures at once.")
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1 or self.cfg_scale < 1:
-            raise ComposerError(
-                f"{self.steps} steps, batches of {self.batch_size} and CFG {self.cfg_scale:g}: "
-                "each must be at least 1."
-            )
+        super().__post_init__()
         if self.sampler in STOCHASTIC:
             raise ComposerError(
                 f"The sampler {self.sampler!r} draws noise at every step, and batches of different "

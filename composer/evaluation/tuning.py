@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from statistics import fmean
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -18,6 +19,7 @@ from composer.experts import Expert
 from composer.experts.triggers import without_words
 from composer.fusions.tuned_weights import MOST_LORAS, TunedLora, TunedWeights
 from composer.mixture import attach
+from composer.settings import Settings, setting
 
 GRID = (0.8, 1.0, 1.2, 1.4)
 """Sums of a shipped pair are best at one of these; below, LoRAs are too faint to be seen."""
@@ -92,7 +94,7 @@ class Tried:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tuning:
+class Tuning(Settings):
     """What a search of weights is asked to do.
 
     prompts: that name all LoRAs; one picture of each at every point of the grid.
@@ -101,12 +103,15 @@ class Tuning:
     seed: of the first prompt's picture; the next has the next seed, the same at every point.
     """
 
+    noun: ClassVar[str] = "settings of a search"
+
     prompts: tuple[str, ...]
     grid: tuple[float, ...] = GRID
-    seed: int = 0
-    sampling: Sampling = field(default_factory=Sampling)
+    seed: int = setting(0, at_least=0, help="Of the first picture; the others count up.")
+    sampling: Sampling = setting(factory=Sampling)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.prompts:
             raise ComposerError("There is no prompt to tune the weights on: give one or more.")
         if len(set(self.grid)) < 2 or not all(0 < weight <= 10 for weight in self.grid):

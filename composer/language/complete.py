@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -23,27 +23,22 @@ from composer.language.samples import encode_request
 from composer.language.template import Template, worded
 from composer.mixture import Mixture
 from composer.outside import parse_object
+from composer.settings import Settings, setting
 
 PEFT_TYPES = ("LORA",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asking:
-    """How an answer is made; a temperature of 0 takes the likeliest token each time."""
+class Asking(Settings):
+    """How an answer is made."""
 
-    tokens: int = 128
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    template: Template = "auto"
+    noun: ClassVar[str] = "settings of an answer"
 
-    def __post_init__(self) -> None:
-        if self.tokens < 1:
-            raise ComposerError(f"tokens is {self.tokens}: give 1 or more.")
-        if not self.temperature >= 0:
-            raise ComposerError(f"temperature is {self.temperature}: give 0 or more.")
-        if not 0 < self.top_p <= 1:
-            raise ComposerError(f"top_p is {self.top_p}: give a share above 0, at most 1.")
+    tokens: int = setting(128, at_least=1, help="Most tokens of an answer.")
+    temperature: float = setting(0.0, at_least=0, help="0 for the likeliest words.")
+    top_p: float = setting(1.0, above=0, at_most=1, help="Only the likeliest words of this share.")
+    seed: int = setting(0, help="Of what is drawn above temperature 0.")
+    template: Template = setting("auto", help="How requests are written.")
 
 
 @contextmanager

@@ -184,7 +184,7 @@ class GateExport(Settings):
     prompts: tuple[str, ...] = ()
     pictures: int = setting(24, at_least=1, help="How many pictures the weights are averaged over.")
     steps: int = setting(12, at_least=1, help="Denoising steps of each.")
-    cfg_scale: float = setting(3.0, at_least=1)
+    cfg_scale: float = setting(3.0, at_least=1, option="cfg", help="CFG scale of each.")
     seed: int = setting(0, at_least=0, help="Of the first picture; the others count up.")
     lbw: bool = setting(
         False, help="Print each LoRA's string of block weights too, and what is lost with it."
