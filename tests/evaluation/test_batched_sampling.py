@@ -51,6 +51,7 @@ def test_samplers_that_draw_noise_are_refused(sampler: str) -> None:
         Sampling(sampler=sampler)
 
 
-def test_bad_settings_are_refused() -> None:
-    with pytest.raises(ComposerError, match="at least 1"):
-        Sampling(steps=0)
+@pytest.mark.parametrize("name", ["steps", "cfg_scale", "batch_size"])
+def test_bad_settings_are_refused(name: str) -> None:
+    with pytest.raises(ComposerError, match=f"{name} is 0.*1 or more"):
+        Sampling.from_json({name: 0})
