@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, cast
@@ -219,6 +220,10 @@ class Trainer(Generic[Report]):
         gradient; and further figures to be averaged."""
         raise NotImplementedError
 
+    def around(self) -> AbstractContextManager[object]:
+        """What `loss` and its backward pass run in."""
+        return nullcontext()
+
     def write(self, learner: Learner) -> dict[str, Any]:
         """Write what was learned so far to its file; what else the last report is to say."""
         raise NotImplementedError
@@ -247,7 +252,7 @@ class Trainer(Generic[Report]):
         figures: dict[str, float] = {}
         for part in range(count):
             number = (learner.step * count + part) * size + self.processes.process_index
-            with attention_for_backward(self.device.type, self.tokens):
+            with attention_for_backward(self.device.type, self.tokens), self.around():
                 loss, more = self.loss(number)
                 cast(Any, loss / count).backward()
             total += loss.detach() / count

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gate_training import assert_untouched, experts_for, state_of, training
+from gate_training import assert_untouched, experts_for, run, state_of, training
 
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
+from composer.errors import ComposerError
 from composer.training.gates.settings import GateProgress
 from composer.training.gates.train import train_gates
 
@@ -37,3 +38,10 @@ def test_after_stop_no_further_work_is_begun(model: Model, tmp_path: Path) -> No
     assert [report.stage for report in seen] == ["alone"]
     assert not config.output.exists() and not config.checkpoint.exists()
     assert_untouched(model, before)
+
+
+def test_it_goes_on_with_no_other_experts(model: Model, tmp_path: Path) -> None:
+    experts = experts_for(model, tmp_path)
+    run(model, experts, training(tmp_path), stop_after=3)
+    with pytest.raises(ComposerError, match="other LoRAs, or in another order"):  # before any work
+        train_gates(model, experts[::-1], training(tmp_path, resume=True))

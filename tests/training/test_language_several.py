@@ -23,7 +23,7 @@ from language_training import (
 from composer.errors import ComposerError
 from composer.training.core import Diverged
 from composer.training.language import LanguageTraining, train_adapters
-from composer.training.language.dispatch import least_padding
+from composer.training.language.trainer import least_padding
 
 
 def configs(folder: Path, **more: Any) -> list[LanguageTraining]:

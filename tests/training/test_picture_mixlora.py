@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from composer.cli import app
@@ -140,27 +139,6 @@ def test_the_file_explains_itself_and_says_what_the_trained_one_said(
     assert all(sum(loads) == pytest.approx(1.0, abs=0.01) for loads in told["loads"].values())
     assert str(tmp_path) not in json.dumps(told)
     assert read_mixlora_facts(config.output).settings == file.settings
-
-
-@pytest.mark.parametrize("stop_after", [1, 3])
-def test_resumed_is_uninterrupted(model: Model, tmp_path: Path, stop_after: int) -> None:
-    more: dict[str, Any] = {
-        "adapter": adapter(dropout=0.3),
-        "optimizer": "muon",
-        "checkpoint_every": 2,
-        "resume": True,
-    }
-    whole = training(tmp_path / "whole", **more)
-    expected = run(model, whole)
-    config = training(tmp_path / "parts", **more)
-    first = run(model, config, stop_after=stop_after)
-    assert not config.output.exists()
-    assert config.checkpoint.is_file()
-    second = run(model, config)
-    assert {**first, **second} == expected
-    there, here = load_file(whole.output), load_file(config.output)
-    assert all(torch.equal(there[name], here[name]) for name in there)
-    assert not config.checkpoint.exists()
 
 
 def test_another_training_cannot_be_resumed(model: Model, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
+from composer.errors import ComposerError
 from composer.experts import ModuleNames, read_expert, read_header
 from composer.experts.metadata import read_info
 from composer.training.core import Diverged
@@ -206,6 +207,16 @@ def test_cancel_leaves_the_model_and_no_file(model: Model, tmp_path: Path) -> No
     assert seen[-1].stage == "train"
     assert not list(tmp_path.iterdir())
     assert_untouched(model, before)
+
+
+def test_it_goes_on_with_no_other_pictures(model: Model, tmp_path: Path) -> None:
+    config = training(tmp_path, checkpoint_every=1, resume=True)
+    for report in train_lora(model, config, pictures=pictures()):
+        if report.step == 2 and report.stage == "train":
+            break
+    assert config.checkpoint.is_file()
+    with pytest.raises(ComposerError, match="other pictures"):  # before any work
+        train_lora(model, config, pictures=pictures()[:2])
 
 
 def test_an_abandoned_iterator_leaves_the_model(model: Model, tmp_path: Path) -> None:

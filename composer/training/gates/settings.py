@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from composer.errors import ComposerError
 from composer.settings import Settings, setting
 from composer.training.picture_settings import FileType, Precision
-
-if TYPE_CHECKING:
-    from PIL import Image
+from composer.training.progress import Progress
 
 # PyTorch is not imported here: the page shows the settings before it is.
 Granularity = Literal["network", "block", "layer", "matrix"]
 Input = Literal["auto", "hidden", "placed", "experts"]
 Company = Literal["fitting", "nobody"]
 Naming = Literal["kohya", "diffusers"]
-GateStage = Literal["alone", "train", "saved"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,27 +135,16 @@ class GateTraining(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GateProgress:
-    """One report. `step` of `total` counts within the stage: steps of the samplings that each
-    expert makes alone, steps of the optimiser.
+class GateProgress(Progress):
+    """One report.
 
-    loss: of this step; None where there is none or the step was skipped.
     losses: smoothed: "loss" for the whole, and by expert's name what it misses of itself; for the
         paper's objective "CLIP".
     entropy: of the gates' shares, 1 even to 0 one expert everywhere.
-    path: the written file, in the last report.
     """
 
-    stage: GateStage
-    step: int
-    total: int
-    loss: float | None = None
     losses: Mapping[str, float] = field(default_factory=dict[str, float])
     entropy: float | None = None
-    skipped: int = 0
-    seconds_left: float | None = None
-    preview: Image.Image | None = None
-    path: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
-from PIL import Image
+from torch import Tensor
 
 from composer.clock import Clock
 from composer.diffusion.conditioning import encode_prompts
@@ -24,23 +24,152 @@ from composer.files import check_writable
 from composer.fusions.gate_file import GateFile, gate_sizes, gate_tensors, gated
 from composer.mixture import GateSettings, LearnedGate, Mixture, attach
 from composer.mixture.build import new_gates
-from composer.training.core import Diverged
+from composer.mixture.learned import TAU
+from composer.training.core import Learner, Trainer
 from composer.training.gates import sampling
-from composer.training.gates.checkpoint import check_checkpoint, load_checkpoint, save_checkpoint
 from composer.training.gates.judges import FIGURES, Judged
+from composer.training.gates.losses import Batch, entropy
 from composer.training.gates.paper import ClipGuidance
 from composer.training.gates.prompts import check_prompts
 from composer.training.gates.settings import GateProgress, GateTraining
-from composer.training.gates.trainer import GateObjective, GateTrainer
-from composer.training.processes import any_process, join_processes
+from composer.training.processes import join_processes
+from composer.training.state import check_state
 
 PREVIEW_STEPS = 12
+WARMUP = 10
+"""Steps until the highest learning rate."""
 RECOMMENDED = GateSettings(activation="free", time=True, bias=True)
 """Any weights, for each picture and step; where figures stand side by side, its input is placed."""
 PAPER = GateSettings(reduce="flatten", activation="softmax")
 """MoLE's gate (arXiv 2404.13628, equations 9 to 11)."""
 OF_ONE = GateSettings(activation="softmax")
 """For a single expert: the only share of a softmax is exactly 1, so there is nothing to learn."""
+
+
+class GateObjective(Protocol):
+    """What gates are trained for: `Judged`, or `ClipGuidance` as published."""
+
+    def batch(self, number: int) -> Batch:
+        """The loss of the `number`-th batch of the training, counted over all processes.
+
+        A step of the training has as many batches as there are processes times what each
+        accumulates; those at the same place of each step are one lane, which one process follows.
+        """
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """What this process must keep, besides gates and step, to go on as if never stopped."""
+        ...
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Put back what `state` gave."""
+        ...
+
+
+class GateTrainer(Trainer[GateProgress]):
+    """Trains the learned gates of a mixture; nothing else gets a gradient.
+
+    objective: None where no step is to be made.
+    """
+
+    reports: ClassVar = GateProgress
+
+    def __init__(
+        self,
+        model: Model,
+        mixture: Mixture,
+        experts: Sequence[Expert],
+        objective: GateObjective | None,
+        config: GateTraining,
+        processes: Any,
+    ) -> None:
+        parameters = {
+            f"{unit}.{name}": parameter
+            for unit, gate in mixture.learned_gates.items()
+            for name, parameter in gate.named_parameters()
+        }
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        learner = Learner(
+            config=config,
+            parameters=parameters,
+            optimizer=torch.optim.AdamW(
+                list(parameters.values()), lr=config.learning_rate, weight_decay=0.0
+            ),
+            total=config.steps,
+            facts=_facts(model, experts),
+            warmup=WARMUP,
+            after=self._bound,
+        )
+        # of the largest map the model attends over
+        tokens = (model.size // model.multiple) ** 2
+        super().__init__([learner], processes, device=model.device, tokens=tokens)
+        self.model, self.mixture, self.experts = model, mixture, experts
+        self.objective, self.config = objective, config
+
+    def loss(self, number: int) -> tuple[Tensor, dict[str, float]]:
+        """The objective's."""
+        assert self.objective is not None
+        batch = self.objective.batch(number)
+        return batch.loss, {"entropy": entropy(batch.weights), **batch.figures}
+
+    def around(self) -> torch.autocast:
+        """The model's products in bfloat16, where that is asked for; gates stay float32."""
+        half = self.config.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
+
+    def look(self, learner: Learner) -> dict[str, Any]:
+        """Where one is due, a picture with the gates as they are, always of the same prompt and
+        from the same seed."""
+        config = self.config
+        if not config.preview_every or learner.step % config.preview_every:
+            return {}
+        request = Request(
+            prompt=config.preview_prompt or config.prompts[0],
+            seed=config.seed,
+            steps=PREVIEW_STEPS,
+            cfg_scale=sampling.CFG_SCALE,
+        )
+        regions = regions_of(self.model, self.mixture, gated(self.experts))
+        events = generate(self.model, request, regions=regions)
+        return {"preview": next(e.image for e in events if isinstance(e, Picture))}
+
+    def details(self, learner: Learner) -> dict[str, Any]:
+        """Smoothed losses by name, and the entropy of the last step."""
+        losses = {name: mean for name, mean in learner.smoothed.items() if name != "entropy"}
+        return {"losses": losses, "entropy": learner.figures.get("entropy")}
+
+    def own(self) -> dict[str, Tensor]:
+        return {} if self.objective is None else self.objective.state()
+
+    def load_own(self, tensors: dict[str, Tensor]) -> None:
+        assert self.objective is not None
+        self.objective.load_state(tensors)
+
+    def write(self, learner: Learner) -> dict[str, Any]:
+        """The gate file."""
+        config, model = self.config, self.model
+        GateFile(
+            model=model.name,
+            model_hash=model.hash,
+            experts=gated(self.experts),
+            granularity=config.granularity,
+            settings=_settings(self.experts, config),
+            tensors=gate_tensors(self.mixture),
+            sizes=gate_sizes(self.mixture),
+            training={
+                "settings": config.to_json() | {"output": config.output.name},
+                "steps": learner.step,
+                "skipped": learner.skipped,
+                **self.details(learner),
+            },
+        ).write(config.output)
+        return {}
+
+    @torch.no_grad()
+    def _bound(self) -> None:
+        for gate in self.mixture.learned_gates.values():
+            gate.tau.clamp_(*TAU)  # outside, it would never get a gradient again
 
 
 def train_gates(
@@ -76,7 +205,7 @@ def train_gates(
     if len(experts) == 1:
         config = dataclasses.replace(config, steps=0, resume=False)
     processes = join_processes()
-    check_checkpoint(model, experts, config, processes)
+    check_state(config, _facts(model, experts), processes)
     check_prompts(model, names, config)
     with _attached(model, experts, config) as mixture:
         if not any(_governed(mixture, config, unit) for unit in mixture.units):
@@ -109,24 +238,17 @@ def _train(
         # constant where there is no gate: every expert has weight 1
         mixture.set_weights(dict.fromkeys(mixture.names, 1.0))
         mixture.set_gates(_gates(model, mixture, experts, config))
-        trainer = GateTrainer(
-            model=model, mixture=mixture, objective=objective, config=config, processes=processes
-        )
-        if config.resume and config.checkpoint.is_file():
-            load_checkpoint(config.checkpoint, trainer, experts)
-        try:
-            yield from _steps(trainer, experts, cancelled)
-        except Diverged:
-            if processes.is_main_process and trainer.step > trainer.skipped:
-                _write(trainer, experts)
-            raise
-        if trainer.step < config.steps:  # cancelled
-            return
-        if processes.is_main_process:
-            _write(trainer, experts)
-            config.checkpoint.unlink(missing_ok=True)
-        processes.wait_for_everyone()
-        yield _report(trainer, stage="saved", path=config.output)
+        trainer = GateTrainer(model, mixture, experts, objective, config, processes)
+        yield from trainer.run(cancelled)
+
+
+def _facts(model: Model, experts: Sequence[Expert]) -> dict[str, object]:
+    """What a state to resume from must share. What the experts draw alone is not kept: it follows
+    from the seed, and is made again in seconds."""
+    return {
+        "other LoRAs, or in another order": [[e.name, e.tensor_hash] for e in experts],
+        "another model": model.hash,
+    }
 
 
 @contextmanager
@@ -236,71 +358,3 @@ def _governed(mixture: Mixture, config: GateTraining, unit: str) -> bool:
         return config.paper
     names = [name for name, other in mixture.units.items() if other.plan.part == "unet"]
     return unit == names[-1] or mixture.depth_of(unit) >= config.depth
-
-
-def _steps(
-    trainer: GateTrainer, experts: Sequence[Expert], cancelled: Callable[[], bool]
-) -> Iterator[GateProgress]:
-    config, main = trainer.config, trainer.processes.is_main_process
-    clock = Clock(trainer.step, config.steps)
-    while trainer.step < config.steps and not any_process(trainer.processes, cancelled()):
-        loss = trainer.advance()
-        every = config.checkpoint_every
-        if every and trainer.step % every == 0 and trainer.step < config.steps:
-            save_checkpoint(config.checkpoint, trainer, experts)
-        preview = None
-        if main and config.preview_every and trainer.step % config.preview_every == 0:
-            with clock.paused():
-                preview = _preview(trainer, experts)
-        left = clock.seconds_left(trainer.step)
-        with clock.paused():
-            yield _report(trainer, loss=loss, preview=preview, seconds_left=left)
-    if config.checkpoint_every and trainer.step < config.steps:
-        save_checkpoint(config.checkpoint, trainer, experts)
-
-
-def _report(trainer: GateTrainer, **more: Any) -> GateProgress:
-    values: dict[str, Any] = {"stage": "train", **more}
-    return GateProgress(
-        step=trainer.step,
-        total=trainer.config.steps,
-        losses=dict(trainer.smoothed),
-        entropy=trainer.entropy,
-        skipped=trainer.skipped,
-        **values,
-    )
-
-
-def _write(trainer: GateTrainer, experts: Sequence[Expert]) -> None:
-    config, model = trainer.config, trainer.model
-    settings: Mapping[str, GateSettings] = _settings(experts, config)
-    GateFile(
-        model=model.name,
-        model_hash=model.hash,
-        experts=gated(experts),
-        granularity=config.granularity,
-        settings=settings,
-        tensors=gate_tensors(trainer.mixture),
-        sizes=gate_sizes(trainer.mixture),
-        training={
-            "settings": config.to_json() | {"output": config.output.name},
-            "steps": trainer.step,
-            "skipped": trainer.skipped,
-            "losses": dict(trainer.smoothed),
-            "entropy": trainer.entropy,
-        },
-    ).write(config.output)
-
-
-def _preview(trainer: GateTrainer, experts: Sequence[Expert]) -> Image.Image:
-    """A picture with the gates as they are, always of the same prompt and from the same seed."""
-    config = trainer.config
-    request = Request(
-        prompt=config.preview_prompt or config.prompts[0],
-        seed=config.seed,
-        steps=PREVIEW_STEPS,
-        cfg_scale=sampling.CFG_SCALE,
-    )
-    regions = regions_of(trainer.model, trainer.mixture, gated(experts))
-    events = generate(trainer.model, request, regions=regions)
-    return next(event.image for event in events if isinstance(event, Picture))

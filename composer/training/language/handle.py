@@ -18,8 +18,8 @@ from composer.language.mixlora_config import MixLoraConfig
 from composer.language.parts import has_encoder
 from composer.language.plain_lora import PlainLora, PlainLoraConfig
 from composer.mixlora import Masks, MixLora, attach_mixlora
-from composer.training.language.config import LanguageTraining
 from composer.training.language.gated import LoraGates
+from composer.training.language.settings import LanguageTraining
 
 
 class Adapters(Protocol):

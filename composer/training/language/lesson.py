@@ -21,7 +21,7 @@ from composer.language.load import LanguageModel
 from composer.language.records import Record, read_records
 from composer.language.samples import Sample, Samples, encode, window_of
 from composer.training.draws import generator_for
-from composer.training.language.config import LanguageTraining
+from composer.training.language.settings import LanguageTraining
 
 Row = tuple[Sample, ...]
 

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from composer.clock import Clock
 from composer.errors import ComposerError
 from composer.files import check_writable
 from composer.language.batches import check_packing
 from composer.language.load import LanguageModel
 from composer.language.records import Record
-from composer.training.core import MOST_BAD_STEPS, Diverged
-from composer.training.language.checkpoint import (
-    check_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
-from composer.training.language.config import LanguageTraining
-from composer.training.language.handle import Adapters, attach_adapters
-from composer.training.language.learner import Learner
-from composer.training.language.leavings import keep_state, report, write_learner
+from composer.training.language.handle import attach_adapters
 from composer.training.language.lesson import Lesson, prepare_lesson
-from composer.training.language.progress import LanguageProgress
+from composer.training.language.settings import LanguageProgress, LanguageTraining
 from composer.training.language.trainer import LanguageTrainer
 from composer.training.processes import join_processes
+from composer.training.state import check_state
 
 Records = Sequence[Record] | None
 COMPILER = "inductor"
@@ -98,12 +89,14 @@ def train_adapters(
         )
     ]
     processes = join_processes(language.device.type)
-    for config, lesson in zip(configs, lessons, strict=True):
+    model = _describe(language)
+    facts = [{"other data": lesson.fingerprint, "another model": model} for lesson in lessons]
+    for config, known in zip(configs, facts, strict=True):
         check_writable(config.output)
-        check_checkpoint(language, config, lesson, processes)
+        check_state(config, known, processes)
     if any(config.packing for config in configs):
         check_packing(language.model)
-    return _train(language, configs, lessons, at_once, processes, cancelled)
+    return _train(language, configs, lessons, facts, at_once, processes, cancelled)
 
 
 def _each(given: Sequence[Records], configs: Sequence[LanguageTraining]) -> Sequence[Records]:
@@ -114,6 +107,7 @@ def _train(
     language: LanguageModel,
     configs: Sequence[LanguageTraining],
     lessons: Sequence[Lesson],
+    facts: Sequence[Mapping[str, object]],
     at_once: int | None,
     processes: Any,
     cancelled: Callable[[], bool],
@@ -127,21 +121,10 @@ def _train(
         if configs[0].compile:
             model.compile(backend=COMPILER)
         model.train()
-        trainer = LanguageTrainer(
-            language=language,
-            adapters=adapters,
-            learners=[
-                _learner(adapters, config, lesson, processes)
-                for config, lesson in zip(configs, lessons, strict=True)
-            ],
-            processes=processes,
-            at_once=at_once,
-        )
+        trainer = LanguageTrainer(language, adapters, configs, lessons, facts, processes, at_once)
         for learner in trainer.learners:
-            if learner.config.resume and learner.config.checkpoint.is_file():
-                load_checkpoint(learner, language, processes)
-            yield report(learner, stage="prepare")
-        yield from _steps(trainer, cancelled)
+            yield trainer.report(learner, stage="prepare")
+        yield from trainer.run(cancelled)
     finally:
         if configs[0].compile:
             model._compiled_call_impl = None  # what `compile` set: the model is itself again
@@ -166,63 +149,10 @@ def _checkpointing(model: Any, on: bool) -> None:
         getattr(model, f"{kind}_checkpointing_disable")()
 
 
-def _learner(
-    adapters: Adapters, config: LanguageTraining, lesson: Lesson, processes: Any
-) -> Learner:
-    rows = config.batch_size * config.accumulation * processes.num_processes
-    return Learner(
-        config=config,
-        lesson=lesson,
-        parameters=dict(adapters.named_parameters(config.name)),
-        groups=adapters.parameter_groups(
-            config.name,
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            lora_plus=config.lora_plus,
-        ),
-        total=config.steps or lesson.steps(config.epochs, rows),
-    )
-
-
-def _steps(trainer: LanguageTrainer, cancelled: Callable[[], bool]) -> Iterator[LanguageProgress]:
-    learners, main = trainer.learners, trainer.processes.is_main_process
-    clock = Clock(sum(n.step for n in learners), sum(n.total for n in learners))
-    while any(learner.running for learner in learners) and not cancelled():
-        outcomes = trainer.advance()
-        left = clock.seconds_left(sum(learner.step for learner in learners))
-        for learner in learners:
-            if learner.name not in outcomes:
-                continue
-            told = outcomes[learner.name]
-            measured = None
-            every = learner.config.eval_every
-            if main and every and learner.step % every == 0 and learner.running:
-                with clock.paused():
-                    measured = trainer.evaluate(learner)
-            keep_state(trainer, learner)
-            yield report(
-                learner,
-                loss=told.loss,
-                router_loss=told.router_loss,
-                load=told.load,
-                eval_loss=measured,
-                seconds_left=left,
-            )
-            if not learner.running and main and (learner.total > learner.skipped):
-                yield from write_learner(trainer, learner)
-    if main:
-        for learner in learners:
-            if learner.running and learner.config.checkpoint_every:  # cancelled
-                save_checkpoint(learner, trainer.language, trainer.processes)
-        if not any(learner.running for learner in learners):
-            for learner in learners:
-                learner.config.checkpoint.unlink(missing_ok=True)
-    trainer.processes.wait_for_everyone()
-    if lost := [learner for learner in learners if learner.diverged]:
-        names = ", ".join(learner.name for learner in lost)
-        raise Diverged(
-            f"Training of {names} diverged: {MOST_BAD_STEPS} steps in a row up to step"
-            f" {lost[0].step} had no finite loss, at a learning rate of"
-            f" {lost[0].learning_rate:.2g}. What was last good is kept; train again with a lower"
-            " learning rate or a longer warmup."
-        )
+def _describe(language: LanguageModel) -> list[Any]:
+    """What a base is known by: its architecture, and a few numbers of its weights."""
+    known: list[Any] = [type(language.model).__name__]
+    for name, parameter in language.model.named_parameters():
+        if name.endswith(("embed_tokens.weight", "wte.weight", "norm.weight", "ln_f.weight")):
+            known.append([name, list(parameter.shape), float(parameter.detach().double().sum())])
+    return known

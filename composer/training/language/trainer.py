@@ -6,11 +6,12 @@ own loss, its own routers on its own rows and its own optimizer, so it learns wh
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -19,10 +20,13 @@ from composer.language.batches import Batch, answer_loss, joined
 from composer.language.load import LanguageModel
 from composer.mixlora import Masks
 from composer.training.attention import attention_for_backward
+from composer.training.core import Learner, Trainer
 from composer.training.draws import generator_for
-from composer.training.language.dispatch import least_padding
-from composer.training.language.handle import Adapters, show_batch
-from composer.training.language.learner import Learner, Outcome
+from composer.training.language.handle import Adapters, save_trained, show_batch
+from composer.training.language.lesson import Lesson
+from composer.training.language.settings import LanguageProgress, LanguageTraining
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -51,43 +55,87 @@ def _on(device: torch.device, masks: Masks) -> Masks:
     return {part: mask.to(device) for part, mask in masks.items()}
 
 
-@dataclass
-class LanguageTrainer:
-    """Trains all learners side by side.
+class LanguageTrainer(Trainer[LanguageProgress]):
+    """Trains adapters side by side, each with a learner of its name.
 
-    `processes` is accelerate's PartialState: each process takes its own batches, and the gradients
-    are averaged. `at_once` batches at most share a forward pass; None for all.
+    at_once: how many batches at most share a forward pass; None for all.
+    facts: of each adapter, what a state to resume from must share.
     """
 
-    language: LanguageModel
-    adapters: Adapters
-    learners: list[Learner]
-    processes: Any
-    at_once: int | None = None
+    reports: ClassVar = LanguageProgress
 
-    def advance(self) -> dict[str, Outcome]:
-        """One step of every learner that is not done; by name what it gave."""
-        active = [learner for learner in self.learners if learner.running]
-        device = self.language.device
+    def __init__(
+        self,
+        language: LanguageModel,
+        adapters: Adapters,
+        configs: Sequence[LanguageTraining],
+        lessons: Sequence[Lesson],
+        facts: Sequence[Mapping[str, object]],
+        processes: Any,
+        at_once: int | None,
+    ) -> None:
+        learners = [
+            _learner(adapters, config, lesson, known, processes)
+            for config, lesson, known in zip(configs, lessons, facts, strict=True)
+        ]
+        super().__init__(learners, processes, device=language.device)
+        self.language, self.adapters, self._at_once = language, adapters, at_once
+        self.configs = {config.name: config for config in configs}
+        self.lessons = dict(zip(self.configs, lessons, strict=True))
+        self._loads: dict[str, tuple[float, ...]] = {}
+
+    def advance(self, active: Sequence[Learner]) -> None:
+        """One step of each."""
+        device = self.device
         sums = {
             learner.name: _Sums(torch.zeros((), device=device), torch.zeros((), device=device))
             for learner in active
         }
         for learner in active:
             learner.begin()
-        for part in range(max((learner.config.accumulation for learner in active), default=0)):
-            jobs = [self._job(learner, part) for learner in active if self._has(learner, part)]
-            for chunk in least_padding(jobs, lambda job: job.length, self.at_once or len(jobs)):
+        for part in range(max(learner.config.accumulation for learner in active)):
+            jobs = [self._job(one, part) for one in active if part < one.config.accumulation]
+            for chunk in least_padding(jobs, lambda job: job.length, self._at_once or len(jobs)):
                 self._learn(chunk, sums)
-        return {learner.name: self._finish(learner, sums[learner.name]) for learner in active}
+        for learner in active:
+            self._finish(learner, sums[learner.name])
+
+    def look(self, learner: Learner) -> dict[str, Any]:
+        """What the routers did, and a measurement where one is due."""
+        every = self.configs[learner.name].eval_every
+        due = every and learner.step % every == 0 and learner.running
+        return {
+            "router_loss": None if learner.loss is None else learner.figures["router"],
+            "load": self._loads[learner.name],
+            "eval_loss": self.evaluate(learner) if due else None,
+        }
+
+    def details(self, learner: Learner) -> dict[str, Any]:
+        """Which adapter it is, and how many of its requests were cut."""
+        return {"name": learner.name, "cut": self.lessons[learner.name].cut}
+
+    def write(self, learner: Learner) -> dict[str, Any]:
+        """The folder of an adapter, or the file of gates; with a last measurement."""
+        measured = self.evaluate(learner)
+        config = self.configs[learner.name]
+        metadata = {
+            "composer.training": json.dumps(_settings(config), ensure_ascii=False),
+            "composer.steps": str(learner.step),
+            "composer.skipped_steps": str(learner.skipped),
+            "composer.smoothed_loss": f"{learner.smoothed_loss:.6g}",
+        }
+        if measured is not None:
+            metadata["composer.eval_loss"] = f"{measured:.6g}"
+        save_trained(self.adapters, learner.name, config.output, metadata)
+        return {"eval_loss": measured}
 
     @torch.no_grad()
     def evaluate(self, learner: Learner) -> float | None:
         """The mean cross-entropy of a token of the data kept for it; None if there is none."""
-        batches = learner.lesson.eval_batches()
+        batches = self.lessons[learner.name].eval_batches()
         if not batches:
             return None
-        model, device = self.language.model, self.language.device
+        model = self.language.model
         training = model.training
         model.eval()
         try:
@@ -95,25 +143,22 @@ class LanguageTrainer:
             total, tokens = 0.0, 0
             for batch in batches:
                 show_batch(self.adapters, batch)
-                with self._precision(learner):
-                    logits: Tensor = cast(Any, model)(**batch.inputs(device)).logits
-                total += float(answer_loss(logits, batch.labels.to(device)))
+                with self._precision():
+                    logits: Tensor = cast(Any, model)(**batch.inputs(self.device)).logits
+                total += float(answer_loss(logits, batch.labels.to(self.device)))
                 tokens += batch.learnt
         finally:
             model.train(training)
         return total / tokens
 
-    def _has(self, learner: Learner, part: int) -> bool:
-        return part < learner.config.accumulation
-
     def _job(self, learner: Learner, part: int) -> Job:
         first = (learner.step * learner.config.accumulation + part) * self.processes.num_processes
         number = first + self.processes.process_index
-        return Job(learner, number, learner.lesson.batch(number))
+        return Job(learner, number, self.lessons[learner.name].batch(number))
 
     def _learn(self, chunk: Sequence[Job], sums: dict[str, _Sums]) -> None:
         """One pass forth and back; leaves the gradients of the chunk's batches."""
-        model, device = self.language.model, self.language.device
+        model, device = self.language.model, self.device
         whole, spans = joined([job.batch for job in chunk], self.language.pad)
         names = [job.learner.name for job in chunk for _ in job.batch.ids]
         self.adapters.assign(names)
@@ -123,9 +168,9 @@ class LanguageTrainer:
         with (
             self._random(chunk[0]),
             attention_for_backward(device.type, tokens),
-            self._precision(chunk[0].learner),
+            self._precision(),
         ):
-            # heard in this pass alone: gradient checkpointing runs layers again in the next
+            # recorded in this pass alone: gradient checkpointing runs layers again in the next
             with self.adapters.listen(_on(device, whole.masks)) as tape:
                 logits: Tensor = cast(Any, model)(**whole.inputs(device)).logits
             total = torch.zeros((), device=device)
@@ -135,10 +180,10 @@ class LanguageTrainer:
                 router = self.adapters.router_loss(tape, learner.name).to(device)
                 router = router / learner.config.accumulation
                 total = total + answers + router
-                told = sums[learner.name]
-                told.loss += answers.detach()
-                told.router += router.detach()
-                told.loads += self.adapters.loads(tape, learner.name).values()
+                sums_of = sums[learner.name]
+                sums_of.loss += answers.detach()
+                sums_of.router += router.detach()
+                sums_of.loads += self.adapters.loads(tape, learner.name).values()
             if total.requires_grad:
                 torch.autograd.backward(total)
 
@@ -147,46 +192,95 @@ class LanguageTrainer:
         alike, in whatever batch and process it is. Known without asking the other processes."""
         count = learner.config.accumulation * self.processes.num_processes
         first = learner.step * count
-        learnt = sum(learner.lesson.learnt(number) for number in range(first, first + count))
+        lesson = self.lessons[learner.name]
+        learnt = sum(lesson.learnt(number) for number in range(first, first + count))
         return learnt / self.processes.num_processes
 
-    def _finish(self, learner: Learner, told: _Sums) -> Outcome:
-        for parameter in learner.parameters.values():
-            if parameter.grad is None:  # an expert that no token was sent to
-                parameter.grad = torch.zeros_like(parameter)
-        both = torch.stack([told.loss, told.router]).float()
-        if self.processes.num_processes > 1:
-            both = self._averaged(learner, both)
-        loss, router = float(both[0]), float(both[1])
-        stepped = learner.finish(loss if math.isfinite(router) else math.nan)
-        load: list[float] = []
-        if told.loads:
-            load = cast(Any, torch.stack(told.loads).mean(dim=0)).tolist()
-        return Outcome(loss=loss if stepped else None, router_loss=router, load=tuple(load))
+    def _finish(self, learner: Learner, sums: _Sums) -> None:
+        loss, router = float(sums.loss), float(sums.router)
+        loss = loss if math.isfinite(router) else math.nan
+        learner.finish(self.processes, loss, {"router": router})
+        mean: Any = torch.stack(sums.loads).mean(dim=0) if sums.loads else torch.zeros(0)
+        self._loads[learner.name] = tuple(mean.tolist())
 
-    def _averaged(self, learner: Learner, losses: Tensor) -> Tensor:
-        """The losses and gradients as means over the processes, in one exchange."""
-        from accelerate import utils
-
-        gradients = [cast(Tensor, p.grad) for p in learner.parameters.values()]
-        flat = torch.cat([losses, *(g.float().flatten() for g in gradients)])
-        mean: Tensor = cast(Any, utils).reduce(flat, reduction="mean")
-        parts = torch.split(mean[2:], [gradient.numel() for gradient in gradients])
-        for parameter, part in zip(learner.parameters.values(), parts, strict=True):
-            parameter.grad = part.reshape(parameter.shape).to(parameter.dtype).clone()
-        return mean[:2]
-
-    def _precision(self, learner: Learner) -> torch.autocast:
-        wanted = learner.config.precision == "bfloat16"
-        return torch.autocast(self.language.device.type, torch.bfloat16, enabled=wanted)
+    def _precision(self) -> torch.autocast:
+        wanted = any(config.precision == "bfloat16" for config in self.configs.values())
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
 
     @contextmanager
     def _random(self, job: Job) -> Generator[None, None, None]:
         """Dropout and jitter from the seed and the batch's number alone; no global random state is
         changed."""
-        device = self.language.device
-        devices = [device] if device.type == "cuda" else []
-        seed = generator_for(job.learner.config.seed, "dropout", job.number).initial_seed()
+        devices = [self.device] if self.device.type == "cuda" else []
+        seed = generator_for(
+            self.lessons[job.learner.name].seed, "dropout", job.number
+        ).initial_seed()
         with cast(Any, torch.random).fork_rng(devices=devices):
             cast(Any, torch).manual_seed(seed)
             yield
+
+
+def _learner(
+    adapters: Adapters,
+    config: LanguageTraining,
+    lesson: Lesson,
+    facts: Mapping[str, object],
+    processes: Any,
+) -> Learner:
+    rows = config.batch_size * config.accumulation * processes.num_processes
+    groups = adapters.parameter_groups(
+        config.name,
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        lora_plus=config.lora_plus,
+    )
+    return Learner(
+        name=config.name,
+        config=config,
+        parameters=dict(adapters.named_parameters(config.name)),
+        optimizer=torch.optim.AdamW(groups, fused=True),
+        total=config.steps or lesson.steps(config.epochs, rows),
+        facts=facts,
+        warmup=config.warmup,
+        schedule=config.schedule,
+        clip_norm=config.clip_norm,
+    )
+
+
+def _settings(config: LanguageTraining) -> dict[str, Any]:
+    """The config as JSON without where things lie on this machine."""
+    names = {
+        key: path.name if (path := getattr(config, key)) is not None else None
+        for key in ("output", "data", "eval_data")
+    }
+    return config.to_json() | names
+
+
+def least_padding(
+    items: Sequence[Item], length: Callable[[Item], int], at_once: int
+) -> list[list[Item]]:
+    """The items in groups of at most `at_once`, those of like length together.
+
+    Rows of a group are padded to its longest. As few groups as there can be; of all ways to part
+    the items, ordered by length, into so many groups, the one with the least padding.
+    """
+    ordered = sorted(items, key=length)
+    count, groups = len(ordered), -(-len(ordered) // at_once)
+    lengths = [length(item) for item in ordered]
+    # best[g][n]: the least cost of the first n items in g groups, and where the last one begins
+    infinite = float("inf")
+    best = [[(infinite, 0)] * (count + 1) for _ in range(groups + 1)]
+    best[0][0] = (0.0, 0)
+    for group in range(1, groups + 1):
+        for end in range(1, count + 1):
+            best[group][end] = min(
+                (best[group - 1][begin][0] + (end - begin) * lengths[end - 1], begin)
+                for begin in range(max(end - at_once, 0), end)
+            )
+    parts: list[list[Item]] = []
+    end = count
+    for group in range(groups, 0, -1):
+        begin = best[group][end][1]
+        parts.append(ordered[begin:end])
+        end = begin
+    return parts[::-1]

@@ -14,6 +14,7 @@ from composer.language.mixlora_config import MixLoraConfig
 from composer.language.plain_lora import PlainLoraConfig
 from composer.language.template import Template
 from composer.settings import Settings, setting
+from composer.training.progress import Progress
 
 Precision = Literal["float32", "bfloat16"]
 Schedule = Literal["constant", "cosine", "linear"]
@@ -143,3 +144,21 @@ def _read_adapter(values: Mapping[str, Any]) -> AdapterConfig:
     if method not in _METHODS:
         raise ComposerError(f"Unknown method {method!r} of an adapter: update Composer.")
     return _METHODS[method].from_json(own)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageProgress(Progress):
+    """One report of one adapter, the one called `name`. `loss` is the mean cross-entropy of an
+    answer's token in nats.
+
+    router_loss: the balance loss with its coefficient, as it was added.
+    load: what part of all choices went to each expert, over all layers; sums to 1.
+    eval_loss: on the data kept for it, in the steps in which it was measured.
+    cut: requests that lost their beginning, for the window was too short.
+    """
+
+    name: str
+    router_loss: float | None = None
+    load: tuple[float, ...] = ()
+    eval_loss: float | None = None
+    cut: int = 0
