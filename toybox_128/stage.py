@@ -11,7 +11,7 @@ from pathlib import Path
 
 from toybox.loop import Stage
 
-STAGES = ("vae", "clip", "unet", "decoder", "oracle", "assemble")
+STAGES = ("vae", "clip", "unet", "decoder", "oracle", "assemble", "loras")
 MINUTES: dict[str, float] = {"vae": 66, "clip": 14, "unet": 300, "decoder": 40, "oracle": 40}
 """Budgets for one CPU core that multiplies bfloat16 fast."""
 
@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/toybox_128"))
     parser.add_argument("--minutes", type=float, help="the whole budget, earlier runs included")
     parser.add_argument("--out", type=Path, help="where `assemble` writes the model")
+    parser.add_argument("--loras", type=Path, default=Path("loras"), help="where LoRAs go")
     parser.add_argument("--start", type=Path, help="a finished model's folder to start from")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
@@ -37,6 +38,14 @@ def main() -> None:
 
         start = given.start and given.start / "vae"
         print(examine_vae(train_vae(stage, start=start)), flush=True)
+        return
+    if given.name == "loras":
+        from composer.diffusion.load import load_model
+        from toybox_128.stage_loras import train_all
+
+        if given.out is None:
+            parser.error("loras needs --out, the model")
+        train_all(load_model(str(given.out)), given.loras)
         return
     from toybox_128.tokens import build_tokenizer
 
