@@ -236,7 +236,7 @@ def _example(draw: Callable[[], Scene], skill: str, rng: random.Random, unseen: 
         # neither lists of words, nor prompts that leave the place unsaid
         if found is not None and not found.listed:
             if rng.random() < NAMED:
-                # where LoRAs speak, "neon" is a style and no car's name
+                # where LoRAs act, "neon" is a style and no car's name
                 said = with_a_name(said, rng, idle=skill == "base")
             return Example(jotting=jot(said, rng), prompt=said, skill=skill)
 

@@ -1,4 +1,4 @@
-"""A CLIP of transformers: how well a picture shows what words say."""
+"""A CLIP of transformers: how well a picture shows what a text describes."""
 
 from __future__ import annotations
 

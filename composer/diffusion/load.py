@@ -136,7 +136,7 @@ def _load_file(path: Path, device: torch.device, dtype: torch.dtype) -> Model:
 
 
 def _check_family(path: Path) -> None:
-    """Refuse by name a checkpoint of another architecture, told by the names of its tensors."""
+    """Refuse by name a checkpoint of another architecture, known by the names of its tensors."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]

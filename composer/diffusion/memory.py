@@ -39,5 +39,5 @@ def within_memory(pieces: Iterable[Piece], request: Request) -> Iterator[Piece]:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out; on CPUs PyTorch says so in words alone."""
-    told = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return told or "can't allocate memory" in str(error)
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or "can't allocate memory" in str(error)

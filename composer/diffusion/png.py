@@ -1,4 +1,4 @@
-"""Pictures that say how they were made: PNG with A1111's text and our own JSON."""
+"""Pictures that record how they were made: PNG with A1111's text and our own JSON."""
 
 from __future__ import annotations
 

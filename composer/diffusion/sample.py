@@ -70,9 +70,9 @@ def generate(
 
     ``cancelled`` is asked before each pass of the U-Net and before each decoding; once true, the
     iteration ends. ``preview_every`` n gives each n-th step a preview of the clean latents
-    predicted so far. ``batch_size`` is how many pictures are made at once. ``before_step`` is told
-    before each pass of the U-Net which one it is of how many in this batch. ``regions`` finds out
-    where each LoRA's words act, for gates that need it.
+    predicted so far. ``batch_size`` is how many pictures are made at once. ``before_step`` is
+    called before each pass of the U-Net with its number and how many there are in this batch.
+    ``regions`` finds out where each LoRA's words act, for gates that need it.
     """
     resolved = request.resolve(size=model.size, multiple=model.multiple)
     return _pictures(model, resolved, cancelled, preview_every, batch_size, before_step, regions)

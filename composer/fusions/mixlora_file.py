@@ -183,5 +183,5 @@ def _facts(header: Header) -> dict[str, Any]:
         if entry.dtype not in _NUMBERS:
             raise KIND.damaged(path, f"{name!r} is stored as {entry.dtype}")
     shapes = {name: entry.shape for name, entry in header.tensors.items()}
-    check_against_settings(shapes, facts["settings"], path, told="its metadata")
+    check_against_settings(shapes, facts["settings"], path, source="its metadata")
     return facts

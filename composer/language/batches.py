@@ -98,9 +98,9 @@ def collate(rows: Sequence[Sequence[Sample]], pad: int = 0, *, start: int | None
     """
     if start is not None:
         asked = [Sample(row[0].ids[: row[0].start], 0) for row in rows]
-        told = [Sample((start, *row[0].ids[row[0].start :]), 1) for row in rows]
+        answers = [Sample((start, *row[0].ids[row[0].start :]), 1) for row in rows]
         read = collate([[sample] for sample in asked], pad)
-        written = collate([[sample] for sample in told], pad)
+        written = collate([[sample] for sample in answers], pad)
         return replace(written, given=read.ids, given_mask=read.mask)
     length = max(sum(len(sample.ids) for sample in row) for row in rows)
     shape = (len(rows), length)

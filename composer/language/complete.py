@@ -104,7 +104,7 @@ def complete(
 ) -> list[str]:
     """An answer to each request, as records without their answer, in one batch.
 
-    gates: learned gates that are attached to the model, to be told what they may look at.
+    gates: learned gates that are attached to the model; they are given the tokens they may look at.
 
     Random numbers follow from the seed alone, whatever other threads draw meanwhile.
     """
@@ -173,10 +173,10 @@ def _ends(language: LanguageModel) -> list[int]:
 def _is_plain(folder: Path) -> bool:
     """Whether peft wrote the folder."""
     try:
-        told = parse_object((folder / "adapter_config.json").read_bytes())
-        return told["peft_type"] in PEFT_TYPES
+        config = parse_object((folder / "adapter_config.json").read_bytes())
+        return config["peft_type"] in PEFT_TYPES
     except (OSError, ValueError, KeyError, TypeError):
-        return False  # what is wrong with it is said by who reads it as MixLoRA
+        return False  # whoever reads it as MixLoRA reports what is wrong with it
 
 
 def _attach_plain(language: LanguageModel, folder: Path) -> Callable[[], None]:

@@ -32,7 +32,7 @@ ORDER = (
 
 
 def request(words: str) -> str:
-    """How words are put to a model that was taught to make prompts of them."""
+    """How words are put to a model that was trained to make prompts of them."""
     return f"{' '.join(words.split())} =>"
 
 
@@ -41,7 +41,7 @@ class Expander:
     """A language model that makes prompts of words."""
 
     language: LanguageModel
-    taught: bool = True
+    trained: bool = True
     """Whether it was trained on "words =>" and the prompt to make of them. Of the others, one with
     a chat template is asked in words, and one without goes on from the words given."""
     understood: Callable[[str, str], bool] | None = None
@@ -58,7 +58,7 @@ class Expander:
         dtype: torch.dtype = torch.float32,
     ) -> Expander:
         """From a model's folder or its name on the hub, with an adapter: the one given, or the
-        folder `adapter` in the model's. A model with an adapter counts as taught.
+        folder `adapter` in the model's. A model with an adapter counts as trained.
 
         Raises ComposerError for what cannot be loaded.
         """
@@ -67,7 +67,7 @@ class Expander:
         adapter = adapter or (within if within.is_dir() else None)
         if adapter is not None:
             attach_adapter(language, adapter)
-        return cls(language=language, taught=adapter is not None, understood=understood)
+        return cls(language=language, trained=adapter is not None, understood=understood)
 
     def expand(self, words: str, seed: int = 0, *, keep: Sequence[str] = ()) -> str:
         """A prompt that holds all words given; without any, one of the model's own.
@@ -104,7 +104,7 @@ class Expander:
     def tries(self, words: str, seed: int = 0, count: int = TRIES) -> list[str]:
         """What the model makes of the words, in so many tries."""
         asking = Asking(tokens=TOKENS, temperature=TEMPERATURE, seed=seed)
-        if self.taught:
+        if self.trained:
             record = Record(prompt=request(words), answer="")
         elif uses_chat(self.language.tokenizer, "auto"):
             record = Record(instruction=ORDER, input=words, answer="")
@@ -117,7 +117,7 @@ class Expander:
 
 
 def _one_line(made: str) -> str:
-    """The first line that says something, without the quotation marks that chat models like."""
+    """The first line that is not empty, without the quotation marks that chat models like."""
     lines = [" ".join(line.split()) for line in made.splitlines() if line.strip()]
     first = lines[0] if lines else ""
     quoted = len(first) > 1 and first[0] == first[-1] and first[0] in "\"'"

@@ -113,11 +113,11 @@ class PlainLora:
         tensors: dict[str, Tensor] = cast(Any, peft).get_peft_model_state_dict(self._peft)
         plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
         settings = self._peft.peft_config["default"].to_dict() | {"inference_mode": True}
-        told = {key: _plain(value) for key, value in settings.items()}
+        config = {key: _plain(value) for key, value in settings.items()}
         folder.mkdir(parents=True, exist_ok=True)
         data = save(plain, {"format": "pt", **metadata})
         write_atomically(folder / "adapter_model.safetensors", data)
-        text = json.dumps(told, indent=2, sort_keys=True) + "\n"
+        text = json.dumps(config, indent=2, sort_keys=True) + "\n"
         write_atomically(folder / "adapter_config.json", text.encode())
 
     def detach(self) -> None:

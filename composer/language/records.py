@@ -1,6 +1,6 @@
 """What a language model learns from: JSON lines, or a folder that the `datasets` library wrote.
 
-Each line is one object in one of four forms, told apart by their fields:
+Each line is one object in one of four forms, distinguished by their fields:
 
     {"instruction": "...", "input": "...", "output": "..."}         input may be left out
     {"prompt": "...", "completion": "..."}
@@ -142,24 +142,24 @@ def _datasets_folder(path: Path, split: str) -> Iterator[Record]:
         opened = opened[split]
     for number, values in enumerate(cast("Iterable[dict[str, Any]]", opened)):
         # a table has all fields in all rows, the missing ones as null
-        told = {key: value for key, value in values.items() if value is not None}
-        yield record_from(told, f"{path.name}, row {number}")
+        fields = {key: value for key, value in values.items() if value is not None}
+        yield record_from(fields, f"{path.name}, row {number}")
 
 
 def _chat(messages: Any, origin: str) -> Record:
     remedy = 'write [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}].'
-    told: list[tuple[str, str]] = []
+    turns: list[tuple[str, str]] = []
     for message in cast("list[Any]", messages) if isinstance(messages, list) else []:
         values = cast("dict[str, Any]", message) if isinstance(message, dict) else {}
         role, content = values.get("role"), values.get("content")
         if not isinstance(role, str) or not isinstance(content, str):
             raise ComposerError(f"{origin}: a message has no role or no content: {remedy}")
-        told.append((role, content))
-    if len(told) < 2 or told[-1][0] != "assistant" or not told[-1][1].strip():
+        turns.append((role, content))
+    if len(turns) < 2 or turns[-1][0] != "assistant" or not turns[-1][1].strip():
         raise ComposerError(
             f"{origin}: the messages do not end with an answer of the assistant: {remedy}"
         )
-    return Record(messages=tuple(told[:-1]), answer=told[-1][1], origin=origin)
+    return Record(messages=tuple(turns[:-1]), answer=turns[-1][1], origin=origin)
 
 
 def _text(values: Mapping[str, Any], name: str, origin: str) -> str:

@@ -77,20 +77,20 @@ def encode(
     for record in records:
         asked, answer, special = worded(record, tokenizer, template)
         given = encode_request(asked, tokenizer, special=special, encoder=encoder)
-        said = _answer(answer, tokenizer, special=special)
+        learnt = _answer(answer, tokenizer, special=special)
         # one token of the request at least, or nothing would call the answer
-        room = window - len(said)
+        room = window - len(learnt)
         if encoder:
             # one place of the decoder's is for the token it begins with
             given, room = given or _end(tokenizer), window if room >= 1 else 0
         if room < min(len(given), 1):
             raise ComposerError(
-                f"{record.origin}: the answer has {len(said)} tokens, and the window"
+                f"{record.origin}: the answer has {len(learnt)} tokens, and the window"
                 f" {window}: shorten it, or give a longer window."
             )
         if len(given) > room:
             given, cut = given[len(given) - room :], cut + 1
-        found.append(Sample((*given, *said), len(given)))
+        found.append(Sample((*given, *learnt), len(given)))
         if found[-1].learnt < 1:
             raise ComposerError(f"{record.origin}: the answer has no token: write more.")
     return Samples(samples=tuple(found), window=window, cut=cut)

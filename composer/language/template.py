@@ -28,12 +28,12 @@ def worded(record: Record, tokenizer: Any, template: Template = "auto") -> tuple
     if not uses_chat(tokenizer, template):
         return _plain(record), record.answer, False
     messages = [{"role": role, "content": content} for role, content in _messages(record)]
-    said = {"role": "assistant", "content": record.answer}
+    reply = {"role": "assistant", "content": record.answer}
     try:
         asked: str = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True
         )
-        whole: str = tokenizer.apply_chat_template([*messages, said], tokenize=False)
+        whole: str = tokenizer.apply_chat_template([*messages, reply], tokenize=False)
     except Exception as error:  # whatever the template's author wrote, jinja2's errors among it
         raise ComposerError(
             f"{record.origin}: the model's chat template refuses this record ({error}): change the"

@@ -52,11 +52,11 @@ def check_against_settings(
     shapes: Mapping[str, tuple[int, ...]],
     config: MixLoraSettings,
     path: Path,
-    told: str = "adapter_config.json",
+    source: str = "adapter_config.json",
 ) -> None:
-    """Refuse a file whose tensors are not those its settings speak of; only shapes are looked at.
+    """Refuse a file whose tensors are not those of its settings; only shapes are looked at.
 
-    told: where the settings stand, for messages.
+    source: where the settings stand, for messages.
 
     Raises:
         ComposerError: an expert or a factor is missing, or has another rank or number.
@@ -71,13 +71,13 @@ def check_against_settings(
     if experts > len(shapes) or any(0 in shape for shape in shapes.values()):
         # before anything is counted by a number that a stranger chose
         raise ComposerError(
-            f"{path}: has {len(shapes)} tensors, some perhaps empty, and {told} tells "
+            f"{path}: has {len(shapes)} tensors, some perhaps empty, and {source} tells "
             f"of {experts} experts. They do not belong together: get both again."
         )
     for name in routers:
         if len(shapes[name]) != 2 or shapes[name][0] != experts:
             raise ComposerError(
-                f"{path}: {name} has the shape {shapes[name]}, and {told} tells of "
+                f"{path}: {name} has the shape {shapes[name]}, and {source} tells of "
                 f"{experts} experts. They do not belong together: get both again."
             )
     stems: dict[str, set[str]] = {}
@@ -90,13 +90,13 @@ def check_against_settings(
         known = stem.startswith(PREFIX) and f"lora_{end}" in FACTORS.values()
         if not known or lora is None or (expert and int(expert[2]) >= experts):
             raise ComposerError(
-                f"{path}: has a tensor {name!r}, of which {told} does not tell. "
+                f"{path}: has a tensor {name!r}, of which {source} does not tell. "
                 "Choose an adapter that was saved by MoE-PEFT, the package mixlora or Composer."
             )
         rank = {"A.weight": shape[:1], "B.weight": shape[1:]}.get(end, (lora.rank,))
         if rank != (lora.rank,):
             raise ComposerError(
-                f"{path}: {name} has the shape {shape}, and {told} tells of rank "
+                f"{path}: {name} has the shape {shape}, and {source} tells of rank "
                 f"{lora.rank}. They do not belong together: get both again."
             )
         if expert:

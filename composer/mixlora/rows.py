@@ -45,8 +45,8 @@ class Rows:
     """Which of `names` each row of the batch belongs to.
 
     names: the adapters attached to the model.
-    tape: where routers report, while someone listens.
-    masks: the tokens that count, while they are told.
+    tape: where routers report, while they are recorded.
+    masks: the tokens that count, while they are given.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -84,7 +84,7 @@ class Rows:
     @contextmanager
     def listen(self, masks: Masks | None = None) -> Generator[Tape, None, None]:
         """Collect what routers decide meanwhile. Stop before the backward pass: under gradient
-        checkpointing the forward pass runs again there, and each router would be heard twice."""
+        checkpointing the forward pass runs again there, and each router would report twice."""
         tape: Tape = []
         self.tape, self.masks = tape, masks
         try:
@@ -121,10 +121,10 @@ class Rows:
         return found
 
     def mask_of(self, host: str, shape: tuple[int, int]) -> Tensor | None:
-        """Which of a host's (batch, tokens) count, bool; None if nothing was told.
+        """Which of a host's (batch, tokens) count, bool; None if no mask was given.
 
         Raises:
-            ComposerError: the mask told has another shape.
+            ComposerError: the mask has another shape.
         """
         masks = self.masks
         if isinstance(masks, Mapping):

@@ -123,34 +123,34 @@ def grouped_linear(hidden: Tensor, weight: Tensor, where: Sorted) -> Tensor:
 class _Mix(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, told: Segments, count: int, hidden: Tensor, weights: Tensor, *rest: Any
+        ctx: Any, given: Segments, count: int, hidden: Tensor, weights: Tensor, *rest: Any
     ) -> tuple[Tensor, Tensor]:
         commons, a, b = (rest[i * count : (i + 1) * count] for i in range(3))
         down: Tensor | None = rest[-1]
         adapted = any(one is not None for one in a)
         n, tokens = weights.shape[0], hidden.shape[0]
-        inner = told.middle(*(common[:0] for common in commons))  # its width and dtype
-        keep = _draw((n, hidden.shape[1]), told.dropout if adapted else 0.0, hidden)
-        keep_inner = _draw((n, inner.shape[1]), told.inner, hidden)
-        keep_down = _draw((n, inner.shape[1]), told.dropout if down is not None else 0.0, hidden)
+        inner = given.middle(*(common[:0] for common in commons))  # its width and dtype
+        keep = _draw((n, hidden.shape[1]), given.dropout if adapted else 0.0, hidden)
+        keep_inner = _draw((n, inner.shape[1]), given.inner, hidden)
+        keep_down = _draw((n, inner.shape[1]), given.dropout if down is not None else 0.0, hidden)
         exact = torch.promote_types(inner.dtype, torch.float32)
         combined = hidden.new_zeros(tokens, inner.shape[1], dtype=exact)
         low = inner.new_zeros(n, 0 if down is None else down.shape[1])
-        for expert, begin, end in told.where.segments():
+        for expert, begin, end in given.where.segments():
             part = slice(begin, end)
-            token = told.where.token[part]
-            read = _kept(hidden[token], keep, part, told.dropout) if adapted else hidden
+            token = given.where.token[part]
+            read = _kept(hidden[token], keep, part, given.dropout) if adapted else hidden
             seen: list[Tensor] = []
             for common, a_i, b_i in zip(commons, a, b, strict=True):
                 one = common[token]
                 if a_i is not None:
-                    one.addmm_(read @ a_i[expert].mT, b_i[expert].mT, alpha=told.scale)
+                    one.addmm_(read @ a_i[expert].mT, b_i[expert].mT, alpha=given.scale)
                 seen.append(one)
-            value = _kept(told.middle(*seen), keep_inner, part, told.inner)
+            value = _kept(given.middle(*seen), keep_inner, part, given.inner)
             if down is not None:
-                low[part] = _kept(value, keep_down, part, told.dropout) @ down[expert].mT
+                low[part] = _kept(value, keep_down, part, given.dropout) @ down[expert].mT
             combined.index_add_(0, token, (value * weights[part, None]).to(exact))
-        ctx.told, ctx.count, ctx.adapted = told, count, adapted
+        ctx.given, ctx.count, ctx.adapted = given, count, adapted
         ctx.save_for_backward(hidden, weights, keep, keep_inner, keep_down, *rest)
         return combined.to(inner.dtype), low
 
@@ -160,7 +160,7 @@ class _Mix(torch.autograd.Function):
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor | None, ...]:
         g_combined, g_low = grad_outputs
-        told: Segments = ctx.told
+        given: Segments = ctx.given
         hidden, weights, keep, keep_inner, keep_down, *rest = ctx.saved_tensors
         g_hidden, g_weights = torch.zeros_like(hidden), torch.zeros_like(weights)
         g_rest: list[Any] = [None if one is None else torch.zeros_like(one) for one in rest]
@@ -168,42 +168,42 @@ class _Mix(torch.autograd.Function):
         commons, a, b = (rest[i * count : (i + 1) * count] for i in range(3))
         g_commons, g_a, g_b = (g_rest[i * count : (i + 1) * count] for i in range(3))
         down, g_down = rest[-1], g_rest[-1]
-        for expert, begin, end in told.where.segments():
+        for expert, begin, end in given.where.segments():
             part = slice(begin, end)
-            token = told.where.token[part]
-            read = _kept(hidden[token], keep, part, told.dropout) if ctx.adapted else hidden
+            token = given.where.token[part]
+            read = _kept(hidden[token], keep, part, given.dropout) if ctx.adapted else hidden
             seen: list[Tensor] = []
             lows: list[Any] = []
             for common, a_i, b_i in zip(commons, a, b, strict=True):
                 one, low = common[token], None
                 if a_i is not None:
                     low = read @ a_i[expert].mT
-                    one.addmm_(low, b_i[expert].mT, alpha=told.scale)
+                    one.addmm_(low, b_i[expert].mT, alpha=given.scale)
                 seen.append(one.requires_grad_())
                 lows.append(low)
             with torch.enable_grad():
-                raw = told.middle(*seen)
-            value = _kept(raw.detach(), keep_inner, part, told.inner)
+                raw = given.middle(*seen)
+            value = _kept(raw.detach(), keep_inner, part, given.inner)
             g_value = g_combined[token]
             g_weights[part] = (g_value * value).sum(dim=-1, dtype=g_weights.dtype)
             g_value = (g_value * weights[part, None]).to(value.dtype)
             if down is not None:
                 g_one = g_low[part]
-                g_down[expert] = g_one.mT @ _kept(value, keep_down, part, told.dropout)
-                g_value += _kept(g_one @ down[expert], keep_down, part, told.dropout)
-            g_seen = torch.autograd.grad(raw, seen, _kept(g_value, keep_inner, part, told.inner))
+                g_down[expert] = g_one.mT @ _kept(value, keep_down, part, given.dropout)
+                g_value += _kept(g_one @ down[expert], keep_down, part, given.dropout)
+            g_seen = torch.autograd.grad(raw, seen, _kept(g_value, keep_inner, part, given.inner))
             g_read = None
             for i, (g_one, low) in enumerate(zip(g_seen, lows, strict=True)):
                 g_commons[i].index_add_(0, token, g_one)
                 if low is None:
                     continue
-                g_b[i][expert] = (g_one.mT @ low).mul_(told.scale)
-                g_inner = (g_one @ b[i][expert]).mul_(told.scale)
+                g_b[i][expert] = (g_one.mT @ low).mul_(given.scale)
+                g_inner = (g_one @ b[i][expert]).mul_(given.scale)
                 g_a[i][expert] = g_inner.mT @ read
                 more = g_inner @ a[i][expert]
                 g_read = more if g_read is None else g_read.add_(more)
             if g_read is not None:
-                g_hidden.index_add_(0, token, _kept(g_read, keep, part, told.dropout))
+                g_hidden.index_add_(0, token, _kept(g_read, keep, part, given.dropout))
         return (None, None, g_hidden, g_weights, *g_rest)
 
 

@@ -55,30 +55,30 @@ def region_maps(changes: Tensor, called: Tensor, reaches: Sequence[Reach]) -> Te
         return changes.new_ones(batch, 1, 1, 1)
     scale = max(1.0, max(height, width) / CELLS)
     size = (max(1, round(height / scale)), max(1, round(width / scale)))
-    loud = changes.float().square().mean(2)  # (experts, batch, height, width)
-    loud = _blur(functional.adaptive_avg_pool2d(loud, size))
-    loud = loud / loud.mean((2, 3), keepdim=True).clamp_min(_TINY)
-    loud = loud * called[..., None, None]
+    power = changes.float().square().mean(2)  # (experts, batch, height, width)
+    power = _blur(functional.adaptive_avg_pool2d(power, size))
+    power = power / power.mean((2, 3), keepdim=True).clamp_min(_TINY)
+    power = power * called[..., None, None]
     local = torch.tensor([reach.local for reach in reaches], device=changes.device)
-    rivals = loud.square() * local[:, None, None, None]
-    share = loud.square() / rivals.amax(0).clamp_min(_TINY)
+    rivals = power.square() * local[:, None, None, None]
+    share = power.square() / rivals.amax(0).clamp_min(_TINY)
     maps = torch.where(
         local[:, None, None, None],
-        loud / (1 + loud) * share.clamp_max(1.0),
-        called[..., None, None].to(loud),
+        power / (1 + power) * share.clamp_max(1.0),
+        called[..., None, None].to(power),
     )
     emphasis = torch.tensor([reach.emphasis for reach in reaches], device=changes.device)
     return (emphasis[:, None, None, None] * maps).transpose(0, 1)
 
 
-def _blur(loud: Tensor) -> Tensor:
+def _blur(power: Tensor) -> Tensor:
     """Twice with the binomial kernel 1 2 1, which is about one cell wide."""
-    line = torch.tensor([0.25, 0.5, 0.25], device=loud.device)
+    line = torch.tensor([0.25, 0.5, 0.25], device=power.device)
     kernel = (line[:, None] * line)[None, None]
-    flat = loud.flatten(0, 1)[:, None]
+    flat = power.flatten(0, 1)[:, None]
     for _ in range(2):
         flat = functional.conv2d(functional.pad(flat, (1, 1, 1, 1), mode="replicate"), kernel)
-    return flat.reshape(loud.shape)
+    return flat.reshape(power.shape)
 
 
 def maps_at(seen: Seen, experts: int) -> Tensor:

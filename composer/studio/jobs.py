@@ -80,19 +80,19 @@ class JobQueue(Generic[Event]):
         return job
 
     def cancel(self, owner: str | None = None) -> int:
-        """Stop the jobs of one owner (None: the running job). Returns how many were told."""
+        """Stop the jobs of one owner (None: the running job). Returns how many they are."""
         with self._changed:
             running = [self._running] if self._running is not None else []
             if owner is None:
-                told = running
+                stopped = running
             else:
-                told = [job for job in (*running, *self._waiting) if job.owner == owner]
-            for job in told:
+                stopped = [job for job in (*running, *self._waiting) if job.owner == owner]
+            for job in stopped:
                 job.cancelled.set()
                 if job in self._waiting:
                     self._waiting.remove(job)
                     job.events.put(Over())
-            return len(told)
+            return len(stopped)
 
     def withdraw(self, job: Job[Event]) -> None:
         """Nobody waits for this job any more."""
@@ -125,16 +125,16 @@ class JobQueue(Generic[Event]):
 
         Closing the iterator cancels the job. The job's own error is raised here.
         """
-        told: int | None = None
+        shown: int | None = None
         try:
             while True:
                 try:
-                    event = job.events.get(timeout=poll if told is not None else 0.02)
+                    event = job.events.get(timeout=poll if shown is not None else 0.02)
                 except queue.Empty:
                     place = self.place(job)
-                    if place != (told or 0):
+                    if place != (shown or 0):
                         yield waiting(place)
-                    told = place
+                    shown = place
                     continue
                 if isinstance(event, Over):
                     if event.error is not None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from composer.studio import Card
 
 RECENT = 24
-TELL_EVERY = 0.12  # seconds between two reports of progress, at least
+SEND_EVERY = 0.12  # seconds between two reports of progress, at least
 
 Update = dict[Any, Any]
 # Changes nothing. An empty dict would not do: Gradio takes it for one value where it wants several.
@@ -266,12 +266,12 @@ class Actions:
                 page.stop: gr.update(interactive=True),
                 **form,
             }
-            told = 0.0
+            sent = 0.0
             for event in self._studio.compose(asked, owner=owner):
                 if isinstance(event, Progress) and event.step < event.steps:
-                    if time.monotonic() - told < TELL_EVERY:
+                    if time.monotonic() - sent < SEND_EVERY:
                         continue
-                    told = time.monotonic()
+                    sent = time.monotonic()
                 yield self._report(event)
         except ComposerError as error:
             yield self._failed(str(error))

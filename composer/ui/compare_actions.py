@@ -24,7 +24,7 @@ from composer.studio import (
     Way,
 )
 from composer.ui import compare_views, views
-from composer.ui.actions import TELL_EVERY, changed
+from composer.ui.actions import SEND_EVERY, changed
 from composer.ui.compare_layout import ComparePage
 from composer.ui.layout import Page
 from composer.ui.train_views import picker_view
@@ -147,7 +147,7 @@ class CompareActions:
         view = compare_views.comparison_view(ways)
         places: dict[tuple[int, int], SavedPicture] = {}
         yield {page.comparison: view}
-        told = 0.0
+        sent = 0.0
         try:
             for event in self._studio.compare(ways, owner=owner):
                 if isinstance(event, PictureSaved):
@@ -161,10 +161,10 @@ class CompareActions:
                         page.pace: compare_views.over_view(event),
                         page.stop: gr.update(interactive=False),
                     }
-                elif not isinstance(event, Progress) or time.monotonic() - told > TELL_EVERY:
-                    told = time.monotonic()
+                elif not isinstance(event, Progress) or time.monotonic() - sent > SEND_EVERY:
+                    sent = time.monotonic()
                     yield {page.pace: self._pace(event, ways)}
-        except Exception:  # it is told by who called; the grid must not wait for more
+        except Exception:  # whoever called reports it; the grid must not wait for more
             kept = compare_views.finished_view(view, ways, places) if places else None
             yield {page.comparison: kept}
             raise

@@ -31,11 +31,11 @@ class Expansion:
     loras: tuple[str, ...]
 
     @classmethod
-    def read(cls, told: object) -> Expansion | None:
+    def read(cls, state: object) -> Expansion | None:
         """What the page keeps of the last one; it comes from a browser."""
-        if not isinstance(told, Mapping):
+        if not isinstance(state, Mapping):
             return None
-        kept = cast("Mapping[str, Any]", told)
+        kept = cast("Mapping[str, Any]", state)
         if kept.get("phase") != "done":
             return None
         try:
@@ -63,11 +63,11 @@ class ExpandActions:
         return {"phase": "off", "note": problem} if problem else {"phase": "idle"}
 
     def expand(
-        self, prompt: str | None, mixer: object, fusion: str, triggers: bool, told: object
+        self, prompt: str | None, mixer: object, fusion: str, triggers: bool, state: object
     ) -> Iterator[Update]:
         """Make a full prompt of what is typed; of the same words once more, make another."""
         page, typed, seed = self._page, prompt or "", 0
-        last = Expansion.read(told)
+        last = Expansion.read(state)
         if last is not None and last.made == typed:
             typed, seed = last.typed, last.seed + 1
         yield {page.expander: {"phase": "working"}}
@@ -90,9 +90,9 @@ class ExpandActions:
             expansion = Expansion(typed=typed, made=made, seed=seed, loras=loras)
             yield {page.prompt: made, page.expander: expansion.view()}
 
-    def back(self, mixer: object, fusion: object, triggers: bool, told: object) -> Update:
+    def back(self, mixer: object, fusion: object, triggers: bool, state: object) -> Update:
         """Put back what was typed, with the trigger words of LoRAs that were chosen since."""
-        page, last = self._page, Expansion.read(told)
+        page, last = self._page, Expansion.read(state)
         if last is None:
             return {page.expander: self.offer()}
         typed = last.typed

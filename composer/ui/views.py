@@ -292,8 +292,8 @@ def _chips(saved: SavedPicture, cards: Mapping[str, Card]) -> Iterator[tuple[str
         aside = [] if row.text_encoder is None else [f"text {row.text_encoder:g}"]
         for part, (start, end) in spans.get(row.name, {}).items():
             aside.append(f"{part} {100 * start:.0f} to {100 * end:.0f} %")
-        told = f"({', '.join(aside)})" if aside else ""
-        yield kind, " ".join(filter(None, (title, recipe.number(row), told)))
+        details = f"({', '.join(aside)})" if aside else ""
+        yield kind, " ".join(filter(None, (title, recipe.number(row), details)))
     for name in recipe.off(saved.record.fusion):
         kind, title = titled(name)
         yield f"{kind} off", f"{title} off"

@@ -85,7 +85,7 @@ def test_the_main_job_by_mouse(page: Page, app: App, tmp_path: Path) -> None:
     ]
     keep(page, "compose", tmp_path)
 
-    # switched off, it is silent
+    # switched off, it has no effect
     page.click(".row[data-name=neon] .switch")
     page.fill("#count input", "1")
     generate(page)

@@ -88,8 +88,8 @@ def test_maps_follow_from_two_predictions_each(model: Model, mixture: Mixture) -
     maps = regions(model, mixture).of(prompts)
     assert maps.called.tolist() == [[True, False], [True, True], [True, True]]
     changes = torch.zeros(3, *noisy.shape)
-    for index, (voice, left) in enumerate(((ADA, ("in ink", None)), (INK, ("ada", "a cat")))):
-        assert voice.reaches() == REACHES[voice.role]
+    for index, (trigger, left) in enumerate(((ADA, ("in ink", None)), (INK, ("ada", "a cat")))):
+        assert trigger.reaches() == REACHES[trigger.role]
         for row, (prompt, less) in enumerate(zip(prompts, left, strict=True)):
             if less is None:
                 continue
@@ -105,10 +105,10 @@ def test_maps_follow_from_two_predictions_each(model: Model, mixture: Mixture) -
     wanted = region_maps(changes, maps.called, [ADA.reaches(), INK.reaches(), Reach(local=False)])
     found = maps.maps(noisy, timestep)
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
-    assert bool((found[:, 2] == 1).all()), "an expert without words speaks everywhere"
+    assert bool((found[:, 2] == 1).all()), "an expert without words acts everywhere"
 
 
-def test_gates_do_not_disturb_what_is_heard(model: Model, mixture: Mixture) -> None:
+def test_gates_do_not_change_the_maps(model: Model, mixture: Mixture) -> None:
     """The maps are those of the plain sum, whatever the gates were told before."""
     maps = regions(model, mixture).of(("ada in ink",))
     noisy, timestep = latents(model, 1), torch.tensor(300)
@@ -144,21 +144,21 @@ def test_nobody_hears_them_without_such_gates(model: Model, mixture: Mixture) ->
     assert regions_of(model, mixture, ()) is None
 
 
-def picture_of(model: Model, request: Request, heard: Regions | None) -> Image.Image:
-    pieces = generate(model, request, regions=heard)
+def picture_of(model: Model, request: Request, finder: Regions | None) -> Image.Image:
+    pieces = generate(model, request, regions=finder)
     return next(piece.image for piece in pieces if isinstance(piece, Picture))
 
 
 def test_pictures_alone_and_in_a_batch(model: Model, mixture: Mixture) -> None:
     """The page's sampler and the benchmarks' make one picture, which the maps have changed."""
     mixture.set_gates(region_gates(mixture, dict.fromkeys(mixture.names, 1.0)))
-    heard = regions(model, mixture)
+    finder = regions(model, mixture)
     request = Request(prompt="ada in ink", seed=5, steps=4, cfg_scale=3.0, sampler="DDIM")
-    alone = picture_of(model, request, heard)
+    alone = picture_of(model, request, finder)
     mixture.set_region_maps(None)
     plain = picture_of(model, request, None)
     shots = [Shot(prompt="a cat", seed=4), Shot(prompt="ada in ink", seed=5)]
-    batch = list(sample(model, shots, Sampling(steps=4), regions=heard))
+    batch = list(sample(model, shots, Sampling(steps=4), regions=finder))
 
     def pixels(image: Image.Image) -> Tensor:
         return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).float()

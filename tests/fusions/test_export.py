@@ -122,7 +122,7 @@ def test_other_experts_are_refused(model: Model, experts: list[Expert]) -> None:
 
 
 def test_block_weights(model: Model, experts: list[Expert]) -> None:
-    """17 numbers; each the mean over the units of its block, 0 where the LoRA is silent."""
+    """17 numbers; each the mean over the units of its block, 0 where the LoRA changes nothing."""
     with mixed(model, experts) as mixture:
         units = list(mixture.units)
         words = [u for u in units if u.startswith("text_encoder")]

@@ -121,7 +121,7 @@ def test_phrases_are_added_once(prompt: str, phrases: list[str], whole: str) -> 
     assert with_words(prompt, phrases) == whole
 
 
-@pytest.mark.parametrize("way", ["taught", "chat", "plain"])
+@pytest.mark.parametrize("way", ["trained", "chat", "plain"])
 def test_each_kind_of_model_is_asked_in_its_own_way(
     way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,22 +135,22 @@ def test_each_kind_of_model_is_asked_in_its_own_way(
         return ['\n"a  fox\tin the snow"\nThat is all.'] * len(records)
 
     monkeypatch.setattr("composer.language.expand.complete", answer)
-    made = Expander(language=base, taught=way == "taught").tries("fox", count=2)
+    made = Expander(language=base, trained=way == "trained").tries("fox", count=2)
     if way == "chat":
         assert (asked[0].instruction, asked[0].input) == (ORDER, "fox")
     else:
-        assert asked[0].prompt == ("fox =>" if way == "taught" else "fox")
+        assert asked[0].prompt == ("fox =>" if way == "trained" else "fox")
     # one that goes on says the words again
     whole = "fox" if way == "plain" else "a fox in the snow"
     assert made == [whole] * 2
 
 
-def test_a_folder_with_an_adapter_is_taught_and_says_what_it_learnt(
+def test_a_folder_with_an_adapter_is_trained_and_makes_what_it_learnt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("composer.language.expand.TEMPERATURE", 0.0)  # so small a model is unsure
     folder = make_tiny_language(tmp_path / "model", hidden_size=32, intermediate_size=48)
-    assert not Expander.load(folder).taught
+    assert not Expander.load(folder).trained
     said = "a red fox"
     learnt = [Record(prompt=request("fox"), answer=said)]
     config = training(
@@ -158,7 +158,7 @@ def test_a_folder_with_an_adapter_is_taught_and_says_what_it_learnt(
     )
     list(train_adapter(load_language_model(folder), config, records=learnt))
     found = Expander.load(folder)
-    assert found.taught
+    assert found.trained
     assert found.expand("fox") == said
     elsewhere = Expander.load(folder, adapter=folder / "adapter")
     assert elsewhere.expand("fox") == said

@@ -127,7 +127,7 @@ def test_even_is_pefts_cat_at_one_nth(kind: str, folders: Any) -> None:
     model, mixture = gated(kind, folders, settings=None)
     mixture.set_weights(dict.fromkeys(names, 1 / 3))
     torch.testing.assert_close(outputs(model, requests()), wanted, atol=1e-5, rtol=1e-5)
-    # and so speak gates that have learnt nothing
+    # and so act gates that have learnt nothing
     gates = put_gates(mixture, model, MEAN)
     with torch.no_grad():
         for gate in gates.values():

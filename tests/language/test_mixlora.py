@@ -79,7 +79,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(family: str) -> None:
             loss = model(**told, use_cache=False).loss
         assert len(tape) == len(mixlora.hosts)
         found.append(gradients(mixlora, loss + 100.0 * mixlora.router_loss(tape, "a0")))
-        assert len(tape) == len(mixlora.hosts)  # not heard again in the backward pass
+        assert len(tape) == len(mixlora.hosts)  # not recorded again in the backward pass
     assert all(close(found[1][path], gradient) for path, gradient in found[0].items())
 
 
@@ -140,7 +140,7 @@ def test_the_attention_is_as_pefts(dora: bool) -> None:
     mixlora = attached(model, told)
     for host in mixlora.hosts.values():
         for factors in host.adapters["a0"].factors.values():  # pyright: ignore
-            factors.B.data.zero_()  # only the attention speaks
+            factors.B.data.zero_()  # only the attention changes anything
     twin = inject_adapter_in_model(
         LoraConfig(r=3, lora_alpha=6, target_modules=["q_proj", "dense"], use_dora=dora), twin
     )

@@ -28,7 +28,7 @@ def test_no_experts_is_the_base(unet: Any) -> None:
 
 
 @pytest.mark.parametrize("how", ["weights", "switches"])
-def test_nobody_speaking_is_the_base(unet: Any, experts: Experts, how: str) -> None:
+def test_no_active_expert_is_the_base(unet: Any, experts: Experts, how: str) -> None:
     before = predict(unet)
     mixture = attach({"unet": unet}, experts)
     assert not torch.equal(predict(unet), before)
@@ -39,7 +39,7 @@ def test_nobody_speaking_is_the_base(unet: Any, experts: Experts, how: str) -> N
     assert same_bits(predict(unet), before)
 
 
-def test_nobody_speaking_keeps_the_sign_of_zero_and_hides_infinities() -> None:
+def test_no_active_expert_keeps_the_sign_of_zero_and_hides_infinities() -> None:
     model = nn.Sequential(nn.Linear(2, 2))
     model[0].weight.data.zero_()
     model[0].bias.data.fill_(-0.0)

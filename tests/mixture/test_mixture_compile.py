@@ -87,7 +87,7 @@ def test_attached_and_detached_after_compilation(unet: Any, experts: Experts) ->
         assert same_bits(compiled(hidden, time), base)
 
 
-def test_nobody_speaking_is_the_base_to_the_sign_of_zero() -> None:
+def test_no_active_expert_is_the_base_to_the_sign_of_zero() -> None:
     model = nn.Sequential(nn.Linear(2, 2))
     model[0].weight.data.zero_()
     model[0].bias.data.fill_(-0.0)

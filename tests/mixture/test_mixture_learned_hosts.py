@@ -247,7 +247,7 @@ def test_a_copy_is_independent(granularity: Any) -> None:
     assert same_bits(output(host), expected)
 
 
-def test_a_copy_of_a_silent_mixture_is_silent() -> None:
+def test_a_copy_of_a_mixture_that_is_off_is_off() -> None:
     host, mixture = gated("sd15")
     for name in mixture.names:
         mixture.toggle(name, False)

@@ -129,15 +129,15 @@ def test_a_start_is_what_the_gate_gives_before_it_learns(activation: Any) -> Non
 @pytest.mark.parametrize("activation", ["softmax", "free"])
 @pytest.mark.parametrize("started", [False, True])
 def test_an_absent_expert_is_left_out_and_spoils_no_number(activation: Any, started: bool) -> None:
-    """Also when nobody may speak at all."""
+    """Also when all are off."""
     gate = LearnedGate(GateSettings(activation=activation, bias=True), 8, [True, False, True])
     if started:
         gate.start_at([0.5, 0.0, 0.7])
     for mask in (EVERYBODY, torch.tensor([False, True, True]), ~EVERYBODY):
         gate.zero_grad()
         weights = gate(Seen(hidden=torch.randn(2, 5, 8)), mask)
-        speak = mask & gate.present
-        assert ((weights != 0) == speak).all()
+        active = mask & gate.present
+        assert ((weights != 0) == active).all()
         weights.square().sum().backward()
         for parameter in gate.parameters():
             assert parameter.isfinite().all()

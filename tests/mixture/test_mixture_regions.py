@@ -1,4 +1,4 @@
-"""Maps of where experts act, against a slow oracle, and the gates that hear them."""
+"""Maps of where experts act, against a slow oracle, and the gates that follow them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def naive(changes: Tensor, called: Tensor, reaches: list[Reach]) -> Tensor:
     experts, batch, _, height, width = changes.shape
     out = torch.zeros(batch, experts, height, width)
     for b in range(batch):
-        loud: list[Tensor] = []
+        power: list[Tensor] = []
         for i in range(experts):
             e = (changes[i, b] ** 2).mean(0)
             for _ in range(2):
@@ -47,16 +47,16 @@ def naive(changes: Tensor, called: Tensor, reaches: list[Reach]) -> Tensor:
                     for y in (-1, 0, 1)
                     for x in (-1, 0, 1)
                 )
-            loud.append(cast(Tensor, e) / cast(Tensor, e).mean() * called[i, b])
+            power.append(cast(Tensor, e) / cast(Tensor, e).mean() * called[i, b])
         for i, reach in enumerate(reaches):
             if not reach.local:
                 out[b, i] = reach.emphasis * called[i, b]
                 continue
             for y in range(height):
                 for x in range(width):
-                    here = [float(loud[j][y, x]) for j, r in enumerate(reaches) if r.local]
+                    here = [float(power[j][y, x]) for j, r in enumerate(reaches) if r.local]
                     most = max(v * v for v in here)
-                    e = float(loud[i][y, x])
+                    e = float(power[i][y, x])
                     out[b, i, y, x] = reach.emphasis * e / (1 + e) * (e * e / most if most else 0)
     return out
 
@@ -71,7 +71,7 @@ def test_maps_are_their_definition() -> None:
 
 
 def test_whose_place_it_is() -> None:
-    """Two rivals, each loud on its own half: each has its half, and little of the other's."""
+    """Two rivals, each strong on its own half: each has its half, and little of the other's."""
     seen = torch.full((3, 1, 4, 8, 16), 0.05)
     seen[0, ..., :8], seen[1, ..., 8:] = 1.0, 1.0
     left, right, style = region_maps(
@@ -82,7 +82,7 @@ def test_whose_place_it_is() -> None:
     assert bool((style == 1).all())
 
 
-def test_a_prompt_that_does_not_name_an_expert_silences_it() -> None:
+def test_a_prompt_that_does_not_name_an_expert_turns_it_off() -> None:
     called = torch.tensor([[True, False], [False, True], [True, False]])
     maps = region_maps(changes(3, 2, 8, 8), called, [LOCAL, LOCAL, GLOBAL])
     assert maps[0, 1].abs().max() == 0 and maps[1, 0].abs().max() == 0 and maps[1, 2].max() == 0
@@ -133,7 +133,7 @@ def test_a_region_gate_gives_the_maps_at_its_units_size() -> None:
 
 
 @pytest.mark.parametrize("kind", UNETS)
-def test_experts_speak_in_their_places(kind: str) -> None:
+def test_experts_act_in_their_places(kind: str) -> None:
     """Maps of one and zero are switches; a map that is everywhere 1 is the weighted sum."""
     host = make_host(kind)
     one = dict.fromkeys(RANKS, 1.0)

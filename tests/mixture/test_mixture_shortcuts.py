@@ -94,7 +94,7 @@ def test_sites_of_a_unit_hear_every_change() -> None:
     sites.append(make_site(routing, 6, 7, left_out=1))
     hidden = torch.randn(2, 5, 6)
 
-    def hear(weights: Tensor) -> None:
+    def receive(weights: Tensor) -> None:
         each = weights.expand(2, 3)
         for site in sites:
             expected = naive(site, hidden, each)
@@ -103,11 +103,11 @@ def test_sites_of_a_unit_hear_every_change() -> None:
     assert sites[0].gate() is sites[2].gate() is sites[1].gate()
     for weights in (torch.randn(3), torch.randn(3), torch.randn(2, 3), torch.randn(2, 3)):
         routing.keep(weights)  # the first two in place
-        hear(weights)
+        receive(weights)
     twin = copy.deepcopy(sites[0])
     twin.routing.keep(torch.zeros(2, 3))
     torch.testing.assert_close(twin(hidden), twin.base(hidden))
-    hear(routing.weights)
+    receive(routing.weights)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])

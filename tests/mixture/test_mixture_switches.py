@@ -1,4 +1,4 @@
-"""Who speaks where and when: switches by unit, depth and step; pins; what listeners hear."""
+"""Which experts are active where and when: switches by unit, depth and step; pins; records."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from composer.mixture import GRANULARITIES, GateSettings, Mixture, Switch, attac
 UNIT, OTHER = "unet.mid_block.attentions.0", "unet.mid_block.resnets.1"
 
 
-def speakers(mixture: Mixture, unit: str = UNIT) -> list[bool]:
+def active(mixture: Mixture, unit: str = UNIT) -> list[bool]:
     return mixture.routings[unit].mask.tolist()
 
 
 def off(mixture: Mixture, name: str) -> list[str]:
-    """The units in which an expert may not speak."""
+    """The units in which an expert is off."""
     index = mixture.names.index(name)
-    return [unit for unit in mixture.units if not speakers(mixture, unit)[index]]
+    return [unit for unit in mixture.units if not active(mixture, unit)[index]]
 
 
 def test_a_switch_for_units_acts_there_alone() -> None:
@@ -43,7 +43,7 @@ def test_a_switch_for_units_acts_there_alone() -> None:
     assert same_bits(output(host), before)
 
 
-def test_only_one_speaks_in_one_unit() -> None:
+def test_only_one_is_active_in_one_unit() -> None:
     _, mixture = gated("sd15")
     mixture.toggle("ada", False)
     mixture.toggle("ada", True, units=[UNIT, OTHER])
@@ -106,7 +106,7 @@ def test_constant_weights_follow_the_same_switches() -> None:
         mixture.at_step(step, 2)
         assert mixture.routings[UNIT].weights.tolist() == [ada, 0.25, 0.0]
         assert mixture.routings[OTHER].weights.tolist() == [0.5, 0.25, 0.0]
-        assert speakers(mixture) == [ada > 0, True, False]
+        assert active(mixture) == [ada > 0, True, False]
 
 
 @pytest.mark.parametrize("on", [True, False])
@@ -148,18 +148,18 @@ def test_a_pin_holds_until_it_is_taken_out(granularity: Any) -> None:
 def test_a_strength_multiplies_what_is_said_of_one_expert(granularity: Any) -> None:
     host, mixture = gated("sd15", granularity)
     before = output(host)
-    said = {name: routing.weights.clone() for name, routing in mixture.routings.items()}
+    recorded = {name: routing.weights.clone() for name, routing in mixture.routings.items()}
     pinned = next(reversed(mixture.units))
     mixture.pin(pinned, {"ink": 1.5})
     mixture.strengthen({"ink": 2.0})
     assert mixture.strengths == {"ada": 1.0, "ink": 2.0, "sea": 1.0}
-    louder = output(host)
+    stronger = output(host)
     first = next(iter(mixture.units))
     if first != pinned:  # what comes before it is the same, and so is what its gate sees
         times = torch.tensor([1.0, 2.0, 1.0])
-        torch.testing.assert_close(mixture.routings[first].weights, said[first] * times)
+        torch.testing.assert_close(mixture.routings[first].weights, recorded[first] * times)
     assert mixture.routings[pinned].weights.tolist() == [0.0, 1.5, 0.0]
-    assert not torch.equal(louder, before)
+    assert not torch.equal(stronger, before)
     mixture.pin(pinned, None)
     mixture.strengthen({})
     assert same_bits(output(host), before)
@@ -189,36 +189,36 @@ def test_weights_take_learned_gates_off() -> None:
 
 @pytest.mark.parametrize("look", ["hidden", "experts"])
 @pytest.mark.parametrize("granularity", ["block", "layer", "matrix"])
-def test_listeners_hear_each_unit_once_in_a_pass(granularity: Any, look: Any) -> None:
+def test_each_unit_is_recorded_once_in_a_pass(granularity: Any, look: Any) -> None:
     host, mixture = gated("sd15", granularity, GateSettings(input=look))
-    with mixture.record_weights() as said:
+    with mixture.record_weights() as recorded:
         output(host)
-    assert [name for name, _ in said] == list(mixture.units)  # in their order
-    for name, weights in said:
+    assert [name for name, _ in recorded] == list(mixture.units)  # in their order
+    for name, weights in recorded:
         assert torch.equal(weights, mixture.routings[name].weights)
     output(host)
-    assert len(said) == len(mixture.units)
-    silent = next(iter(mixture.units))
-    mixture.pin(silent, {"ada": 1.0})
-    with mixture.record_weights() as said:
+    assert len(recorded) == len(mixture.units)
+    pinned = next(iter(mixture.units))
+    mixture.pin(pinned, {"ada": 1.0})
+    with mixture.record_weights() as recorded:
         host.run()
         host.run()
-    assert [name for name, _ in said] == [n for n in mixture.units if n != silent] * 2
-    assert all(weights.requires_grad for _, weights in said)
+    assert [name for name, _ in recorded] == [n for n in mixture.units if n != pinned] * 2
+    assert all(weights.requires_grad for _, weights in recorded)
 
 
-def test_listeners_hear_once_under_checkpointing_and_stop_at_an_error() -> None:
+def test_weights_are_recorded_once_under_checkpointing_and_no_more_after_an_error() -> None:
     host, mixture = gated("sd15")
     host.model.enable_gradient_checkpointing()
     host.model.train()
-    with mixture.record_weights() as said:
+    with mixture.record_weights() as recorded:
         result = host.run()
     result.square().mean().backward()
-    assert [name for name, _ in said] == list(mixture.units)
-    with pytest.raises(KeyError), mixture.record_weights() as said:
+    assert [name for name, _ in recorded] == list(mixture.units)
+    with pytest.raises(KeyError), mixture.record_weights() as recorded:
         raise KeyError
     output(host)
-    assert said == []
+    assert recorded == []
 
 
 def test_limits_that_are_none() -> None:

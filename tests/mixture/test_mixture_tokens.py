@@ -14,7 +14,7 @@ from composer.errors import ComposerError
 from composer.mixture import GateSettings, LearnedGate, Mixture, Site, attach
 
 BLOCK = "unet.down_blocks.0.attentions.0.transformer_blocks.0"
-SITES = {  # which site, and what it hears: the block's 64 positions, their mean, or 16 positions
+SITES = {  # site, and what it is weighed by: the block's 64 positions, their mean, or 16 positions
     f"{BLOCK}.attn1.to_q": "each",
     f"{BLOCK}.ff.net.0.proj": "each",
     f"{BLOCK}.attn2.to_q": "each",
@@ -65,17 +65,17 @@ def test_each_kind_of_site(name: str) -> None:
     expected = site.base(hidden)
     for expert in range(3):
         delta = delta_of(site, expert, hidden)
-        heard = weights[..., expert]  # (batch, tokens)
+        weight = weights[..., expert]  # (batch, tokens)
         if SITES[name] == "mean":
-            heard = heard.mean(dim=1, keepdim=True)
+            weight = weight.mean(dim=1, keepdim=True)
         elif SITES[name] == "fewer":
-            # half the size: each position hears the four that it covers
-            heard = functional.avg_pool2d(heard.reshape(2, 1, 8, 8), 2).flatten(1)
+            # half the size: each position takes the mean of the four that it covers
+            weight = functional.avg_pool2d(weight.reshape(2, 1, 8, 8), 2).flatten(1)
         if delta.ndim == 4:
-            heard = heard.reshape(2, 1, *delta.shape[2:])
+            weight = weight.reshape(2, 1, *delta.shape[2:])
         elif delta.ndim == 3:
-            heard = heard[..., None]
-        expected = expected + heard * delta
+            weight = weight[..., None]
+        expected = expected + weight * delta
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(found, site.base(hidden), atol=1e-2)
 
@@ -125,7 +125,7 @@ def test_a_strided_convolution_of_an_odd_size(size: tuple[int, int]) -> None:
 
 @torch.no_grad()
 def test_all_positions_of_a_network() -> None:
-    """One gate for the whole network: where a block is smaller, it hears the places it covers."""
+    """One gate for the whole network: a smaller block takes means of the places it covers."""
     host = make_host("sd15")
     sites = [*host.sites(), "unet.conv_in", "unet.conv_out"]
     mixture = attach({"unet": host.model}, experts_at(host, sites))
@@ -134,9 +134,9 @@ def test_all_positions_of_a_network() -> None:
     hidden, found = shown(host, site)
     expected = site.base(hidden)
     for expert in range(3):
-        heard = site.routing.weights[..., expert].reshape(2, 1, 8, 8)
-        heard = functional.interpolate(heard, size=(4, 4), mode="bilinear", align_corners=False)
-        expected = expected + heard * delta_of(site, expert, hidden)
+        weight = site.routing.weights[..., expert].reshape(2, 1, 8, 8)
+        weight = functional.interpolate(weight, size=(4, 4), mode="bilinear", align_corners=False)
+        expected = expected + weight * delta_of(site, expert, hidden)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     hidden, found = shown(host, mixture.sites["unet.conv_in"])
     assert not torch.allclose(found, mixture.sites["unet.conv_in"].base(hidden), atol=1e-2)

@@ -159,11 +159,11 @@ def test_every_gate_is_asked_before_its_sites_run(granularity: Any) -> None:
     both = output(host)
     alone = output(host.rows(slice(1, 2)))
     torch.testing.assert_close(alone, both[1:], rtol=1e-4, atol=1e-5)
-    heard: list[int] = []
+    rows: list[int] = []
     for site in mixture.sites.values():
-        site.register_forward_pre_hook(lambda site, _: heard.append(site.routing.weights.shape[0]))
+        site.register_forward_pre_hook(lambda site, _: rows.append(site.routing.weights.shape[0]))
     output(host)
-    assert len(heard) >= len(mixture.sites) and set(heard) == {2}
+    assert len(rows) >= len(mixture.sites) and set(rows) == {2}
 
 
 def test_units_without_sites_are_left_out() -> None:

@@ -81,7 +81,7 @@ def test_pictures_are_those_that_compose_makes_and_come_in_order(studio: Studio)
     saved = [event.saved for event in events if isinstance(event, PictureSaved)]
     assert finished(events).pictures == tuple(saved) and len(saved) == 16
     pixels = [picture.image().tobytes() for picture in saved]
-    # LoRAs that name no trigger speak everywhere: their regions are weights of 1
+    # LoRAs that name no trigger act everywhere: their regions are weights of 1
     assert len(set(pixels)) == 14
     assert pixels == [pixel for way in ways for pixel in alone(studio, way.asked)]
     assert [picture.record.request.seed for picture in saved] == [7, 8] * 8

@@ -123,9 +123,7 @@ def by_hand(tiny_sd: Path, folder: Path, **limits: tuple[float, float]) -> bytes
         return picture.image.tobytes()
 
 
-def test_a_lora_may_speak_in_a_part_of_the_depth(
-    studio: Studio, tiny_sd: Path, folder: Path
-) -> None:
+def test_a_lora_may_act_in_a_part_of_the_depth(studio: Studio, tiny_sd: Path, folder: Path) -> None:
     fine = replace(
         GATED, recipe=Gates(file="fine")
     )  # three matrices, at 1/6, 1/2 and 5/6 of the depth
@@ -156,7 +154,7 @@ def test_a_picture_limited_in_depth_is_made_again_and_its_map_kept(studio: Studi
     assert pixels(studio, recalled.asked) == first.image().tobytes()
     record = first.gate_record()
     assert record is not None
-    assert record.with_prompt.shape == (2, 2, 2)  # steps and units in which somebody spoke
+    assert record.with_prompt.shape == (2, 2, 2)  # steps and units in which some LoRA was active
     assert pixels(studio, recalled.asked.with_recipe(Sum()))
 
 
@@ -187,15 +185,15 @@ def test_the_text_encoders_weight_of_a_sum_does_not_matter(studio: Studio) -> No
 
 
 def test_a_lora_can_be_louder_than_its_gates_say(studio: Studio) -> None:
-    loud = paint(studio, replace(GATED, rows=(LoraRow(name="neon", weight=1.5),)))
+    stronger = paint(studio, replace(GATED, rows=(LoraRow(name="neon", weight=1.5),)))
     as_said = pixels(studio, GATED)
-    assert loud.image().tobytes() != as_said
-    assert loud.record.fusion["strengths"] == {"neon": 1.5}
-    assert {lora.name: lora.unet for lora in loud.record.loras} == {"neon": 1.5, "zibo": 1.0}
-    recalled = studio.recall(loud)
-    assert recalled.notes == () and pixels(studio, recalled.asked) == loud.image().tobytes()
+    assert stronger.image().tobytes() != as_said
+    assert stronger.record.fusion["strengths"] == {"neon": 1.5}
+    assert {lora.name: lora.unet for lora in stronger.record.loras} == {"neon": 1.5, "zibo": 1.0}
+    recalled = studio.recall(stronger)
+    assert recalled.notes == () and pixels(studio, recalled.asked) == stronger.image().tobytes()
     tagged = replace(GATED, request=replace(REQUEST, prompt=f"{REQUEST.prompt} <lora:neon:1.5>"))
-    assert pixels(studio, tagged) == loud.image().tobytes()
+    assert pixels(studio, tagged) == stronger.image().tobytes()
     assert pixels(studio, GATED) == as_said, "it holds for one picture"
     none = replace(GATED, rows=(LoraRow(name="neon", weight=0.0),))
     assert pixels(studio, none) == pixels(studio, replace(GATED, rows=off("neon")))
@@ -327,8 +325,8 @@ def test_a_renamed_lora_is_found_by_its_hash(tiny_sd: Path, folder: Path, tmp_pa
 def test_the_gate_map_lies_beside_the_picture(studio: Studio) -> None:
     assert paint(studio, GATED).gate_record() is None
     assert paint(studio, replace(WEIGHTED, gate_map=True)).gate_record() is None
-    heard = pixels(studio, replace(GATED, gate_map=True))
-    assert heard == pixels(studio, GATED)
+    observed = pixels(studio, replace(GATED, gate_map=True))
+    assert observed == pixels(studio, GATED)
     asked = replace(GATED, request=replace(REQUEST, count=10), gate_map=True)
     pictures = finished(studio.compose(asked)).pictures
     records = [picture.gate_record() for picture in pictures]
@@ -347,11 +345,12 @@ def test_the_gate_map_lies_beside_the_picture(studio: Studio) -> None:
         pictures[0].gate_record()
 
 
-def test_a_map_of_a_stopped_or_silent_picture(studio: Studio) -> None:
+def test_a_map_of_a_picture_that_was_stopped_or_had_no_active_lora(studio: Studio) -> None:
     before = pixels(studio, GATED)
     limited = (LoraRow(name="neon", on=False), LoraRow(name="zibo", steps=(0.5, 1.0)))
     record = paint(studio, replace(GATED, rows=limited, gate_map=True)).gate_record()
-    assert record is not None and len(record.with_prompt) == 2  # steps in which somebody spoke
+    # steps in which some LoRA was active
+    assert record is not None and len(record.with_prompt) == 2
     long = replace(GATED, request=replace(REQUEST, steps=400), gate_map=True)
     events = studio.compose(long, owner="ann")
     next(event for event in events if isinstance(event, Progress))

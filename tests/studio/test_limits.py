@@ -1,4 +1,4 @@
-"""Where and when LoRAs speak, whatever fuses them: parts of steps and depth, units pinned."""
+"""Where and when LoRAs act, whatever fuses them: parts of steps and depth, units pinned."""
 
 from __future__ import annotations
 
@@ -128,8 +128,8 @@ def test_pins_overrule_gates_and_heed_switches(studio: Studio) -> None:
     ones = replace(GATED, pins=(Pin("*", {"neon": 1.0, "zibo": 1.0}),))
     full = tuple(LoraRow(name=name) for name in ("neon", "zibo"))
     assert pixels(studio, ones) == pixels(studio, replace(WEIGHTED, rows=full)) != gated
-    silent = replace(ones, rows=(LoraRow(name="neon", on=False),))
-    assert pixels(studio, silent) == pixels(studio, replace(WEIGHTED, rows=full[1:]))
+    without = replace(ones, rows=(LoraRow(name="neon", on=False),))
+    assert pixels(studio, without) == pixels(studio, replace(WEIGHTED, rows=full[1:]))
     assert pixels(studio, GATED) == gated, "it holds for one picture"
 
 
@@ -200,7 +200,7 @@ def test_pins_that_fit_nothing_are_told_before_any_work(studio: Studio) -> None:
     assert pixels(studio, GATED) == before
 
 
-def test_a_pin_alone_lets_a_lora_speak_and_a_switch_silences_it(
+def test_a_pin_alone_lets_a_lora_act_and_a_switch_turns_it_off(
     studio: Studio, units: tuple[str, ...]
 ) -> None:
     zero = replace(ZIBO, weight=0.0)
@@ -228,7 +228,7 @@ def test_a_tag_keeps_the_limits_of_its_row(studio: Studio) -> None:
         assert made.record.fusion["depth"] == {"neon": [0.2, 1.0]}
 
 
-def test_a_renamed_lora_speaks_under_gates_and_in_sums_in_turn(
+def test_a_renamed_lora_acts_under_gates_and_in_sums_in_turn(
     tiny_sd: Path, folder: Path, tmp_path: Path
 ) -> None:
     loras = tmp_path / "loras"

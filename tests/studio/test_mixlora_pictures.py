@@ -71,8 +71,8 @@ def test_alone_and_with_loras_and_nothing_is_left_behind(studio: Studio) -> None
         (replace(BARE, rows=NEON), neon),
     ):
         assert pixels(studio, asked) == before
-    silent = replace(PLACED, rows=(replace(NEON[0], on=False),))
-    assert pixels(studio, silent) == placed
+    without = replace(PLACED, rows=(replace(NEON[0], on=False),))
+    assert pixels(studio, without) == placed
 
 
 def test_the_record_makes_it_again(studio: Studio, folder: Path) -> None:

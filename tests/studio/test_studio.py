@@ -59,8 +59,8 @@ def test_weights_change_the_picture_and_changing_back_changes_it_back(
 
 
 def test_the_text_encoder_has_its_own_weight(studio: Studio, reference: bytes) -> None:
-    silent = replace(BOTH, rows=(replace(BOTH.rows[0], text_encoder=0.0), BOTH.rows[1]))
-    assert pixels(studio, silent) != reference
+    without = replace(BOTH, rows=(replace(BOTH.rows[0], text_encoder=0.0), BOTH.rows[1]))
+    assert pixels(studio, without) != reference
 
 
 def test_a_row_that_is_off_or_weighs_nothing_is_as_if_it_were_not_there(studio: Studio) -> None:
@@ -232,7 +232,7 @@ def test_a_lora_that_changes_or_goes_between_two_pictures(
     assert paint(studio, replace(asked, rows=())).path.is_file()
 
 
-def test_experts_are_attached_anew_only_when_others_speak(studio: Studio) -> None:
+def test_experts_are_attached_anew_only_when_others_are_active(studio: Studio) -> None:
     engine = studio._engine  # pyright: ignore[reportPrivateUsage]
     assert engine is not None
     finished(studio.compose(BOTH))

@@ -4,14 +4,14 @@
 const fold = element.querySelector('.gatemap');
 const table = element.querySelector('table');
 const tabs = element.querySelector('.views');
-const told = element.querySelector('.told');
+const reading = element.querySelector('.reading');
 const links = element.querySelector('.links');
 const NAMES = 92;  // pixels of the first column
 const LEAST = 25;  // and of each of the others, at least
 let view = 0;
 let asked = null;
 
-function say(words) { told.textContent = words; }
+function show(words) { reading.textContent = words; }
 
 function look() {
   const value = props.value;
@@ -65,7 +65,7 @@ function strip(value, expert, steps) {
     const at = (offset, size, many) => Math.min(many - 1, Math.max(0, Math.floor(offset / size * many)));
     const unit = at(event.clientX - box.left, box.width, value.units.length);
     const step = at(event.clientY - box.top, box.height, steps.length);
-    say(value.units[unit].name + ' · ' + Math.round(100 * step / steps.length) + ' % of the steps done · '
+    show(value.units[unit].name + ' · ' + Math.round(100 * step / steps.length) + ' % of the steps done · '
       + value.experts[expert].title + ' ' + steps[step][unit] + '\u00a0%');
   });
   cell.append(canvas);
@@ -106,7 +106,7 @@ function fill(value) {
   body.append(line('entropy', 'Evenness', row.entropy.map((number) => make('td', '', number.toFixed(1)))));
   table.replaceChildren(body);
   redraw.forEach((draw) => draw());
-  say('Point at a place in the map to read it.');
+  show('Point at a place in the map to read it.');
   tabs.hidden = value.rows.length < 2;
   tabs.replaceChildren(...value.rows.map((one, i) => {
     const tab = make('button', '', one.label);

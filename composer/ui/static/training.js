@@ -107,7 +107,7 @@ function plot(made, curves, total, top, labels) {
   read(made);
 }
 
-// What the curves say under the pointer, or at their end.
+// What the curves are under the pointer, or at their end.
 function read(made) {
   const {curves, x, y, box, total} = made.data || {curves: []};
   const shown = curves.filter((curve) => curve.points.length && !muted.has(curve.key));
@@ -189,7 +189,7 @@ function render() {
   element.querySelector('.left').textContent = value.left;
   const message = element.querySelector('.message');
   message.hidden = !value.message;
-  // Told anew only when it changes: it is read out.
+  // Set only when it changes: screen readers read it out.
   if (message.firstChild.textContent !== value.message) message.firstChild.textContent = value.message;
   message.classList.toggle('good', !!value.good);
   element.querySelector('.use').hidden = !value.good;
