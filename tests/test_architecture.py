@@ -128,7 +128,7 @@ def test_only_the_expansion_of_prompts_knows_the_toybox_and_of_it_no_recipe() ->
         if module.split(".")[0] == TOYBOX.name
     }
     assert used == {("composer/studio/wording.py", "toybox.words")}
-    grammar = {"captions", "understand", "words", "world"}
+    grammar = {"captions", "jottings", "reading", "understand", "words", "world"}
     for name in grammar:
         modules = imports_of(TOYBOX / f"{name}.py")
         assert {module.split(".")[1] for module in modules if module.startswith("toybox.")} <= (
