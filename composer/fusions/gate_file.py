@@ -11,9 +11,9 @@ from torch import Tensor
 
 from composer.errors import ComposerError
 from composer.experts.expert import Expert
-from composer.experts.header import MAX_SIZE, Header, read_header
+from composer.experts.header import MAX_SIZE, read_header
 from composer.experts.supported import GATES as FORMAT
-from composer.fusions.own_file import OwnKind, read_whole
+from composer.fusions.own_file import OwnFacts, OwnKind, read_whole
 from composer.mixture import (
     GRANULARITIES,
     GateSettings,
@@ -28,7 +28,10 @@ KIND = OwnKind(
     called="gate file",
     holds="gates",
     training="a training of gates",
+    subject="These gates were",
     again="train the gates again",
+    anew="train gates for this one",
+    dtypes=("F32",),  # which alone is written
 )
 _PREFIX = "mole."
 
@@ -60,18 +63,16 @@ def gated(experts: Iterable[Expert]) -> tuple[GatedExpert, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GateFacts:
-    """What a gate file says of itself, without its tensors.
+class GateFacts(OwnFacts):
+    """The metadata of a gate file.
 
-    model, model_hash: the Stable Diffusion they were trained on.
     experts: in the order of the gates' rows.
     settings: of the gates, by part ("unet", "text_encoder").
     sizes: of each unit's input, by unit: its width, and its tokens if the gate is bound to them.
     training: the objective, its settings and what it reached, as plain values.
     """
 
-    model: str
-    model_hash: str
+    kind = KIND
     experts: tuple[GatedExpert, ...]
     granularity: Granularity
     settings: Mapping[str, GateSettings]
@@ -98,18 +99,6 @@ class GateFacts:
                     "trained with. Put that one back, or train gates for this one."
                 )
 
-    def check_model(self, name: str, model_hash: str) -> None:
-        """Refuse another model than the one the gates were trained on.
-
-        Raises:
-            ComposerError: which two they are.
-        """
-        if model_hash != self.model_hash:
-            raise ComposerError(
-                f"These gates were trained on {self.model} ({self.model_hash[:10]}), and the model "
-                f"here is {name} ({model_hash[:10]}). Load that model, or train gates for this one."
-            )
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GateFile(GateFacts):
@@ -126,7 +115,7 @@ class GateFile(GateFacts):
         Raises:
             ComposerError: its name does not end in .safetensors, or it cannot be written.
         """
-        told = {
+        values = {
             "model": self.model,
             "model_hash": self.model_hash,
             "experts": [asdict(expert) for expert in self.experts],
@@ -140,7 +129,7 @@ class GateFile(GateFacts):
             for unit, named in self.tensors.items()
             for name, tensor in named.items()
         }
-        KIND.write(path, told, tensors)
+        KIND.write(path, values, tensors)
 
     def gates(self, names: Sequence[str], units: Mapping[str, Any]) -> dict[str, LearnedGate]:
         """The gates by unit, with their rows in the order of `names`.
@@ -161,7 +150,7 @@ class GateFile(GateFacts):
         for unit, named in self.tensors.items():
             part = unit.partition(".")[0]
             if part not in self.settings or unit not in self.sizes:
-                raise ComposerError(f"This gate file says nothing of {part}: train it again.")
+                raise ComposerError(f"This gate file has no settings for {part}: train it again.")
             made[unit] = _build(unit, self.settings[part], named, self.sizes[unit], order)
         return made
 
@@ -195,12 +184,12 @@ def gate_tensors(mixture: Mixture) -> dict[str, dict[str, Tensor]]:
 
 
 def read_facts(path: Path) -> GateFacts:
-    """What a gate file says of itself; no tensor is read.
+    """The metadata of a gate file; no tensor is read.
 
     Raises:
         ComposerError: it is missing, damaged, no gate file, or of a later version.
     """
-    return GateFacts(**_facts(read_header(path)))
+    return GateFacts(**KIND.parse(read_header(path), _facts))
 
 
 def read_gates(path: Path) -> GateFile:
@@ -210,7 +199,7 @@ def read_gates(path: Path) -> GateFile:
         ComposerError: it is missing, damaged, no gate file, or of a later version.
     """
     header, data = read_whole(path)
-    facts = _facts(header)
+    facts = KIND.parse(header, _facts)
     by_unit: dict[str, dict[str, Tensor]] = {}
     for key, tensor in KIND.load(path, data).items():
         unit, _, name = key.removeprefix(_PREFIX).rpartition(".")
@@ -220,30 +209,20 @@ def read_gates(path: Path) -> GateFile:
     return GateFile(**facts, tensors=by_unit)
 
 
-def _facts(header: Header) -> dict[str, Any]:
+def _facts(values: dict[str, Any]) -> dict[str, Any]:
     """The fields of `GateFacts`."""
-    path = header.path
-    told = KIND.told(path, header.metadata)
-    try:
-        facts: dict[str, Any] = {
-            "model": str(told["model"]),
-            "model_hash": str(told["model_hash"]),
-            "experts": tuple(GatedExpert(**expert) for expert in told["experts"]),
-            "granularity": told["granularity"],
-            "settings": {p: GateSettings.from_json(s) for p, s in told["settings"].items()},
-            "sizes": {unit: _size(*size) for unit, size in told["sizes"].items()},
-            "training": dict(told["training"]),
-        }
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        if isinstance(error, ComposerError):  # which says itself what is wrong
-            raise ComposerError(f"{path}: {error}") from None
-        raise KIND.damaged(path, f"what it says of itself lacks {error}") from None
+    facts: dict[str, Any] = {
+        "model": str(values["model"]),
+        "model_hash": str(values["model_hash"]),
+        "experts": tuple(GatedExpert(**expert) for expert in values["experts"]),
+        "granularity": values["granularity"],
+        "settings": {p: GateSettings.from_json(s) for p, s in values["settings"].items()},
+        "sizes": {unit: _size(*size) for unit, size in values["sizes"].items()},
+        "training": dict(values["training"]),
+    }
     names = [expert.name for expert in facts["experts"]]
     if facts["granularity"] not in GRANULARITIES or not names or len(set(names)) < len(names):
-        raise KIND.damaged(path, "it names no experts, or one twice, or a granularity that is none")
-    for name, entry in header.tensors.items():
-        if entry.dtype != "F32":  # which alone is written
-            raise KIND.damaged(path, f"{name!r} is stored as {entry.dtype} and not as F32")
+        raise ValueError("it names no experts, or one twice, or a granularity that is none")
     return facts
 
 

@@ -99,7 +99,7 @@ class GateRecord:
 
 
 @dataclass
-class GateListener:
+class GateRecorder:
     """Collects the gates' weights step by step, for a batch of pictures of one prompt.
 
     Only the part that is sampled is recorded: a text encoder's gates are asked once, before any

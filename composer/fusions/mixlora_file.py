@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from composer.errors import ComposerError
 from composer.experts.header import Header, read_header
 from composer.experts.supported import MIXLORA as FORMAT
-from composer.fusions.own_file import OwnKind, read_whole
+from composer.fusions.own_file import OwnFacts, OwnKind, read_whole
 from composer.mixlora import MixLora, MixLoraSettings, attach_mixlora
 from composer.mixlora.names import check_against_settings
 
@@ -26,9 +26,11 @@ KIND = OwnKind(
     called="MixLoRA",
     holds="MixLoRA for pictures",
     training="`composer train-picture-mixlora`",
+    subject="This MixLoRA was",
     again="download or train it again",
+    anew="train one for this model",
+    dtypes=("F32", "F16", "BF16"),
 )
-_NUMBERS = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,33 +57,19 @@ class LearnedSet:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixLoraFacts:
-    """What a file says of itself, without its tensors.
+class MixLoraFacts(OwnFacts):
+    """The metadata of such a file.
 
-    model, model_hash: the Stable Diffusion it was trained on.
     sets: what it has learned, all at once.
     training: the settings, the losses and the experts' loads, as plain values.
     """
 
-    model: str
-    model_hash: str
+    kind = KIND
     settings: MixLoraSettings
     sets: tuple[LearnedSet, ...]
     title: str = ""
     description: str = ""
     training: Mapping[str, Any] = field(default_factory=dict[str, Any])
-
-    def check_model(self, name: str, model_hash: str) -> None:
-        """Refuse another model than the one it was trained on.
-
-        Raises:
-            ComposerError: which two they are.
-        """
-        if model_hash != self.model_hash:
-            raise ComposerError(
-                f"This MixLoRA was trained on {self.model} ({self.model_hash[:10]}), and the model "
-                f"here is {name} ({model_hash[:10]}). Load that model, or train one for this model."
-            )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,7 +98,7 @@ class MixLoraFile(MixLoraFacts):
                     f"{path}: {name} holds numbers that {dtype} has no room for, and is not "
                     "written. Train with a lower learning rate, or write float32."
                 )
-        told = {
+        values = {
             "model": self.model,
             "model_hash": self.model_hash,
             "settings": self.settings.to_json(),
@@ -119,7 +107,7 @@ class MixLoraFile(MixLoraFacts):
             "description": self.description,
             "training": dict(self.training),
         }
-        KIND.write(path, told, tensors)
+        KIND.write(path, values, tensors)
 
     def attach(self, unet: nn.Module, source: str = "") -> MixLora:
         """Put it into a U-Net, for use and not for training.
@@ -141,7 +129,7 @@ class MixLoraFile(MixLoraFacts):
 
 
 def read_mixlora_facts(path: Path) -> MixLoraFacts:
-    """What a file says of itself; its tensors are checked by their shapes, and none is read.
+    """The metadata of a file; its tensors are checked by their shapes, and none is read.
 
     Raises:
         ComposerError: it is missing, damaged, no such file, or of a later version.
@@ -160,28 +148,23 @@ def read_mixlora(path: Path) -> MixLoraFile:
 
 
 def _facts(header: Header) -> dict[str, Any]:
-    """The fields of `MixLoraFacts`."""
-    path = header.path
-    told = KIND.told(path, header.metadata)
-    try:
-        facts: dict[str, Any] = {
-            "model": str(told["model"]),
-            "model_hash": str(told["model_hash"]),
-            "settings": MixLoraSettings.from_json(told["settings"]),
-            "sets": tuple(LearnedSet(**one) for one in told["sets"]),
-            "title": str(told.get("title", "")),
-            "description": str(told.get("description", "")),
-            "training": dict(told["training"]),
-        }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, ComposerError):
-            raise KIND.damaged(path, str(error).rstrip(".")) from None
-        raise KIND.damaged(path, f"what it says of itself lacks {error}") from None
-    if not facts["sets"]:
-        raise KIND.damaged(path, "it names no image set")
-    for name, entry in header.tensors.items():
-        if entry.dtype not in _NUMBERS:
-            raise KIND.damaged(path, f"{name!r} is stored as {entry.dtype}")
+    """The fields of `MixLoraFacts`; its tensors fit them."""
+    facts = KIND.parse(header, _fields)
     shapes = {name: entry.shape for name, entry in header.tensors.items()}
-    check_against_settings(shapes, facts["settings"], path, source="its metadata")
+    check_against_settings(shapes, facts["settings"], header.path, source="its metadata")
+    return facts
+
+
+def _fields(values: dict[str, Any]) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "model": str(values["model"]),
+        "model_hash": str(values["model_hash"]),
+        "settings": MixLoraSettings.from_json(values["settings"]),
+        "sets": tuple(LearnedSet(**one) for one in values["sets"]),
+        "title": str(values.get("title", "")),
+        "description": str(values.get("description", "")),
+        "training": dict(values["training"]),
+    }
+    if not facts["sets"]:
+        raise ValueError("it names no image set")
     return facts

@@ -59,5 +59,5 @@ def _sums(found: Iterable[TunedWeights], library: Library[LoraInfo]) -> Iterator
             titles=tuple(lora.info.title or lora.name for lora in loras.values()),
             description=Sum.description,
             weights={loras[name].name: weight for name, weight in tuned.weights().items()},
-            told=tuned.told,
+            found_by=tuned.found_by,
         )

@@ -95,7 +95,7 @@ class Offer:
         stands if `instead`.
     titles: for people, of what it fuses or has learned.
     description: what it does, for people.
-    weights: of a sum, by the same names; told: how they were found.
+    weights: of a sum, by the same names; found_by: how they were found.
     """
 
     recipe: Recipe
@@ -104,7 +104,7 @@ class Offer:
     description: str
     instead: bool = False
     weights: Mapping[str, float] = field(default_factory=dict[str, float])
-    told: str = ""
+    found_by: str = ""
 
     @property
     def title(self) -> str:
@@ -134,7 +134,7 @@ class Recipe:
     title, description, brief: for people, brief in a few words.
     source: in which library its file is, and under which key a record names it; empty for none.
     called: the key under which other programs' texts name that file.
-    missing: how messages speak of it, and what is done without it.
+    missing: how messages name it, and what is done without it.
     none: what to say where no such file fits the LoRAs; page: where one is made.
     gated: gates decide, all of whose LoRAs are attached, with units of their own.
     numbers: those of a page's row that count: the weights of a sum, or the strength under gates.
@@ -170,10 +170,11 @@ class Recipe:
         """For people: "Weighted sum", "Learned gates: pair"."""
         return f"{self.title}: {self.file}" if self.source else self.title
 
-    def evenly(self, count: int) -> tuple[str, str] | None:
+    @classmethod
+    def evenly(cls, count: int) -> tuple[str, str] | None:
         """Its title and detail, for people, with weights of 1 for so many LoRAs; None where it
-        comes to a sum then."""
-        return self.title, self.brief
+        needs a file, or comes to a sum then."""
+        return None
 
     def offer(self, card: Entry[Any], loras: Library[LoraInfo]) -> Offer:
         """This recipe with its file, which fits the model, for the LoRAs of the last scan; files

@@ -29,7 +29,12 @@ class Sum(Recipe):
     kind = "weighted"
     title = "Weighted sum"
     description = "Each LoRA is added with its own weight, exactly as other programs do it."
-    brief = "added up"
+    brief = "each in full, added up"
+
+    @classmethod
+    def evenly(cls, count: int) -> tuple[str, str] | None:
+        """Each in full."""
+        return "Weights of 1", cls.brief
 
     def weigh(self, weights: Mapping[str, Weight]) -> dict[str, Weight]:
         """From the weights that a user gives to those of a constant gate, by expert."""
@@ -94,7 +99,8 @@ class Normalised(Sum):
     )
     brief = "weights that share 1 evenly"
 
-    def evenly(self, count: int) -> tuple[str, str] | None:
+    @classmethod
+    def evenly(cls, count: int) -> tuple[str, str] | None:
         """The average."""
         return "Average (NLA)", f"each at 1/{count}" if count > 1 else "weight 1"
 
@@ -126,9 +132,10 @@ class Regions(Sum):
     )
     brief = "each where its words act"
 
-    def evenly(self, count: int) -> tuple[str, str] | None:
+    @classmethod
+    def evenly(cls, count: int) -> tuple[str, str] | None:
         """One LoRA alone has nobody to leave room to."""
-        return super().evenly(count) if count > 1 else None
+        return (cls.title, cls.brief) if count > 1 else None
 
     def granularity(self, plan: Plan) -> Granularity:
         """Blocks, whose tokens are places."""
@@ -168,6 +175,11 @@ class MixLora(Sum):
     called = "MixLoRA"
     missing = ("The MixLoRA", "is", "has", "The picture is made without it.")
     none = "none has learned what these call."
+
+    @classmethod
+    def evenly(cls, count: int) -> tuple[str, str] | None:
+        """It needs a file."""
+        return None
 
     def offer(self, card: MixLoraCard, loras: Library[LoraInfo]) -> Offer:
         """In the place of the LoRAs whose triggers it knows."""

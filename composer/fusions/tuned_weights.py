@@ -80,7 +80,7 @@ class TunedWeights:
                 _check_number("a score", number, -1e9, 1e9)
 
     @property
-    def told(self) -> str:
+    def found_by(self) -> str:
         """How the weights were found, in a line."""
         return f"best of {self.points} by {self.judge}"
 
@@ -94,8 +94,8 @@ class TunedWeights:
         Raises:
             ComposerError: it cannot be written.
         """
-        told = {"format": FORMAT, "version": VERSION, **asdict(self)}
-        text = json.dumps(told, ensure_ascii=False, indent=2)
+        values = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        text = json.dumps(values, ensure_ascii=False, indent=2)
         write_atomically(path, f"{text}\n".encode())
 
 
@@ -123,7 +123,7 @@ def read_tuned_weights(path: Path) -> TunedWeights:
     except ValueError as error:
         raise _refused(path, f"it is no JSON of Composer: {error}") from None
     if values.pop("format", None) != FORMAT:
-        raise _refused(path, "it does not say that it holds tuned weights")
+        raise _refused(path, "it is of no format of tuned weights")
     if (version := values.pop("version", None)) != VERSION:
         raise ComposerError(
             f"{path}: is of version {str(version)[:20]}, and this Composer reads version "

@@ -43,12 +43,14 @@ class Line:
 
 
 def _line(kind: type[Recipe]) -> Line:
-    if kind.source:
-        return Line(
-            title=kind.title, brief=kind.brief, offered=True, none=kind.none, page=kind.page
-        )
-    even = kind().evenly(2)
-    return Line(title=even[0] if even else kind.title, brief=kind.brief)
+    even = kind.evenly(2)
+    return Line(
+        title=even[0] if even else kind.title,
+        brief=kind.brief,
+        offered=even is None,
+        none=kind.none,
+        page=kind.page,
+    )
 
 
 BEST = "best"
@@ -63,15 +65,15 @@ LINES: Mapping[str, Line] = {
         none="none are known for just these LoRAs.",
         command="composer tune-weights",
     ),
-    "equal": Line(title="Weights of 1", brief="each in full, added up"),
-    **{kind.kind: _line(kind) for kind in RECIPES.values() if kind is not Sum},
+    **{name: _line(kind) for name, kind in RECIPES.items()},
 }
-"""What can be compared: sums with other rows or weights, and the other recipes."""
+"""What can be compared: sums of other rows or with other weights, and each recipe, with weights of
+1."""
 
 
 def line_of(offer: Offer) -> str:
     """The line of `LINES` to which an offer belongs."""
-    return offer.recipe.kind if offer.recipe.source else BEST
+    return BEST if offer.weights else offer.recipe.kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +180,7 @@ def _laid_out(
                 chosen = offer.rows(names)
                 left = [title(row.name) for row in chosen] if offer.instead else []
                 detail = " + ".join([offer.recipe.file, *left])
-                detail = f"{words(chosen)}, {offer.told}" if offer.told else detail
+                detail = f"{words(chosen)}, {offer.found_by}" if offer.found_by else detail
                 yield line, LINES[line].title, detail, offer.recipe, chosen
 
     yield "bare", LINES["bare"].title, "the model by itself", Sum(), ()
@@ -186,27 +188,25 @@ def _laid_out(
         yield "alone", f"{title(row.name)} alone", "weight 1", Sum(), (row,)
     yield "yours", LINES["yours"].title, words(rows), Sum(), rows
     yield from offered(BEST)
-    yield "equal", LINES["equal"].title, LINES["equal"].brief, Sum(), full
-    for kind in RECIPES.values():
-        if kind.source:
-            yield from offered(kind.kind)
-        elif kind is not Sum and (even := kind().evenly(len(rows))):
-            yield kind.kind, *even, kind(), full
+    for kind, recipe in RECIPES.items():
+        if even := recipe.evenly(len(rows)):
+            yield kind, *even, recipe(), full
+        yield from offered(kind)
 
 
 def suggested(ways: Sequence[Way]) -> tuple[list[int], list[int]]:
     """The numbers of the ways to look at first side by side, the best choice first: the user's
     weights or weights of 1, and gates."""
-    sums = [n for line in ("yours", "equal") for n, way in enumerate(ways) if way.line == line]
+    sums = [n for line in ("yours", Sum.kind) for n, way in enumerate(ways) if way.line == line]
     return sums, [n for n, way in enumerate(ways) if way.asked.recipe.gated]
 
 
 def _weight(row: LoraRow) -> str:
-    said = [] if row.text_encoder is None else [f"text {row.text_encoder:g}"]
+    aside = [] if row.text_encoder is None else [f"text {row.text_encoder:g}"]
     for part, (start, end) in (("steps", row.steps), ("depth", row.depth)):
         if (start, end) != ALWAYS:
-            said.append(f"{part} {100 * start:.0f} to {100 * end:.0f} %")
-    return f"{row.weight:g}" + (f" ({', '.join(said)})" if said else "")
+            aside.append(f"{part} {100 * start:.0f} to {100 * end:.0f} %")
+    return f"{row.weight:g}" + (f" ({', '.join(aside)})" if aside else "")
 
 
 def paint_each(

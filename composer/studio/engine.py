@@ -16,7 +16,7 @@ from composer.errors import ComposerError
 from composer.experts import Expert, ModuleNames, read_expert
 from composer.fusions import Plan
 from composer.fusions.gate_file import GateFile, gated
-from composer.fusions.gate_record import GateListener
+from composer.fusions.gate_record import GateRecorder
 from composer.fusions.mixlora_file import read_mixlora
 from composer.mixlora.attach import MixLora
 from composer.mixture import Granularity, Mixture, attach
@@ -83,18 +83,18 @@ class Engine:
             self.mixture.at_step(index, total)
 
     def regions(self) -> Regions | None:
-        """What finds out where each LoRA's words act; None where no gate hears it."""
+        """What finds out where each LoRA's words act; None where no gate follows them."""
         if self.mixture is None:
             return None
         if self.fitted is not None:  # as they were called when the gates were trained
             return regions_of(self.model, self.mixture, self.fitted.experts)
         return regions_of(self.model, self.mixture, gated(e for _, e in self._attached[1]))
 
-    def listener(self, *, guided: bool) -> GateListener | None:
-        """What hears the gates that are attached now; None without any."""
+    def recorder(self, *, guided: bool) -> GateRecorder | None:
+        """Collects what the gates that are attached now give; None without any."""
         if self.mixture is None or not self.mixture.gates:
             return None
-        return GateListener(self.mixture, guided=guided)
+        return GateRecorder(self.mixture, guided=guided)
 
     def release(self) -> None:
         """Take the mixture and the MixLoRA out of the model, bit for bit."""

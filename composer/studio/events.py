@@ -22,7 +22,7 @@ class Queued:
 class Started:
     """The job has the model now."""
 
-    loras: tuple[str, ...]  # those that speak
+    loras: tuple[str, ...]  # those that are active
     notes: tuple[str, ...] = ()  # what the user should know, e.g. parts of a file that fit nowhere
 
 

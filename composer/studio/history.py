@@ -58,11 +58,11 @@ class SavedPicture:
 
     @property
     def gates_path(self) -> Path:
-        """Where it stands beside the picture what its gates said, if that was kept."""
+        """Where it stands beside the picture what its gates gave, if that was kept."""
         return self.path.with_suffix(".gates.npz")
 
     def gate_record(self) -> GateRecord | None:
-        """What the gates said while it was made; None if that was not kept.
+        """What the gates gave while it was made; None if that was not kept.
 
         Raises:
             ComposerError: the file is damaged.
@@ -112,7 +112,7 @@ class History:
     def save(
         self, image: Image.Image, record: PictureRecord, gates: GateRecord | None = None
     ) -> SavedPicture:
-        """Keep a picture, and beside it what its gates said.
+        """Keep a picture, and beside it what its gates gave.
 
         Raises:
             ComposerError: the folder cannot be written to.

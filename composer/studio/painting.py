@@ -45,7 +45,7 @@ def paint(
     yield Started(loras=plan.recipe.names(plan), notes=notes)
     finished: list[SavedPicture] = []
     with contextlib.closing(_pieces(engine, request, asked.gate_map, cancelled)) as pieces:
-        for piece, said in pieces:
+        for piece, gates in pieces:
             if isinstance(piece, Step):
                 yield Progress(
                     step=piece.index + 1,
@@ -63,7 +63,7 @@ def paint(
                 model_name=model.name,
                 model_hash=model.hash,
             )
-            finished.append(history.save(piece.image, record, said))
+            finished.append(history.save(piece.image, record, gates))
             yield PictureSaved(saved=finished[-1])
     yield Finished(
         pictures=tuple(finished), cancelled=cancelled(), seconds=time.monotonic() - begun
@@ -89,7 +89,7 @@ def _unmatched(experts: Iterable[Expert]) -> Iterator[str]:
 def _pieces(
     engine: Engine, request: Request, gate_map: bool, cancelled: Callable[[], bool]
 ) -> Generator[tuple[Step | Picture, GateRecord | None], None, None]:
-    """The sampling's pieces, and with each picture what the gates said of it if that is wanted."""
+    """The sampling's pieces, and with each picture what the gates gave if that is wanted."""
     pieces = within_memory(
         generate(
             engine.model,
@@ -101,16 +101,16 @@ def _pieces(
         ),
         request,
     )
-    listener = engine.listener(guided=request.cfg_scale > 1) if gate_map else None
-    if listener is None:
+    recorder = engine.recorder(guided=request.cfg_scale > 1) if gate_map else None
+    if recorder is None:
         for piece in pieces:
             yield piece, None
         return
-    batch, said = range(0), dict[int, GateRecord]()
-    with contextlib.closing(listener.follow(pieces)) as heard:
-        for piece in heard:
+    batch, given = range(0), dict[int, GateRecord]()
+    with contextlib.closing(recorder.follow(pieces)) as recorded:
+        for piece in recorded:
             if isinstance(piece, Step):
                 batch = piece.pictures
-            elif piece.index not in said:
-                said = dict(zip(batch, listener.take(), strict=False))
-            yield piece, said.get(piece.index) if isinstance(piece, Picture) else None
+            elif piece.index not in given:
+                given = dict(zip(batch, recorder.take(), strict=False))
+            yield piece, given.get(piece.index) if isinstance(piece, Picture) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +39,6 @@ SEND_EVERY = 0.12  # seconds between two reports of progress, at least
 Update = dict[Any, Any]
 # Changes nothing. An empty dict would not do: Gradio takes it for one value where it wants several.
 NOTHING: Update = gr.skip()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-log = logging.getLogger("composer")
 
 
 class Actions:
@@ -108,10 +106,7 @@ class Actions:
         return view, {card.name: card for card in cards}
 
     def _cards(self) -> dict[str, Card]:
-        try:
-            return {card.name: card for card in self._studio.cards()}
-        except ComposerError:
-            return {}
+        return views.cards_of(self._studio)
 
     # --- filling in the form
 
@@ -152,15 +147,13 @@ class Actions:
 
     def add_trigger(self, prompt: str, wanted: bool, event: gr.EventData) -> Any:
         """The prompt with the trigger words of a LoRA that was just chosen."""
-        return changed(prompt, with_words(prompt, [self._trigger(event)]) if wanted else prompt)
+        words = [views.trigger_of(self._studio, event)] if wanted else []
+        return changed(prompt, with_words(prompt, words))
 
     def remove_trigger(self, prompt: str, wanted: bool, event: gr.EventData) -> Any:
         """The prompt without the trigger words of a LoRA that was just removed."""
-        return changed(prompt, taken_back(prompt, self._trigger(event)) if wanted else prompt)
-
-    def _trigger(self, event: gr.EventData) -> str:
-        card = self._cards().get(str(event.name))
-        return card.info.trigger if card else ""
+        words = views.trigger_of(self._studio, event) if wanted else ""
+        return changed(prompt, taken_back(prompt, words))
 
     def use(self, current: str | None) -> Update:
         """All settings of the picture that is shown."""
@@ -273,11 +266,8 @@ class Actions:
                         continue
                     sent = time.monotonic()
                 yield self._report(event)
-        except ComposerError as error:
-            yield self._failed(str(error))
         except Exception as error:
-            log.exception("a picture failed")
-            yield self._failed(f"{type(error).__name__}: {error}. The log has the whole story.")
+            yield self._failed(views.failure(error, "a picture failed"))
 
     def stop(self, request: gr.Request) -> Any:
         """Stop this visitor's jobs within one step."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -30,10 +29,9 @@ from composer.ui.layout import Page
 from composer.ui.train_views import picker_view
 
 if TYPE_CHECKING:
-    from composer.studio import Card
+    pass
 
 Update = dict[Any, Any]
-log = logging.getLogger("composer")
 
 
 class CompareActions:
@@ -59,7 +57,7 @@ class CompareActions:
     def refresh(self, ways: object) -> Update:
         """Look into the LoRA folders again."""
         page = self._page
-        cards = self._cards(refresh=True)
+        cards = views.cards_of(self._studio, refresh=True)
         offers, problems = self._studio.offers(tuned=True)
         return {
             page.picker: {**picker_view(cards.values()), "title": "LoRAs to compare"},
@@ -69,7 +67,7 @@ class CompareActions:
     def take(self, *compose: Any) -> Update:
         """The prompt, the LoRAs with their weights, the seed and the sampling of Compose."""
         given = dict(zip(self._compose.form, compose, strict=True))
-        cards = self._cards()
+        cards = views.cards_of(self._studio)
         try:
             rows = views.read_rows(given["mixer"], PLAIN[0].key)
         except ComposerError as error:
@@ -82,21 +80,11 @@ class CompareActions:
 
     def add_trigger(self, prompt: str, event: gr.EventData) -> Any:
         """The prompt with the trigger words of a LoRA that was just chosen."""
-        return changed(prompt, with_words(prompt, [self._trigger(event)]))
+        return changed(prompt, with_words(prompt, [views.trigger_of(self._studio, event)]))
 
     def remove_trigger(self, prompt: str, event: gr.EventData) -> Any:
         """The prompt without the trigger words of a LoRA that was just removed."""
-        return changed(prompt, taken_back(prompt, self._trigger(event)))
-
-    def _trigger(self, event: gr.EventData) -> str:
-        card = self._cards().get(str(event.name))
-        return card.info.trigger if card else ""
-
-    def _cards(self, *, refresh: bool = False) -> dict[str, Card]:
-        try:
-            return {card.name: card for card in self._studio.cards(refresh=refresh)}
-        except ComposerError:  # a folder is missing: Compose says so
-            return {}
+        return changed(prompt, taken_back(prompt, views.trigger_of(self._studio, event)))
 
     # --- comparing
 
@@ -112,11 +100,8 @@ class CompareActions:
             yield from self._loaded()
             ways = self._studio.ways(comparison)
             yield from self._followed(ways, _owner(request))
-        except ComposerError as error:
-            yield self._failed(str(error))
         except Exception as error:
-            log.exception("a comparison failed")
-            yield self._failed(f"{type(error).__name__}: {error}. The log has the whole story.")
+            yield self._failed(views.failure(error, "a comparison failed"))
 
     def stop(self, request: gr.Request) -> Any:
         """Stop this visitor's comparison within one step; what is done stays."""

@@ -42,9 +42,13 @@ def ways_view(
                 "key": key,
                 "on": key in lines,
                 "offers": [
-                    {"loras": list(offer.loras), "just": not offer.instead, "told": offer.told}
-                    for offer in offers
-                    if line_of(offer) == key
+                    {
+                        "loras": list(o.loras),
+                        "just": not o.instead,
+                        "found_by": o.found_by,
+                    }
+                    for o in offers
+                    if line_of(o) == key
                 ],
             }
             for key, line in LINES.items()
@@ -120,9 +124,9 @@ def pace_view(progress: Progress, ways: Sequence[Way]) -> Json:
     first, last = progress.pictures.start + 1, progress.pictures.stop
     which = f"picture {first}" if first == last else f"pictures {first}–{last}"
     tiles = _tiles(progress.preview, len(progress.pictures)) if progress.preview else []
-    told = progress_view(replace(progress, preview=None))
+    view = progress_view(replace(progress, preview=None))
     return {
-        **told,
+        **view,
         "title": f"{ways[progress.pictures.start // seeds].title} · {which} of {progress.count}",
         "cells": [list(divmod(number, seeds)) for number in progress.pictures],
         "previews": [preview_url(tile) for tile in tiles],

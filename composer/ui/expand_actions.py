@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -16,7 +15,6 @@ from composer.ui import views
 from composer.ui.layout import Page
 
 Update = dict[Any, Any]
-log = logging.getLogger("composer")
 
 SAME = "The model makes nothing more of these words."
 
@@ -77,11 +75,8 @@ class ExpandActions:
             made = self._studio.wording.expand(
                 typed, loras, triggers=triggers, whole=whole, seed=seed
             )
-        except ComposerError as error:
-            yield {page.expander: {"phase": "failed", "note": str(error)}}
         except Exception as error:
-            log.exception("a prompt was not expanded")
-            note = f"{type(error).__name__}: {error}. The log has the whole story."
+            note = views.failure(error, "a prompt was not expanded")
             yield {page.expander: {"phase": "failed", "note": note}}
         else:
             if made == typed:

@@ -68,7 +68,7 @@ class GateActions:
             return [
                 {**line, "on": line["on"] and line["name"] not in offer.loras} for line in lines
             ]
-        there, cards = {line["name"]: line for line in lines}, self._cards()
+        there, cards = {line["name"]: line for line in lines}, views.cards_of(self._studio)
         new = offer.rows(offer.loras)
         return [there.get(r.name, views.row_view(r, cards.get(r.name), offer.recipe)) for r in new]
 
@@ -141,7 +141,7 @@ class GateActions:
         """The gate map in full, of the picture that is shown."""
         try:
             picture = self._studio.history.find(str(event.id))
-            return gate_views.map_view(picture, self._cards())
+            return gate_views.map_view(picture, views.cards_of(self._studio))
         except ComposerError as error:
             gr.Warning(views.escaped(error), title="No gate map")
             return None
@@ -159,9 +159,3 @@ class GateActions:
             return {page.pins: pins, **open_now}
         line = str(Pin(unit, dict.fromkeys(names, 1.0)))
         return {page.pins: f"{said}\n{line}".lstrip(), **open_now}
-
-    def _cards(self) -> dict[str, Card]:
-        try:
-            return {card.name: card for card in self._studio.cards()}
-        except ComposerError:
-            return {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +14,12 @@ from composer.studio import Studio, Training, TrainingRequest
 from composer.ui import train_views as views
 from composer.ui.examples import choose_examples
 from composer.ui.train_layout import DEFAULT, INVITATION, TrainPage, label_of
-from composer.ui.views import escaped
+from composer.ui.views import escaped, failure
 
 if TYPE_CHECKING:
     from composer.studio import Card
 
 Update = dict[Any, Any]
-log = logging.getLogger("composer")
 
 
 class TrainActions:
@@ -102,11 +100,8 @@ class TrainActions:
         page = self._page
         try:
             training = self._trainings.start(self._asked(values))
-        except ComposerError as error:
-            return {page.problem: _problem(str(error))}
         except Exception as error:
-            log.exception("a training did not start")
-            return {page.problem: _problem(f"{type(error).__name__}: {error}.")}
+            return {page.problem: _problem(failure(error, "a training did not start"))}
         name = self._trainings.suggest(training.request.loras)
         return {
             page.problem: _problem(""),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -29,9 +30,12 @@ from composer.studio import (
     SavedPicture,
     Started,
     Status,
+    Studio,
 )
 
 if TYPE_CHECKING:
+    import gradio as gr
+
     from composer.studio import Card
 
 SHOWN_SIDE = 384  # a small picture is enlarged to this for the eye; files keep their size
@@ -39,6 +43,29 @@ THUMBNAIL_SIDE = 160
 MAX_PREVIEW_PIXELS = 2**24
 
 Json = dict[str, Any]
+log = logging.getLogger("composer")
+
+
+def cards_of(studio: Studio, *, refresh: bool = False) -> dict[str, Card]:
+    """The LoRAs by name; none where a folder is missing, as Compose tells."""
+    try:
+        return {card.name: card for card in studio.cards(refresh=refresh)}
+    except ComposerError:
+        return {}
+
+
+def trigger_of(studio: Studio, event: gr.EventData) -> str:
+    """The words that call the LoRA that was chosen or removed."""
+    card = cards_of(studio).get(str(event.name))
+    return card.info.trigger if card else ""
+
+
+def failure(error: Exception, what: str) -> str:
+    """What people are told of an error; one that was not expected goes to the log, too."""
+    if isinstance(error, ComposerError):
+        return str(error)
+    log.error(what, exc_info=error)
+    return f"{type(error).__name__}: {error}. The log has the whole story."
 
 
 def data_url(image: Image.Image, kind: str = "PNG", **options: Any) -> str:

@@ -247,7 +247,7 @@ def test_what_is_wrong_is_told_and_the_page_goes_on(page: Page) -> None:
     expect(caption).to_contain_text("foreign")
     expect(page.locator(".comparison .invitation")).to_be_visible()
     choose(page, "zibo", "neon")
-    for kind in ("bare", "alone", "yours", "best", "equal", "nla", "regions", "gates"):
+    for kind in ("bare", "alone", "yours", "best", "weighted", "nla", "regions", "gates"):
         page.click(f".kind[data-kind={kind}] input")
     compare(page, "failed")
     expect(caption).to_contain_text("choose another way")  # no MixLoRA has learned these

@@ -48,15 +48,15 @@ def test_gates_are_chosen_switched_and_seen(page: Page, app: App, tmp_path: Path
     strength = page.locator(".row[data-name=neon] > .fader input.number")
     expect(strength).to_have_value("1.00")  # whatever its weight in a sum was
     assert page.locator(".mixer .remove:visible").count() == 0
-    expect(page.locator(".gates .chosen")).to_contain_text("louder or softer than they say")
+    expect(page.locator(".gates .chosen")).to_contain_text("stronger or weaker than they give")
 
     both = paint(page, app)
     assert (both.fusion["name"], both.fusion["gates"]) == ("gates", "pair")
     assert both.fusion["switches"] == {"zibo": True, "neon": True}
     expect(page.locator(".recipe")).to_contain_text("Learned gates: pair")
     strength.fill("0.5")
-    softer = paint(page, app)
-    assert softer.fusion["strengths"] == {"neon": 0.5}
+    weaker = paint(page, app)
+    assert weaker.fusion["strengths"] == {"neon": 0.5}
     expect(page.locator(".recipe")).to_contain_text("Neon × 0.5")
     strength.fill("1")
 

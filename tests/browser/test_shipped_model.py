@@ -70,7 +70,7 @@ def test_ways_are_compared(page: Page, app: App, tmp_path: Path) -> None:
     page.wait_for_selector("#compare-mixer .row")
     page.click("#compare-settings > button")
     page.fill("#compare-steps input", "4")
-    for kind in ("bare", "equal", "nla", "regions", "mixlora"):
+    for kind in ("bare", "weighted", "nla", "regions", "mixlora"):
         way = page.locator(f".kind[data-kind={kind}] input")
         if way.is_enabled():
             way.uncheck()

@@ -16,7 +16,7 @@ from composer.diffusion.model import Model
 from composer.errors import ComposerError
 from composer.evaluation.heat_map import heat_map
 from composer.experts import ModuleNames, read_expert
-from composer.fusions.gate_record import GateListener, GateRecord
+from composer.fusions.gate_record import GateRecord, GateRecorder
 from composer.mixture import GateSettings, LearnedGate, Mixture, attach
 
 STEPS = 3
@@ -58,9 +58,9 @@ def sampled(model: Model, pictures: int) -> Iterator[int]:
 
 
 def test_every_step_of_each_picture_both_rows_apart(model: Model, mixture: Mixture) -> None:
-    listener = GateListener(mixture, guided=True)
-    assert list(listener.follow(sampled(model, 2))) == [0, 1, 2]
-    records = listener.records()
+    recorder = GateRecorder(mixture, guided=True)
+    assert list(recorder.follow(sampled(model, 2))) == [0, 1, 2]
+    records = recorder.records()
     assert len(records) == 2
     for record in records:
         assert record.experts == ("ada", "ink") and record.units == ("unet",)
@@ -74,9 +74,9 @@ def test_every_step_of_each_picture_both_rows_apart(model: Model, mixture: Mixtu
 
 def test_constant_weights_leave_no_record(model: Model, mixture: Mixture) -> None:
     mixture.set_weights({"ada": 1.0, "ink": 1.0})
-    listener = GateListener(mixture, guided=True)
-    list(listener.follow(sampled(model, 1)))
-    assert listener.records() == []
+    recorder = GateRecorder(mixture, guided=True)
+    list(recorder.follow(sampled(model, 1)))
+    assert recorder.records() == []
 
 
 def record_of(shares: list[list[float]]) -> GateRecord:

@@ -56,7 +56,7 @@ def test_a_file_brings_everything_back(tmp_path: Path) -> None:
     path = tmp_path / "one.json"
     TUNED.write(path)
     assert read_tuned_weights(path) == TUNED
-    assert TUNED.weights() == {"ada": 0.8, "ink": 1.2} and TUNED.told == "best of 16 by CLIP"
+    assert TUNED.weights() == {"ada": 0.8, "ink": 1.2} and TUNED.found_by == "best of 16 by CLIP"
 
 
 def test_a_file_is_called_after_its_loras() -> None:

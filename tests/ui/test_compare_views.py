@@ -59,16 +59,16 @@ def test_the_choice_of_ways_survives_what_is_new_of_gates() -> None:
     later = views.ways_view(first, [OFFER], ["old.safetensors: for another model"])
     assert views.read_ways(later) == (tuple(LINES)[1:], 4)
     offered = {line["key"]: line["offers"] for line in later["lines"] if line["offers"]}
-    assert offered == {"gates": [{"loras": ["neon", "zibo"], "just": True, "told": ""}]}
+    assert offered == {"gates": [{"loras": ["neon", "zibo"], "just": True, "found_by": ""}]}
     assert len(later["problems"]) == 1
     known = replace(
-        OFFER, recipe=Sum(), weights={"zibo": 0.8, "neon": 1.2}, told="best of 16 by CLIP"
+        OFFER, recipe=Sum(), weights={"zibo": 0.8, "neon": 1.2}, found_by="best of 16 by CLIP"
     )
     latest = views.ways_view(later, [known, replace(OFFER, recipe=MixLora(file="m"), instead=True)])
     offered = {line["key"]: line["offers"] for line in latest["lines"] if line["offers"]}
     assert offered == {
-        "best": [{"loras": ["neon", "zibo"], "just": True, "told": "best of 16 by CLIP"}],
-        "mixlora": [{"loras": ["neon", "zibo"], "just": False, "told": ""}],
+        "best": [{"loras": ["neon", "zibo"], "just": True, "found_by": "best of 16 by CLIP"}],
+        "mixlora": [{"loras": ["neon", "zibo"], "just": False, "found_by": ""}],
     }
     assert all(line["offered"] for line in latest["lines"] if line["offers"])
     json.dumps(latest)

@@ -109,5 +109,5 @@ def test_compare_knows_which_loras_it_stands_for(studio: Studio, page: Page) -> 
     update = CompareActions(studio, other, page).refresh(None)
     last = update[other.ways]["lines"][-1]
     assert last["key"] == "mixlora"
-    assert last["offers"] == [{"loras": ["zibo"], "just": False, "told": ""}]
+    assert last["offers"] == [{"loras": ["zibo"], "just": False, "found_by": ""}]
     assert any("bad.safetensors" in problem for problem in update[other.ways]["problems"])

@@ -90,7 +90,6 @@ function build(value) {
   grid.dataset.seeds = value.seeds.length;
   cells = value.ways.map((way, i) => value.seeds.map((seed, j) => {
     const cell = make('button', 'cell');
-    cell.type = 'button';
     cell.disabled = true;
     cell.title = 'seed ' + seed;
     cell.setAttribute('aria-label', way.title + ' (' + way.detail + '), seed ' + seed);

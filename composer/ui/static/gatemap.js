@@ -82,7 +82,6 @@ function fill(value) {
   numbers.append(make('th'), ...value.units.map((unit, i) => {
     const cell = make('th');
     const pin = make('button', '', i + 1);
-    pin.type = 'button';
     pin.title = 'Pin ' + unit.name;
     pin.setAttribute('aria-label', pin.title);
     pin.addEventListener('click', () => trigger('pin', {unit: unit.name}));
@@ -110,7 +109,6 @@ function fill(value) {
   tabs.hidden = value.rows.length < 2;
   tabs.replaceChildren(...value.rows.map((one, i) => {
     const tab = make('button', '', one.label);
-    tab.type = 'button';
     tab.setAttribute('role', 'tab');
     tab.setAttribute('aria-selected', i === view);
     tab.addEventListener('click', () => { view = i; fill(value); });

@@ -16,14 +16,9 @@ function fits(offer) {
 }
 
 function button(offer, several) {
-  const line = document.createElement('div');
-  line.className = 'offer';
-  const words = document.createElement('span');
-  words.textContent = 'Learned gates know these LoRAs' + (several ? ': ' + offer.name : '.');
-  const use = document.createElement('button');
-  use.type = 'button';
-  use.className = 'use-gates';
-  use.textContent = 'Use them';
+  const line = make('div', 'offer');
+  const words = make('span', '', 'Learned gates know these LoRAs' + (several ? ': ' + offer.name : '.'));
+  const use = make('button', 'use-gates', 'Use them');
   use.title = 'Let ' + offer.title + ' be fused by gates that were trained for them';
   use.addEventListener('click', () => trigger('choose', {id: offer.id}));
   line.append(words, use);

@@ -35,7 +35,6 @@ function chips(cards) {
   if (present.length < 2) return;
   for (const name of present) {
     const chip = make('button', 'chip role-' + name, name);
-    chip.type = 'button';
     chip.setAttribute('aria-pressed', role === name);
     chip.addEventListener('click', () => {
       role = role === name ? null : name;
@@ -50,14 +49,7 @@ function render() {
   const value = props.value || {cards: [], problems: []};
   grid.replaceChildren(...value.cards.map(card));
   element.querySelector('.count').textContent = value.cards.length || '';
-  problems.hidden = !value.problems.length;
-  problems.replaceChildren();
-  if (value.problems.length) {
-    const many = value.problems.length > 1;
-    problems.append(make('summary', '', value.problems.length
-      + (many ? ' files cannot be used' : ' file cannot be used')));
-    for (const text of value.problems) problems.append(make('p', '', text));
-  }
+  showProblems(problems, value.problems);
   chips(value.cards);
   filter();
 }

@@ -89,7 +89,6 @@ function line(row) {
   node.classList.toggle('off', !row.on);
   const top = make('div', 'top');
   const power = make('button', 'switch');
-  power.type = 'button';
   power.setAttribute('role', 'switch');
   power.setAttribute('aria-checked', row.on);
   power.setAttribute('aria-label', row.title + ' on or off');
@@ -103,9 +102,7 @@ function line(row) {
   name.title = row.name;
   const kind = make('span', 'kind', row.trigger ? row.role + ' · “' + row.trigger + '”' : row.role);
   const more = make('button', 'more', 'Advanced');
-  more.type = 'button';
   const remove = make('button', 'remove', '×');
-  remove.type = 'button';
   remove.setAttribute('aria-label', 'Remove ' + row.title);
   remove.hidden = Boolean(gates);  // gates need all of theirs; the switch takes one out
   remove.addEventListener('click', () => toggle(row));

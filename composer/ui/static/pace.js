@@ -1,7 +1,6 @@
 // How far a comparison is. value: {phase, title, detail, fraction, cells, previews}: cells, each
 // [way, seed], are those being made; the grid shows their previews in their places.
 const pace = element.querySelector('.pace');
-const progress = element.querySelector('.progress');
 let last = 'idle';
 const room = 'composer:' + (props.room || '');
 
@@ -14,12 +13,7 @@ function render() {
     pace.scrollIntoView({block: 'start', behavior: 'smooth'});
   }
   last = value.phase;
-  element.querySelector('.title').textContent = value.title || '';
-  element.querySelector('.detail').textContent = value.detail || '';
-  const known = typeof value.fraction === 'number';
-  progress.classList.toggle('unknown', !known);
-  progress.setAttribute('aria-valuenow', known ? Math.round(100 * value.fraction) : 0);
-  progress.firstElementChild.style.width = known ? 100 * value.fraction + '%' : '';
+  showProgress(element, value);
   if (value.cells) {
     document.dispatchEvent(new CustomEvent(room + 'previews', {detail: value}));
   }

@@ -1,6 +1,7 @@
 // What the components share; it stands before the script of each.
 function make(tag, className, text) {
   const node = document.createElement(tag);
+  if (tag === 'button') node.type = 'button';
   if (className) node.className = className;
   if (text !== undefined && text !== null) node.textContent = text;
   return node;
@@ -9,7 +10,6 @@ function make(tag, className, text) {
 // A LoRA to choose, with its picture or its initials.
 function loraButton(kind, entry, chosen, title, choose) {
   const button = make('button', kind + ' role-' + entry.role);
-  button.type = 'button';
   button.dataset.name = entry.name;
   button.title = title;
   button.setAttribute('aria-pressed', chosen);
@@ -47,3 +47,22 @@ function pressChosen(buttons, chosen) {
   buttons.forEach((node) => node.setAttribute('aria-pressed', chosen.has(node.dataset.name)));
 }
 
+// The files that cannot be used, in a fold.
+function showProblems(fold, texts) {
+  fold.hidden = !texts.length;
+  const many = texts.length > 1 ? ' files' : ' file';
+  fold.replaceChildren(
+    make('summary', '', texts.length + many + ' cannot be used'),
+    ...texts.map((text) => make('p', '', text)));
+}
+
+// A job's title, detail and bar; a bar without a number runs.
+function showProgress(element, {title, detail, fraction}) {
+  const progress = element.querySelector('.progress');
+  element.querySelector('.title').textContent = title || '';
+  element.querySelector('.detail').textContent = detail || '';
+  const known = typeof fraction === 'number';
+  progress.classList.toggle('unknown', !known);
+  progress.setAttribute('aria-valuenow', known ? Math.round(100 * fraction) : 0);
+  progress.firstElementChild.style.width = known ? 100 * fraction + '%' : '';
+}

@@ -10,8 +10,8 @@ function render() {
   value.pictures.forEach((picture, i) => {
     let figure = film.children[i];
     if (!figure) {
-      figure = document.createElement('figure');
-      figure.append(document.createElement('img'), document.createElement('figcaption'));
+      figure = make('figure');
+      figure.append(make('img'), make('figcaption'));
       film.append(figure);
     }
     if (figure.firstChild.src !== picture.src) figure.firstChild.src = picture.src;

@@ -56,7 +56,6 @@ function line(lora) {
   node.dataset.name = lora.name;
   const top = make('div', 'top');
   const remove = make('button', 'remove', '×');
-  remove.type = 'button';
   remove.setAttribute('aria-label', 'Take out ' + lora.title);
   remove.addEventListener('click', () => toggle(lora));
   const name = make('span', 'name', lora.title);

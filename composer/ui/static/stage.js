@@ -2,7 +2,6 @@
 const stage = element.querySelector('.stage');
 const canvas = element.querySelector('.canvas');
 const empty = element.querySelector('.empty');
-const progress = element.querySelector('.progress');
 
 function render() {
   const value = props.value || {phase: 'idle'};
@@ -15,12 +14,7 @@ function render() {
   empty.hidden = !canvas.hidden;
   element.querySelector('.invitation').textContent = value.invitation
     || 'Your picture appears here.';
-  element.querySelector('.title').textContent = value.title || '';
-  element.querySelector('.detail').textContent = value.detail || '';
-  const known = typeof value.fraction === 'number';
-  progress.classList.toggle('unknown', !known);
-  progress.setAttribute('aria-valuenow', known ? Math.round(100 * value.fraction) : 0);
-  progress.firstElementChild.style.width = known ? 100 * value.fraction + '%' : '';
+  showProgress(element, value);
 }
 
 watch('value', render);

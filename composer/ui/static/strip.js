@@ -8,12 +8,11 @@ function render() {
   element.querySelector('.strip').hidden = value.pictures.length === 0;
   sum.textContent = value.pictures.length > 1 ? 'click one to see its settings' : '';
   film.replaceChildren(...value.pictures.map((picture) => {
-    const button = document.createElement('button');
-    button.type = 'button';
+    const button = make('button');
     button.title = picture.title;
     button.setAttribute('aria-pressed', picture.id === value.selected);
     if (picture.thumbnail) {
-      const image = document.createElement('img');
+      const image = make('img');
       image.src = picture.thumbnail;
       image.alt = picture.title;
       button.append(image);

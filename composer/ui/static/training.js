@@ -137,7 +137,6 @@ function legend(curves) {
   if (known === curves.map((curve) => curve.key).join('\n')) return;
   box.replaceChildren(...curves.map((curve) => {
     const button = make('button', curve.role ? 'role-' + curve.role : 'is-' + curve.key, curve.label);
-    button.type = 'button';
     button.dataset.key = curve.key;
     button.setAttribute('aria-pressed', !muted.has(curve.key));
     button.addEventListener('click', () => {

@@ -4,7 +4,6 @@ const list = element.querySelector('.rows');
 
 function button(className, text, row, act) {
   const node = make('button', className, text);
-  node.type = 'button';
   node.setAttribute('aria-label', text + ' ' + row.name);
   node.addEventListener('click', act);
   return node;
@@ -31,7 +30,6 @@ function line(row, shown) {
   const node = make('div', 'row is-' + row.state);
   node.dataset.name = row.name;
   const open = make('button', 'open');
-  open.type = 'button';
   open.setAttribute('aria-pressed', row.name === shown);
   const dots = make('span', 'dots');
   dots.append(...row.loras.map((lora) => {

@@ -1,6 +1,6 @@
 // In which ways to compare, and for how many seeds. value: {lines: [{key, title, brief, on, each: a way
 // for each LoRA, offered: a way for each offer that fits, none, page, command: what to say and do where
-// none fits, offers: [{loras: [names], just: for these LoRAs alone, told}]}], seeds, most, problems}.
+// none fits, offers: [{loras: [names], just: for these LoRAs alone, found_by}]}], seeds, most, problems}.
 const lines = element.querySelector('.kinds');
 const seeds = element.querySelector('.seeds');
 const sum = element.querySelector('.sum');
@@ -43,14 +43,13 @@ function quoted(name) {
 function help(entry, missing) {
   const found = fitting(entry);
   if (!missing) {
-    return [found.length && found[0].told
-      ? found[0].told : (found.length > 1 ? found.length + ' files ' : '') + entry.brief];
+    return [found.length && found[0].found_by
+      ? found[0].found_by : (found.length > 1 ? found.length + ' files ' : '') + entry.brief];
   }
   if ((entry.page || entry.command) && chosen.length < 2) return ['for two LoRAs or more.'];
   if (!chosen.length) return [entry.brief];
   if (entry.page) {
     const more = make('button', 'train', 'Train some');
-    more.type = 'button';
     more.addEventListener('click', () => openPage(entry.page));
     return [entry.none + ' ', more];
   }
@@ -93,11 +92,7 @@ function render() {
   lines.replaceChildren(...state.lines.map(line));
   const numbers = Array.from({length: state.most}, (_, i) => choice(i + 1));
   seeds.replaceChildren(seeds.firstElementChild, ...numbers);
-  problems.hidden = !state.problems.length;
-  const many = state.problems.length > 1 ? ' files' : ' file';
-  problems.replaceChildren(
-    make('summary', '', state.problems.length + many + ' cannot be used'),
-    ...state.problems.map((text) => make('p', '', text)));
+  showProblems(problems, state.problems);
   count();
 }
 
