@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,8 +13,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from toybox.render import SIZE
-from toybox.stage_unet import new_scheduler
+from toybox.denoising import new_scheduler
 
 
 def text_encoder_of(clip: CLIPModel) -> CLIPTextModel:
@@ -30,8 +30,10 @@ def assemble(
     unet: UNet2DConditionModel,
     clip: CLIPModel,
     tokenizer: CLIPTokenizer,
+    oracle: Path | None = None,
 ) -> None:
-    """Write `folder`: StableDiffusionPipeline in float16 safetensors, and `clip/` in it."""
+    """Write `folder`: StableDiffusionPipeline in float16 safetensors, `clip/` in it, and the
+    oracle's folder copied to `oracle/` if it is given."""
     pipeline = cast(Any, StableDiffusionPipeline)(
         vae=vae,
         text_encoder=text_encoder_of(clip),
@@ -51,12 +53,12 @@ def assemble(
     config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     cast(Any, clip).half().save_pretrained(folder / "clip")
     cast(Any, tokenizer).save_pretrained(folder / "clip")
-    # the towers see -1..1, as the VAE does
+    side = int(cast(Any, clip.config).vision_config.image_size)
+    size = {"height": side, "width": side}
+    middle = [0.5, 0.5, 0.5]  # the towers see -1..1, as the VAE does
     processor: Any = CLIPImageProcessor(
-        size={"height": SIZE, "width": SIZE},
-        crop_size={"height": SIZE, "width": SIZE},
-        image_mean=[0.5, 0.5, 0.5],
-        image_std=[0.5, 0.5, 0.5],
-        do_center_crop=False,
+        size=size, crop_size=size, image_mean=middle, image_std=middle, do_center_crop=False
     )
     processor.save_pretrained(folder / "clip")
+    if oracle is not None:
+        shutil.copytree(oracle, folder / "oracle", dirs_exist_ok=True)

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from composer.diffusion.denoise import denoise, draw_noise, guide
 from toybox.captions import caption, plain_caption
+from toybox.denoising import draw_timesteps, encode_words, new_scheduler
 from toybox.loop import Stage, load_average, precision, run_stage, world
-from toybox.networks import decode, encode, moved, seed_torch, token_ids
+from toybox.networks import decode, encode, moved, seed_torch
 from toybox.optimizer import MuonAdamW
 from toybox.render import SIZE, render
 from toybox.stage_vae import LATENT_CHANNELS, to_tensor
@@ -41,21 +41,6 @@ def new_unet() -> UNet2DConditionModel:
         cross_attention_dim=CROSS,
         attention_head_dim=4,  # diffusers reads this as the number of heads
         norm_num_groups=16,
-    )
-
-
-def new_scheduler() -> DDIMScheduler:
-    """The scheduler the model ships with: v-prediction, zero terminal SNR, trailing steps."""
-    return DDIMScheduler(
-        num_train_timesteps=1000,
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type="v_prediction",
-        rescale_betas_zero_snr=True,
-        timestep_spacing="trailing",
-        clip_sample=False,
-        set_alpha_to_one=True,
     )
 
 
@@ -87,23 +72,6 @@ class _Latents:
     def draw(self, count: int) -> tuple[Tensor, list[Scene]]:
         chosen = [self.rng.randrange(len(self.scenes)) for _ in range(count)]
         return self.latents[chosen], [self.scenes[i] for i in chosen]
-
-
-def encode_words(words: list[str], tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> Tensor:
-    """Captions as the pipeline encodes them: padded to the tokenizer's length, (n, 32, 128)."""
-    tokens = token_ids(tokenizer, words, padding="max_length")
-    return text_encoder(tokens.to(text_encoder.device)).last_hidden_state
-
-
-def draw_timesteps(count: int) -> Tensor:
-    """Timesteps for one batch, four in five of them below 650, evenly spread in both parts.
-
-    Above, at signal-to-noise ratios under 0.15, there is only colour and place to be learnt, and
-    that is learnt soon; shapes are made below.
-    """
-    spread = (torch.rand(1) + torch.arange(count) / count).remainder(1)
-    wide = torch.arange(count) % 5 == 0
-    return torch.where(wide, spread * 1000, spread * 650).long()
 
 
 def train_unet(

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from composer.errors import ComposerError
 from toybox.tensors import load_tensors, save_tensors
 from toybox_128.render import SIZE
 from toybox_128.world import (
@@ -138,12 +139,12 @@ class Oracle:
         """From a folder with `oracle.json` and `oracle.safetensors`."""
         listed = folder / "oracle.json"
         if not listed.exists():
-            raise FileNotFoundError(
+            raise ComposerError(
                 f"{folder} holds no oracle: train it with `python -m toybox_128.stage oracle`."
             )
         said = {key: tuple(value) for key, value in json.loads(listed.read_text()).items()}
         if said != HEADS:
-            raise ValueError(
+            raise ComposerError(
                 f"{listed} was trained for another world than this version's: train it again with "
                 "`python -m toybox_128.stage oracle`."
             )

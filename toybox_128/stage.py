@@ -11,7 +11,7 @@ from pathlib import Path
 
 from toybox.loop import Stage
 
-STAGES = ("vae", "clip", "unet", "decoder", "oracle", "assemble", "loras")
+STAGES = ("vae", "clip", "unet", "decoder", "oracle", "assemble", "measure", "loras")
 MINUTES: dict[str, float] = {"vae": 66, "clip": 14, "unet": 300, "decoder": 40, "oracle": 40}
 """Budgets for one CPU core that multiplies bfloat16 fast."""
 
@@ -22,11 +22,12 @@ def main() -> None:
     parser.add_argument("name", choices=STAGES)
     parser.add_argument("--work", type=Path, default=Path("runs/toybox_128"))
     parser.add_argument("--minutes", type=float, help="the whole budget, earlier runs included")
-    parser.add_argument("--out", type=Path, help="where `assemble` writes the model")
+    parser.add_argument("--out", type=Path, help="the model: `assemble` writes it")
     parser.add_argument("--loras", type=Path, default=Path("loras"), help="where LoRAs go")
     parser.add_argument("--start", type=Path, help="a finished model's folder to start from")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--count", type=int, default=100, help="pictures of each bar of `measure`")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     minutes = given.minutes or MINUTES.get(given.name, 0)
@@ -46,6 +47,15 @@ def main() -> None:
         if given.out is None:
             parser.error("loras needs --out, the model")
         train_all(load_model(str(given.out)), given.loras)
+        return
+    if given.name == "measure":
+        from toybox_128.measure import measure
+
+        if given.out is None:
+            parser.error("measure needs --out, the model")
+        sheet = given.work / "measure.webp"
+        for line in measure(given.out, count=given.count, device=given.device, sheet=sheet):
+            print(line, flush=True)
         return
     from toybox_128.tokens import build_tokenizer
 
@@ -74,7 +84,7 @@ def main() -> None:
     unet = load_trained_unet(given.work)
     oracle_folder = given.work / "oracle"
     if given.name == "assemble":
-        from toybox_128.assemble import assemble
+        from toybox.assemble import assemble
 
         if given.out is None:
             parser.error("assemble needs --out")

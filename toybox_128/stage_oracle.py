@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from toybox.denoising import encode_words, new_scheduler
 from toybox.loop import Stage, run_stage
 from toybox.networks import decode, encode, moved, seed_torch
 from toybox.optimizer import MuonAdamW
-from toybox.stage_unet import encode_words, new_scheduler
 from toybox_128.degrade import Guess, bent, blurred, degraded, legibility, noisy
 from toybox_128.oracle import HEADS, SLOTS, UNCLEAR, Oracle, OracleNet, judgeable, score, truth
 from toybox_128.precision import precision
@@ -154,7 +154,7 @@ def train_oracle(stage: Stage, vae: AutoencoderKL, guess: Guess | None) -> Oracl
 
 @torch.no_grad()
 def examine(
-    oracle: Oracle, vae: AutoencoderKL, guess: Guess | None, *, count: int = 1000
+    oracle: Oracle, vae: AutoencoderKL, guess: Guess | None = None, *, count: int = 1000
 ) -> list[dict[str, object]]:
     """The oracle's accuracy on unseen renderings, their round trips and degraded ones, by head.
 

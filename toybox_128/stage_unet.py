@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from toybox.denoising import draw_timesteps, encode_words, new_scheduler
 from toybox.loop import Stage, load_average, run_stage, world
 from toybox.networks import decode, encode, moved, seed_torch
 from toybox.optimizer import MuonAdamW
-from toybox.stage_unet import draw_timesteps, encode_words, new_scheduler
 from toybox_128.captions import caption, plain_caption
 from toybox_128.precision import precision
 from toybox_128.render import SIZE, render
