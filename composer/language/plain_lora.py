@@ -73,8 +73,8 @@ class PlainLora:
     def assign(self, rows: Sequence[str | None] | str | None) -> None:
         """All rows are the one adapter's."""
 
-    def listen(self, masks: Masks | None = None) -> AbstractContextManager[Tape]:
-        """There are no routers to listen to."""
+    def record_routing(self, masks: Masks | None = None) -> AbstractContextManager[Tape]:
+        """There are no routers: an empty tape."""
         return nullcontext(Tape())
 
     def router_loss(self, tape: Tape, name: str) -> Tensor:

@@ -3,7 +3,7 @@
     settings = MixLoraSettings()
     mixlora = attach_mixlora(model, {"code": settings, "law": settings})
     mixlora.assign(["code", "law", "law"])          # whose each row of the batch is
-    with mixlora.listen(attention_mask) as tape:    # only where the router loss is wanted
+    with mixlora.record_routing(attention_mask) as tape:    # only where the router loss is wanted
         output = model(input_ids=..., attention_mask=..., labels=...)
     loss = output.loss + sum(mixlora.router_loss(tape, name) for name in mixlora.names)
     loss.backward()
@@ -148,13 +148,13 @@ class MixLora(Attached):
         """Say whose each row of the next batches is; see `Rows.assign`."""
         self._rows.assign(rows)
 
-    def listen(self, masks: Masks | None = None) -> AbstractContextManager[Tape]:
-        """Collect what the routers decide, with the padding that does not count; see `Rows.listen`.
+    def record_routing(self, masks: Masks | None = None) -> AbstractContextManager[Tape]:
+        """Collect what the routers decide, as `Rows.record_routing`.
 
         masks: the batch's attention mask (batch, tokens), nonzero for tokens that count. For an
         encoder-decoder {"encoder": ..., "decoder": ...}, the starts of their FFNs' paths.
         """
-        return self._rows.listen(masks)
+        return self._rows.record_routing(masks)
 
     def router_loss(self, tape: Tape, name: str, *, over: Over = "all") -> Tensor:
         """Balance loss (and z-loss for a switch router) of one adapter, times its coefficients.

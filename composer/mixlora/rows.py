@@ -82,7 +82,7 @@ class Rows:
         self._last = None
 
     @contextmanager
-    def listen(self, masks: Masks | None = None) -> Generator[Tape, None, None]:
+    def record_routing(self, masks: Masks | None = None) -> Generator[Tape, None, None]:
         """Collect what routers decide meanwhile. Stop before the backward pass: under gradient
         checkpointing the forward pass runs again there, and each router would report twice."""
         tape: Tape = []

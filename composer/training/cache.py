@@ -1,4 +1,4 @@
-"""What the frozen parts of the model say about each picture and caption, computed once."""
+"""What the frozen parts of the model make of each picture and caption, computed once."""
 
 from __future__ import annotations
 

@@ -77,8 +77,8 @@ class Learner:
     """Parameters that learn, with their optimizer, counters and averages.
 
     optimizer: over `parameters`; the rates of its groups are the highest ones.
-    facts: what a state to resume from must share besides the settings, as JSON, by what a message
-        says where it does not ("another model").
+    facts: what a state to resume from must share besides the settings, as JSON, by the words of
+        the message where it does not ("another model").
     total: steps in all. step: those done, of which `skipped` changed nothing.
     loss: of the last step; None where it was skipped. figures: further numbers of the last step
         that was not.
@@ -225,7 +225,7 @@ class Trainer(Generic[Report]):
         return nullcontext()
 
     def write(self, learner: Learner) -> dict[str, Any]:
-        """Write what was learned so far to its file; what else the last report is to say."""
+        """Write what was learned so far to its file; further fields of the last report."""
         raise NotImplementedError
 
     def look(self, learner: Learner) -> dict[str, Any]:
@@ -233,7 +233,7 @@ class Trainer(Generic[Report]):
         return {}
 
     def details(self, learner: Learner) -> dict[str, Any]:
-        """What the reports of this kind of training say besides."""
+        """Further fields of every report of this kind of training."""
         return {}
 
     def own(self) -> dict[str, Tensor]:

@@ -48,13 +48,14 @@ class Network(Protocol):
     """What is trained, attached to its models; all else in them is frozen meanwhile.
 
     parameters: what is trained, by name. groups: the same for an optimizer, with "params" and
-        their highest "lr". listen: collects what routers decide, for their loss.
+        their highest "lr". record_routing: collects what
+        routers decide, for their loss.
     state: figures of its own that a resumed training needs.
     """
 
     def parameters(self) -> dict[str, nn.Parameter]: ...
     def groups(self) -> list[dict[str, Any]]: ...
-    def listen(self) -> Any: ...
+    def record_routing(self) -> Any: ...
     def router_loss(self, tape: Tape) -> Tensor: ...
     def state(self) -> dict[str, Tensor]: ...
     def load_state(self, state: dict[str, Tensor]) -> None: ...
@@ -141,7 +142,7 @@ class PictureTrainer(Trainer[Progress]):
         devices = [device] if device.type == "cuda" else []
         half = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
         apart = cast(Any, torch.random).fork_rng(devices=devices)
-        with apart, self.network.listen() as tape, half:
+        with apart, self.network.record_routing() as tape, half:
             cast(Any, torch).manual_seed(draw.seed)
             predicted: Tensor = self.model.unet(
                 noised.to(device, self.model.dtype),

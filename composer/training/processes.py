@@ -9,7 +9,7 @@ from typing import Any, cast
 def join_processes(device: str = "") -> Any:
     """accelerate's PartialState: this process among those that were launched with it, if any.
 
-    On CPUs accelerate joins processes only when it is told that they are to use no GPU; each would
+    On CPUs accelerate joins processes only when it is set to use no GPU; each would
     train alone otherwise, and write the same file. Joined once, they stay so.
     """
     import torch

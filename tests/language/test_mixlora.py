@@ -75,7 +75,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(family: str) -> None:
         if checkpointing:
             model.activation_checkpointing_enable()
         torch.manual_seed(0)  # one dropout for both
-        with mixlora.listen(masks) as tape:
+        with mixlora.record_routing(masks) as tape:
             loss = model(**told, use_cache=False).loss
         assert len(tape) == len(mixlora.hosts)
         found.append(gradients(mixlora, loss + 100.0 * mixlora.router_loss(tape, "a0")))
@@ -89,9 +89,9 @@ def test_padding_does_not_change_the_router_loss() -> None:
     ids = words(2)
     padded = torch.cat([ids, torch.full((2, 3), 5)], dim=1)
     mask = torch.cat([torch.ones_like(ids), torch.zeros(2, 3, dtype=torch.long)], dim=1)
-    with mixlora.listen() as tape:
+    with mixlora.record_routing() as tape:
         model(input_ids=ids)
-    with mixlora.listen(mask) as masked:
+    with mixlora.record_routing(mask) as masked:
         model(input_ids=padded, attention_mask=mask)
     one, other = (mixlora.router_loss(some, "a0") for some in (tape, masked))
     assert float(one.detach()) > 0
@@ -109,7 +109,7 @@ def test_only_an_adapters_own_parameters_are_trained() -> None:
     mine = {id(p) for _, p in mixlora.named_parameters("a0")}
     optimizer = torch.optim.AdamW(mixlora.parameter_groups("a0", lr=1e-2))
     ids = words(1)
-    with mixlora.listen() as tape:
+    with mixlora.record_routing() as tape:
         loss = model(input_ids=ids, labels=ids).loss
     (loss + mixlora.router_loss(tape, "a0")).backward()
     optimizer.step()

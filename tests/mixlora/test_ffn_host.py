@@ -129,7 +129,7 @@ def test_an_expert_without_tokens_gets_no_gradient_and_does_nothing() -> None:
     host = next(iter(mixlora.hosts.values()))
     experts = host.experts("a0")
     assert experts is not None
-    with mixlora.listen() as tape:
+    with mixlora.record_routing() as tape:
         loss = scalar(run("llama", model, batch=1))
     used = set(tape[0].chosen.flatten().tolist())
     idle = sorted(set(range(4)) - used)

@@ -103,7 +103,7 @@ def test_gradient_checkpointing_gives_the_same_gradients_and_hears_each_router_o
     for checkpointing in (False, True):
         if checkpointing:
             model.enable_gradient_checkpointing()
-        with mixlora.listen() as tape:
+        with mixlora.record_routing() as tape:
             loss = scalar(run("unet", model))
         assert [one.host for one in tape].count(tape[0].host) == 1
         assert len(tape) == len(mixlora.hosts)

@@ -232,7 +232,7 @@ def test_rows_of_a_batch() -> None:
 
 def test_a_mask_of_another_shape() -> None:
     rows = Rows(["a"])
-    with rows.listen(torch.ones(2, 5)):
+    with rows.record_routing(torch.ones(2, 5)):
         assert rows.mask_of("h", (2, 5)) is not None
         with pytest.raises(ComposerError, match=r"\(2, 5\).*\(2, 7\)"):
             rows.mask_of("h", (2, 7))

@@ -76,7 +76,7 @@ class ExportedLora:
 
     @property
     def lbw(self) -> tuple[str, ...]:
-        """What a prompt would say for each expert's own LoRA in its place."""
+        """What a prompt would have for each expert's own LoRA in its place."""
         return tuple(lbw_string(name, numbers) for name, numbers in self.blocks.items())
 
 
@@ -116,7 +116,7 @@ def export_gates(
     *,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[ExportProgress]:
-    """Average gates over pictures and steps, merge their LoRAs so, write that and say what it
+    """Average gates over pictures and steps, merge their LoRAs so, write that and report what it
     loses.
 
     The last report has stage "saved" and what was written. When cancelled, the reports end without

@@ -70,7 +70,7 @@ class LoraGates:
         )
         look(self.mixture, sight)
 
-    def listen(self, masks: Masks | None = None) -> AbstractContextManager[Weights]:
+    def record_routing(self, masks: Masks | None = None) -> AbstractContextManager[Weights]:
         """Record the gates' weights."""
         return self.mixture.record_weights()
 
@@ -82,7 +82,7 @@ class LoraGates:
 
     def loads(self, tape: Weights, name: str) -> dict[str, Tensor]:
         """By unit the experts' shares, (experts,), summing to 1."""
-        return {unit: shares(said.detach()).mean(0) for unit, said in tape}
+        return {unit: shares(weights.detach()).mean(0) for unit, weights in tape}
 
     def named_parameters(self, name: str) -> Iterator[tuple[str, nn.Parameter]]:
         """The gates' parameters, by unit."""
@@ -104,8 +104,8 @@ class LoraGates:
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         """Write the gate file, whole or not at all."""
-        told = {key.removeprefix("composer."): value for key, value in metadata.items()}
-        settings: dict[str, Any] = json.loads(told["training"])
+        facts = {key.removeprefix("composer."): value for key, value in metadata.items()}
+        settings: dict[str, Any] = json.loads(facts["training"])
         # by name, not by where they lay on this machine
         settings["adapter"]["loras"] = [expert.name for expert in self.experts]
         GateFile(
@@ -119,10 +119,10 @@ class LoraGates:
             training={
                 "objective": "answers",
                 "settings": settings,
-                "steps": int(told["steps"]),
-                "skipped": int(told["skipped_steps"]),
-                "loss": float(told["smoothed_loss"]),
-                "eval_loss": float(told["eval_loss"]) if "eval_loss" in told else None,
+                "steps": int(facts["steps"]),
+                "skipped": int(facts["skipped_steps"]),
+                "loss": float(facts["smoothed_loss"]),
+                "eval_loss": float(facts["eval_loss"]) if "eval_loss" in facts else None,
             },
         ).write(path)
 

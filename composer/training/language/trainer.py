@@ -171,7 +171,7 @@ class LanguageTrainer(Trainer[LanguageProgress]):
             self._precision(),
         ):
             # recorded in this pass alone: gradient checkpointing runs layers again in the next
-            with self.adapters.listen(_on(device, whole.masks)) as tape:
+            with self.adapters.record_routing(_on(device, whole.masks)) as tape:
                 logits: Tensor = cast(Any, model)(**whole.inputs(device)).logits
             total = torch.zeros((), device=device)
             for job, rows in zip(chunk, spans, strict=True):

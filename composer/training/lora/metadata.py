@@ -1,4 +1,4 @@
-"""What a LoRA file tells of its training: kohya's `ss_*`, `modelspec.*` and Composer's own."""
+"""What a LoRA file holds about its training: kohya's `ss_*`, `modelspec.*` and Composer's own."""
 
 from __future__ import annotations
 

@@ -79,8 +79,8 @@ class LoraNetwork:
             for part, rate in self._rates.items()
         ]
 
-    def listen(self) -> AbstractContextManager[Tape]:
-        """There are no routers to listen to."""
+    def record_routing(self) -> AbstractContextManager[Tape]:
+        """There are no routers: an empty tape."""
         return nullcontext(Tape())
 
     def router_loss(self, tape: Tape) -> Tensor:

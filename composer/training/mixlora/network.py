@@ -59,9 +59,9 @@ class MixLoraNetwork:
             {"params": routers, "lr": self._rate, "stacked": False},
         ]
 
-    def listen(self) -> AbstractContextManager[Tape]:
+    def record_routing(self) -> AbstractContextManager[Tape]:
         """Collects what the routers decide."""
-        return self.mixlora.listen()
+        return self.mixlora.record_routing()
 
     def router_loss(self, tape: Tape) -> Tensor:
         """The balance loss (and the switch router's z-loss) with its coefficient."""

@@ -122,7 +122,7 @@ def _write(
 def _facts(
     trainer: PictureTrainer, network: MixLoraNetwork, config: PictureMixLoraTraining
 ) -> dict[str, Any]:
-    """What the file says of its training; of paths only the last name."""
+    """What the file holds about its training; of paths only the last name."""
     finished, learner = datetime.now(timezone.utc), trainer.learner
     settings = config.to_json()
     for one in (settings, *settings["sets"]):
