@@ -10,7 +10,7 @@ import typer
 
 from composer.commands import _options as options
 from composer.commands._settings import with_settings
-from composer.commands._watching import show, stopped_by_user
+from composer.commands._watching import figures_of, show, stopped_by_user
 from composer.errors import ComposerError
 from composer.training.gates.settings import GateExport
 
@@ -64,13 +64,11 @@ def export_gates(
     check_steps(config.steps, loaded.scheduler_config)
     modules = ModuleNames.of(loaded.models, model=loaded.name)
     experts = [read_expert(path, modules, name=name) for name, path in loras.items()]
-    words = {"sample": "sampling", "measure": "measuring", "saved": "saved"}
     exported = None
     with stopped_by_user() as stopped:
         reports = export(loaded, experts, file, config, cancelled=stopped.is_set)
         for report in reports:
-            line = f"{words[report.stage]} {report.step}/{report.total}"
-            show(line, step=report.step, total=report.total, seconds_left=report.seconds_left)
+            show(figures_of(report), report)
             exported = report.exported
     typer.echo(err=True)
     if exported is None:

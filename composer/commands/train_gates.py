@@ -11,9 +11,9 @@ import typer
 from composer.commands import _options as options
 from composer.commands._loras import find_once
 from composer.commands._settings import with_settings
-from composer.commands._watching import finish, show, stopped_by_user
+from composer.commands._watching import follow
 from composer.errors import ComposerError
-from composer.training.gates.settings import GateProgress, GateTraining
+from composer.training.gates.settings import GateTraining
 
 if TYPE_CHECKING:
     from composer.training.gates.prompts import Called
@@ -56,13 +56,11 @@ def train_gates(
     loaded = load_model(model, device=device or processes.device, dtype=torch.float32)
     modules = ModuleNames.of(loaded.models, model=loaded.name)
     experts = [read_expert(card.path, modules, name=name) for name, card in cards.items()]
-    main, last = processes.is_main_process, None
-    with stopped_by_user() as stopped:
-        for last in train_on(loaded, experts, config, cancelled=stopped.is_set):
-            if main:
-                _show(last, config)
-    written = None if last is None else last.path
-    finish([written], stopped=stopped.is_set(), checkpoints=[config.checkpoint], main=main)
+    follow(
+        lambda cancelled: train_on(loaded, experts, config, cancelled=cancelled),
+        [config],
+        main=processes.is_main_process,
+    )
 
 
 def _read_alone(words: Sequence[str], names: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -111,18 +109,3 @@ def _undrafted(name: str, remedy: str) -> ComposerError:
         f"The LoRA {name!r} names no trigger word, so no prompt can be drafted for it: write "
         f"your own, {remedy}."
     )
-
-
-def _show(progress: GateProgress, config: GateTraining) -> None:
-    words = {"alone": "LoRAs alone", "train": "step", "saved": "saved"}
-    line = f"{words[progress.stage]} {progress.step}/{progress.total}"
-    for group, loss in progress.losses.items():
-        line += f"  {group} {loss:.3f}"
-    if progress.entropy is not None:
-        line += f"  entropy {progress.entropy:.2f}"
-    if progress.skipped:
-        line += f"  skipped {progress.skipped}"
-    show(line, step=progress.step, total=progress.total, seconds_left=progress.seconds_left)
-    if progress.preview is not None:
-        name = f"{config.output.stem}-{progress.step:06}.png"
-        progress.preview.save(config.output.with_name(name))

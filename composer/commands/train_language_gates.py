@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from composer.commands import _options as options
 from composer.commands._language import load
 from composer.commands._settings import of_kind, with_settings
-from composer.commands._watching import finish, show, stopped_by_user
+from composer.commands._watching import follow
 from composer.language.gates_config import LoraGatesConfig
 from composer.mixture import GateSettings
 from composer.training.language import LanguageTraining, train_adapter
-
-if TYPE_CHECKING:
-    from composer.training.language import LanguageProgress
 
 
 @with_settings(
@@ -46,28 +43,9 @@ def train_language_gates(
     config = LanguageTraining(**of_kind(LanguageTraining, settings), adapter=adapter)
     processes = join_processes(device)
     language = load(model, device or processes.device, config.precision)
-    main, last = processes.is_main_process, None
-    with stopped_by_user() as stopped:
-        for last in train_adapter(language, config, cancelled=stopped.is_set):
-            if main:
-                _show(last, [folder.name for folder in loras])
-    written = None if last is None else last.path
-    finish([written], stopped=stopped.is_set(), checkpoints=[config.checkpoint], main=main)
-
-
-def _show(report: LanguageProgress, names: list[str]) -> None:
-    if report.stage == "prepare":
-        if report.cut:
-            typer.echo(f"{report.cut} requests lost their beginning to fit the window.", err=True)
-        return
-    line = f"{'saved' if report.stage == 'saved' else 'step'} {report.step}/{report.total}"
-    if report.smoothed_loss is not None:
-        line += f"  loss {report.smoothed_loss:.4f}"
-    if report.load:
-        shares = " ".join(f"{n} {s:.2f}" for n, s in zip(names, report.load, strict=True))
-        line += f"  balance {report.router_loss:.3f}  {shares}"
-    if report.eval_loss is not None:
-        line += f"  eval {report.eval_loss:.4f}"
-    if report.skipped:
-        line += f"  skipped {report.skipped}"
-    show(line, step=report.step, total=report.total, seconds_left=report.seconds_left)
+    follow(
+        lambda cancelled: train_adapter(language, config, cancelled=cancelled),
+        [config],
+        main=processes.is_main_process,
+        names=[folder.name for folder in loras],
+    )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from composer.commands import _options as options
-from composer.commands._following import follow
 from composer.commands._settings import with_settings
+from composer.commands._watching import follow_pictures
 from composer.training.lora.settings import LoraTraining
 
 
@@ -17,4 +17,4 @@ def train_lora(
     """Train a LoRA on a folder of pictures; several processes: `torchrun -m composer …`."""
     from composer.training.lora.train import train_lora as train
 
-    follow(train, LoraTraining(**settings), model=model, device=device)
+    follow_pictures(train, LoraTraining(**settings), model=model, device=device)

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from typer import Option
 
 from composer.commands import _options as options
-from composer.commands._following import follow
 from composer.commands._settings import of_kind, with_settings
+from composer.commands._watching import follow_pictures
 from composer.errors import ComposerError
 from composer.mixlora import LoraSettings, MixLoraSettings, RouterSettings
 from composer.training.mixlora import ImageSet, PictureMixLoraTraining
@@ -61,7 +61,7 @@ def train_picture_mixlora(
             router=RouterSettings(**of_kind(RouterSettings, settings)),
         ),
     )
-    follow(train, config, model=model, device=device)
+    follow_pictures(train, config, model=model, device=device)
 
 
 def _read_set(text: str) -> ImageSet:

@@ -89,7 +89,7 @@ def tune_weights(
             left = clock.seconds_left(tried.step)
             line = f"weights {', '.join(f'{w:g}' for w in tried.weights)}  score {tried.score:.4f}"
             line += f"  {tried.step}/{tried.total}"
-            show(line, step=tried.step, total=tried.total, seconds_left=left)
+            show(line, tried, left)
             found = tried.found
             if stopped.is_set():
                 break
