@@ -1,5 +1,6 @@
 # Each target sets up what it needs, on a fresh machine too: the virtual environment, the pinned
 # packages and, for the tests, a browser. `make app PYTHON=python3.12 ARGS="--port 7861"` works.
+# Python compiles what is imported, once; compiling all of the packages at once takes a minute.
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
@@ -17,7 +18,7 @@ test: $(VENV)/dev.stamp browser
 # How much of composer/ the tests run, and the ten modules of which they run least.
 coverage: $(VENV)/dev.stamp browser
 	$(BIN)/python -m pytest -q --cov --cov-report= $(ARGS)
-	$(BIN)/coverage report --skip-empty --sort cover | sed -n '1,12p;$$p'
+	$(BIN)/coverage report --skip-empty --sort cover | sed -n '1,12p;/^TOTAL/p'
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
@@ -53,12 +54,12 @@ $(VENV)/made.stamp:
 
 $(VENV)/app.stamp: requirements.lock pyproject.toml | $(VENV)/made.stamp
 	@echo "Installing Composer into $(VENV) (some minutes the first time)"
-	$(PIP) install -r requirements.lock
+	$(PIP) install --no-compile -r requirements.lock
 	$(PIP) install --no-deps -e .
 	@touch $@
 
 $(VENV)/dev.stamp: requirements-dev.lock pyproject.toml | $(VENV)/made.stamp
 	@echo "Installing Composer and its tools into $(VENV) (some minutes the first time)"
-	$(PIP) install -r requirements-dev.lock
+	$(PIP) install --no-compile -r requirements-dev.lock
 	$(PIP) install --no-deps -e .
 	@touch $@

@@ -1,4 +1,5 @@
-"""Fixtures of all tests: tiny Stable Diffusion folders, made offline from the real classes."""
+"""What all tests share: tiny Stable Diffusion folders, made offline from the real classes, and in
+which order and process they run."""
 
 from __future__ import annotations
 
@@ -12,14 +13,40 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from byte_pairs import byte_characters
+from xdist.scheduler import LoadFileScheduling
 
 TOKENS = 32  # not CLIP's 77, so that code which assumes 77 fails
+BROWSER = "tests/browser/"
+LONGEST = (BROWSER, "tests/studio/", "tests/training/", "tests/benchmarks/", "tests/language/")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that no process is alone with it in the end."""
+
+    def place(item: pytest.Item) -> int:
+        found = (n for n, room in enumerate(LONGEST) if item.nodeid.startswith(room))
+        return next(found, len(LONGEST))
+
+    items.sort(key=place)
+
+
+class Scheduling(LoadFileScheduling):
+    """A file's tests share their models, and those in the browser one app: each of these runs in
+    one process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return BROWSER if nodeid.startswith(BROWSER) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    return Scheduling(config, log)
 
 
 def make_tiny_sd(folder: Path, **scheduler_settings: Any) -> Path:
     """Save a StableDiffusionPipeline of width 32 with fixed random weights (seconds, a few MB)."""
+    import torch
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (

@@ -65,6 +65,7 @@ def test_gates_and_sums_are_tuned_alike(
     assert strengths <= set(learned.GRID)
 
 
+@pytest.mark.slow
 def test_it_runs_for_the_kinds_that_have_files(
     told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +86,7 @@ def test_what_is_kept_is_counted_from_the_average() -> None:
     assert export.kept(0.2, 0.2, 0.5) is None
 
 
+@pytest.mark.slow
 def test_ablations_train_each_variant_and_draw_how_they_went(
     told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +110,7 @@ def test_ablations_train_each_variant_and_draw_how_they_went(
     assert (tmp_path / "images" / "gates_ablations.webp").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_company_that_changes_nothing_is_trained_once(
     told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

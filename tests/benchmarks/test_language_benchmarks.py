@@ -95,6 +95,7 @@ def test_means_are_over_seeds() -> None:
     assert all(row["seeds"] == 2 for row in rows)
 
 
+@pytest.mark.slow
 def test_a_small_study_writes_results(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

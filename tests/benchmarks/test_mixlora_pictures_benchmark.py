@@ -44,6 +44,7 @@ def told(tiny_zero_snr_sd: Path, tmp_path: Path) -> list[str]:
     return ["--steps", "1", *(str(word) for pair in folders.items() for word in pair)]
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs(told: list[str], tmp_path: Path) -> None:
     with pytest.raises(ComposerError, match="--stage mixlora"):
         pictures.main(["--count", "2", *told])

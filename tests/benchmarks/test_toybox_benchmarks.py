@@ -193,6 +193,7 @@ def test_lora_changes_the_picture_and_leaves_the_model(told: list[str]) -> None:
     assert images[0] == images[2] != images[1]
 
 
+@pytest.mark.slow
 def test_merging_runs_for_the_kinds_that_have_files(told: list[str], tmp_path: Path) -> None:
     merging.main([*told, "--count", "2", "--weights", "1", "0.5"])
     rows = read_results(tmp_path / "results" / "toybox_merging.json").rows
@@ -205,6 +206,7 @@ def test_merging_runs_for_the_kinds_that_have_files(told: list[str], tmp_path: P
     assert [row["weights"] for row in rows[:3]] == ["each alone at 1", "1", "0.5"]
 
 
+@pytest.mark.slow
 def test_tuned_weights_are_told_and_kept_for_compare(told: list[str], tmp_path: Path) -> None:
     kept = tmp_path / "weights"
     few = ["--count", "1", "--sets", "1", "--tuning", "1", "--kinds", "character+style"]
@@ -230,6 +232,7 @@ def test_a_missing_lora_is_named(told: list[str]) -> None:
         lora_alone.main([*told, "--names", "trophy"])
 
 
+@pytest.mark.slow
 def test_speed_runs(told: list[str], tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     try:

@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 import copy
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from gated_hosts import HOSTS
 from tiny_models import TEXT_TARGETS, UNET_TARGETS, Experts, with_peft
 from transformers import CLIPTextConfig, CLIPTextModel
+
+from composer.mixture import GRANULARITIES
+
+HERE = Path(__file__).parent
+# Of the product of hosts and granularities, what learned gates are tested on always: each host
+# meets two granularities, and each granularity two hosts. The other half is slow.
+ALWAYS = {
+    (host, granularity)
+    for (i, host), (j, granularity) in product(enumerate(HOSTS), enumerate(GRANULARITIES))
+    if (i + j) % 4 < 2
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent == HERE and item.path.name.startswith("test_mixture_learned"):
+            callspec: Any = getattr(item, "callspec", None)
+            values = {} if callspec is None else callspec.params
+            case = (values.get("kind"), values.get("granularity"))
+            if None not in case and case not in ALWAYS:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

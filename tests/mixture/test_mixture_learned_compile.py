@@ -15,7 +15,7 @@ from composer.mixture import GRANULARITIES, GateSettings, Mixture
 
 SETTINGS: list[Any] = [
     GateSettings(time=True, bias=True, activation="free"),
-    GateSettings(reduce="flatten"),
+    pytest.param(GateSettings(reduce="flatten"), marks=pytest.mark.slow),
     pytest.param(GateSettings(input="experts"), marks=pytest.mark.slow),
 ]
 
@@ -79,7 +79,8 @@ def test_blocks_recompile_nothing(settings: GateSettings) -> None:
     switch_about(host, model, (mixture, twin))
 
 
-@pytest.mark.parametrize("granularity", ["layer", pytest.param("matrix", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("granularity", ["layer", "matrix"])
 def test_smaller_units_recompile_nothing(granularity: Any) -> None:
     host, mixture = gated("sd15", granularity)
     twin = copy.deepcopy(mixture)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,31 +25,50 @@ from composer.studio import (
     Studio,
     Training,
     TrainingRequest,
+    training_request,
+    training_run,
 )
 from composer.studio.training_files import TrainingFiles
 from composer.training.gates import sampling
+from composer.training.gates.judges import Judged
+from composer.training.gates.losses import Batch
 
-SMALL: dict[str, Any] = {"steps": 6, "batch_size": 4}
+SMALL: dict[str, Any] = {"steps": 6, "batch_size": 2}
 LONG: dict[str, Any] = {**SMALL, "steps": 100_000}
+SHORT: dict[str, Any] = {**SMALL, "steps": 1}
 PATIENCE = 60
 
 
-@pytest.fixture(autouse=True)
-def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def few_steps() -> Iterator[None]:
     """The LoRAs draw alone in three steps."""
-    monkeypatch.setattr(sampling, "STEPS", 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "STEPS", 3)
+        yield
 
 
-@pytest.fixture
-def loras(tmp_path: Path) -> Path:
-    """LoRAs of this test alone, for finished gates are written beside them."""
-    folder = tmp_path / "loras"
+def write_loras(folder: Path) -> Path:
     zibo = {"composer.role": "character", "modelspec.trigger_phrase": "zibo fox"}
     neon = {"composer.role": "style", "modelspec.trigger_phrase": "in neon style"}
     write_lora(folder / "zibo.safetensors", seed=1, **zibo)
     write_lora(folder / "neon.safetensors", seed=2, **neon)
     write_lora(folder / "foreign.safetensors", seed=4, width=768)
     return folder
+
+
+@pytest.fixture
+def loras(tmp_path: Path) -> Path:
+    """LoRAs of this test alone, for finished gates are written beside them."""
+    return write_loras(tmp_path / "loras")
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Training]:
+    """What is seen of a training that nothing disturbs, in a studio of its own."""
+    root = tmp_path_factory.mktemp("whole")
+    studio = Studio(tiny_sd, [write_loras(root / "loras")], root / "outputs")
+    assert studio.trainings.start(asked("whole")).active
+    return list(studio.trainings.follow("whole", every=0.01))
 
 
 @pytest.fixture
@@ -93,13 +111,10 @@ def paint(studio: Studio) -> bytes:
     return before.saved.image().tobytes()
 
 
-def test_a_training_tells_how_it_goes_and_leaves_a_gate_file(studio: Studio, loras: Path) -> None:
-    begun = studio.trainings.start(asked())
-    assert begun.active
-    seen = list(studio.trainings.follow("both", every=0.01))
-    last = seen[-1]
+def test_a_training_tells_how_it_goes_and_leaves_a_gate_file(whole: list[Training]) -> None:
+    last = whole[-1]
     assert last.state == "finished", last.message
-    assert last.path == loras / "gates" / "both.safetensors"
+    assert last.path is not None and last.path.parts[-3:] == ("loras", "gates", "whole.safetensors")
     assert [point.step for point in last.history] == [1, 2, 3, 4, 5, 6]
     assert set(last.history[-1].losses) == {"loss", "zibo", "neon"}
     assert all(point.entropy is not None for point in last.history)
@@ -107,6 +122,7 @@ def test_a_training_tells_how_it_goes_and_leaves_a_gate_file(studio: Studio, lor
     assert all(shown.path.is_file() for shown in last.previews)
     file = read_gates(last.path)
     assert [expert.name for expert in file.experts] == ["zibo", "neon"]
+    loras = last.path.parents[1]
     file.check_experts({n: tensor_hash_of(loras / f"{n}.safetensors") for n in ("zibo", "neon")})
     assert file.training["steps"] == 6
 
@@ -141,29 +157,43 @@ def test_no_step_is_made_while_a_picture_is(studio: Studio) -> None:
 
 
 def test_stopped_and_continued_it_ends_as_if_it_had_never_stopped(
-    studio: Studio, tiny_sd: Path, loras: Path, tmp_path: Path
+    whole: list[Training],
+    studio: Studio,
+    tiny_sd: Path,
+    loras: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = asked("whole", steps=60)
-    studio.trainings.start(whole)
-    expected = read_gates(ended(studio, "whole").path or tmp_path)
+    expected = read_gates(whole[-1].path or tmp_path)
+    asked_to_stop, real = threading.Event(), Judged.batch
 
-    studio.trainings.start(replace(whole, name="halves"))
-    reach(studio, "halves", 5)
-    studio.trainings.stop("halves")
+    def held(self: Judged, number: int) -> Batch:
+        if number == 3:  # the fourth step
+            assert asked_to_stop.wait(PATIENCE)
+        return real(self, number)
+
+    monkeypatch.setattr(Judged, "batch", held)
+    studio.trainings.start(asked("halves"))
+    studio.trainings.start(asked("waits"))
+    reach(studio, "halves", 3)
+    for name in ("waits", "halves"):
+        studio.trainings.stop(name)
+    asked_to_stop.set()
     stopped = ended(studio, "halves")
-    assert stopped.state == "stopped" and 5 <= stopped.step < 60
+    assert stopped.state == "stopped" and 3 <= stopped.step < 6
     assert not (loras / "gates" / "halves.safetensors").exists()
 
     # the app starts anew
     again = Studio(tiny_sd, [loras], tmp_path / "outputs")
     kept = again.trainings.get("halves")
     assert kept.state == "stopped" and kept.history == stopped.history
-    assert {training.name for training in again.trainings.all()} == {"whole", "halves"}
+    assert {training.name for training in again.trainings.all()} == {"waits", "halves"}
     again.trainings.resume("halves")
     done = ended(again, "halves")
     assert done.state == "finished", done.message
-    assert [point.step for point in done.history] == list(range(1, 61))
+    assert [point.step for point in done.history] == list(range(1, 7))
     made = read_gates(done.path or tmp_path)
+    assert made.tensors.keys() == expected.tensors.keys()
     for unit, named in expected.tensors.items():
         for name, tensor in named.items():
             assert torch.equal(made.tensors[unit][name], tensor)
@@ -171,20 +201,22 @@ def test_stopped_and_continued_it_ends_as_if_it_had_never_stopped(
 
 
 def test_an_app_that_was_killed_leaves_a_training_to_continue(
-    studio: Studio, tiny_sd: Path, loras: Path, tmp_path: Path
+    studio: Studio, tiny_sd: Path, loras: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for module in (training_request, training_run):
+        monkeypatch.setattr(module, "CHECKPOINT_EVERY", 3)
     studio.trainings.start(asked(**LONG))
-    reach(studio, "both", 30)
+    reach(studio, "both", 5)
     again = Studio(tiny_sd, [loras], tmp_path / "outputs")  # beside the one that still runs
     kept = again.trainings.get("both")
-    assert kept.state == "stopped" and kept.trained >= 25
+    assert kept.state == "stopped" and kept.trained >= 3
 
 
 def test_trainings_wait_in_line_and_one_that_waits_can_be_stopped(studio: Studio) -> None:
     studio.trainings.start(asked("first", **LONG))
     reach(studio, "first", 1)
-    assert studio.trainings.start(asked("second")).state == "waiting"
-    studio.trainings.start(asked("third"))
+    assert studio.trainings.start(asked("second", **SHORT)).state == "waiting"
+    studio.trainings.start(asked("third", **SHORT))
     assert studio.trainings.get("third").ahead == 2
     assert studio.trainings.stop("second").state == "stopped"
     studio.trainings.stop("first")
@@ -213,7 +245,7 @@ def test_a_failure_is_told_and_the_last_good_gates_are_kept(
     assert failed.path == loras / "gates" / "both.safetensors"
     assert read_gates(failed.path).training["skipped"] == 3
     monkeypatch.undo()
-    studio.trainings.start(asked("next"))
+    studio.trainings.start(asked("next", **SHORT))
     assert ended(studio, "next").state == "finished"
 
 
@@ -225,7 +257,7 @@ def test_a_lora_for_another_model_is_told_before_any_work_and_blocks_no_name(
     failed = ended(studio, "both")
     assert failed.state == "failed" and "foreign" in failed.message
     assert not failed.history
-    studio.trainings.start(asked())
+    studio.trainings.start(asked(**SHORT))
     assert ended(studio, "both").state == "finished"
 
 
@@ -315,7 +347,7 @@ def test_a_lora_that_went_is_missed_when_a_training_is_continued(
 def test_what_is_forgotten_is_gone_but_for_its_gates(
     studio: Studio, loras: Path, tmp_path: Path
 ) -> None:
-    studio.trainings.start(asked())
+    studio.trainings.start(asked(**SHORT))
     with pytest.raises(ComposerError, match="stop it first"):
         studio.trainings.forget("both")
     done = ended(studio, "both")

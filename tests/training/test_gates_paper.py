@@ -48,8 +48,19 @@ def clip_folder(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return write_clip(tmp_path_factory.mktemp("clip"), tiny_sd)
 
 
-@pytest.mark.parametrize("granularity", ["network", "block", "layer", "matrix"])
-@pytest.mark.parametrize("input", ["hidden", "experts"])
+@pytest.mark.parametrize(
+    ("granularity", "input"),
+    [
+        ("network", "experts"),
+        ("block", "experts"),
+        ("matrix", "hidden"),
+        pytest.param("network", "hidden", marks=pytest.mark.slow),
+        pytest.param("block", "hidden", marks=pytest.mark.slow),
+        pytest.param("layer", "hidden", marks=pytest.mark.slow),
+        pytest.param("layer", "experts", marks=pytest.mark.slow),
+        pytest.param("matrix", "experts", marks=pytest.mark.slow),
+    ],
+)
 def test_every_granularity_and_input_trains(
     model: Model, clip_folder: Path, tmp_path: Path, granularity: str, input: str
 ) -> None:
@@ -198,7 +209,7 @@ def test_less_memory_is_the_same_training(
     """Layers that run again for the backward pass must find what the gates said of the prompt."""
     experts = experts_for(model, tmp_path)
     values = {"paper": True, "clip": str(clip_folder), "granularity": granularity}
-    values = {**values, "steps": 4}
+    values = {**values, "steps": 2}
     plain = run(model, experts, training(tmp_path / "plain", **values))
     thrifty = run(
         model, experts, training(tmp_path / "thrifty", gradient_checkpointing=True, **values)
@@ -207,7 +218,7 @@ def test_less_memory_is_the_same_training(
         assert thrifty[step].loss == pytest.approx(report.loss, rel=1e-3)
 
 
-@pytest.mark.parametrize("stop_after", [2, 3])
+@pytest.mark.parametrize("stop_after", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_it_resumes_in_the_middle_of_a_sampling_and_at_its_end(
     model: Model, clip_folder: Path, tmp_path: Path, stop_after: int
 ) -> None:

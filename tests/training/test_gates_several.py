@@ -65,8 +65,15 @@ def test_each_process_follows_the_lanes_that_are_its_own(
     assert losses(range(4), lanes=1)[1] != together[1]
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("stop_after", [2, 3])
+@pytest.mark.parametrize(
+    ("objective", "stop_after"),
+    [
+        ("judged", 2),
+        ("paper", 3),
+        pytest.param("judged", 3, marks=pytest.mark.slow),
+        pytest.param("paper", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_what_accumulates_is_resumed_too(
     model: Model, clip: str, tmp_path: Path, objective: str, stop_after: int
 ) -> None:
@@ -91,6 +98,7 @@ def trained(*launcher: str, folder: Path, model: Path, output: Path, more: list[
     return load_file(output)
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does_with_twice_the_batch(
     tiny_sd: Path, tmp_path: Path
 ) -> None:

@@ -66,7 +66,9 @@ def test_reports_tell_of_the_experts(tmp_path: Path) -> None:
         assert 0.015 < report.router_loss < 0.08
 
 
-@METHODS
+@pytest.mark.parametrize(
+    "adapter", [plain(), pytest.param(mixlora(), marks=pytest.mark.slow)], ids=["lora", "mixlora"]
+)
 def test_compiled_steps_learn_the_same(
     tmp_path: Path, adapter: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

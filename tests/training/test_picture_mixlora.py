@@ -75,7 +75,7 @@ def run(
     return made
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
 def test_learns_and_leaves_the_model_as_it_was(
     model: Model, tmp_path: Path, optimizer: str
 ) -> None:

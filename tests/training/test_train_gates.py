@@ -92,7 +92,15 @@ def inputs(model: Model) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     )
 
 
-@pytest.mark.parametrize("granularity", ["network", "block", "layer", "matrix"])
+@pytest.mark.parametrize(
+    "granularity",
+    [
+        "block",
+        "matrix",
+        pytest.param("network", marks=pytest.mark.slow),
+        pytest.param("layer", marks=pytest.mark.slow),
+    ],
+)
 def test_every_granularity_trains(model: Model, tmp_path: Path, granularity: str) -> None:
     config = training(tmp_path, granularity=granularity, steps=2)
     learnt = assert_every_gate_learns(model, experts_for(model, tmp_path), config)
