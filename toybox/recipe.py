@@ -6,9 +6,6 @@ a build can be stopped at any moment and started again. Minutes are budgets, not
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from composer.errors import ComposerError
-from toybox.loop import Stage, counts, join_world
-from toybox.machine import describe_machine
+from toybox.building import in_process, write_account
+from toybox.loop import Stage, join_world
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -94,20 +91,7 @@ def _in_processes(build: Build, name: str) -> None:
         launcher += ["torch.distributed.run", "--standalone"]
         launcher += [f"--nproc_per_node={build.processes}", "-m"]
     command = [*launcher, "toybox.stage", name, *arguments]
-    print(f"== {name}: {' '.join(command[1:])}", flush=True)
-    log = build.work / f"{name}.log"
-    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
-    with log.open("a") as kept:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-        assert process.stdout is not None
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            kept.write(line)
-            kept.flush()
-    if process.wait():
-        raise ComposerError(
-            f"Stage {name} failed: its log is {log}. Run again to go on from there."
-        )
+    in_process(name, command, build.work / f"{name}.log")
 
 
 def _as_options(build: Build) -> dict[str, str]:
@@ -213,34 +197,7 @@ def _assemble(build: Build) -> None:
         clip=clip,
         tokenizer=tokenizer,
     )
-    _write_account(build)
-    print(f"model written to {build.out}: {_megabytes(build.out):.1f} MB", flush=True)
-
-
-def _write_account(build: Build) -> None:
-    """`training.json`: how many pictures and minutes each stage took, on what machine.
-
-    A stage that was not run again keeps what is said of it.
-    """
-    named = _machine()
-    account = build.out / "training.json"
-    stages: dict[str, dict[str, float | str]] = {}
-    for told in (build.start / account.name if build.start else account, account):
-        if told.exists():
-            stages |= json.loads(told.read_text())
-    for name in ("vae", "clip", "unet", "oracle"):
-        path = build.work / f"{name}.safetensors"
-        if path.exists():
-            steps, pictures, seconds = counts(path)
-            minutes = round(seconds / 60, 1)
-            stages[name] = {"steps": steps, "images": pictures, "minutes": minutes}
-            stages[name]["machine"] = named
-    account.write_text(json.dumps(stages, indent=1) + "\n", encoding="utf-8")
-
-
-def _machine() -> str:
-    machine = describe_machine()
-    return f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores"
+    write_account(build.work, build.out, build.start)
 
 
 def _loras(build: Build) -> None:
@@ -250,28 +207,19 @@ def _loras(build: Build) -> None:
 
 
 def _mixlora(build: Build) -> None:
-    from toybox.stage_mixlora import train_characters
+    from toybox.stage_loras import training_pictures
+    from toybox.stage_mixlora import STEPS, settings, train_characters
+    from toybox.world import ELEMENTS
 
-    train_characters(build.out, build.loras, scale=build.scale)
+    characters = [one for one in ELEMENTS if one.kind == "character"]
+    config = settings(build.loras, characters, steps=max(round(STEPS * build.scale), 2))
+    train_characters(build.out, config, characters, training_pictures)
 
 
 def _language(build: Build) -> None:
-    from composer.language.load import load_language_model
-    from toybox.stage_expand import STEPS, train_expander, write_account
-    from toybox.stage_language import train_language, write_language
+    from toybox import words
+    from toybox.language_tokens import build_language_tokenizer
+    from toybox.stage_expand import build_language
 
-    folder = build.out / "language"
-    write_language(folder, train_language(build.stage("language")))
-    steps, examples, seconds = counts(build.stage("language").checkpoint)
-    adapter_steps = max(round(STEPS * build.scale), 2)
-    language = load_language_model(folder)
-    for progress in train_expander(language, folder, steps=adapter_steps, seed=build.seed):
-        if progress.step % 20 == 0 or progress.eval_loss is not None:
-            print(f"language: {progress}", flush=True)
-    told = {"steps": steps, "examples": examples, "minutes": round(seconds / 60, 1)}
-    write_account(folder, told | {"adapter_steps": adapter_steps} | {"machine": _machine()})
-    print(f"language model written to {folder}: {_megabytes(folder):.1f} MB", flush=True)
-
-
-def _megabytes(folder: Path) -> float:
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6
+    folder, tokenizer = build.out / "language", build_language_tokenizer()
+    build_language(build.stage("language"), folder, tokenizer, words, scale=build.scale)

@@ -7,51 +7,30 @@ world are among them, as prior pictures are in a LoRA's, so that the rest stays 
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from composer.language.complete import Asking, complete
 from composer.language.expand import TEMPERATURE, TOKENS, Expander, request
-from composer.language.load import LanguageModel
+from composer.language.load import LanguageModel, load_language_model
 from composer.language.mixlora_config import MixLoraConfig
 from composer.language.phrases import missing
 from composer.language.records import Record
 from composer.mixlora import LoraSettings, RouterSettings
 from composer.training.language import LanguageProgress, LanguageTraining, train_adapter
-from toybox.stage_language import record
-from toybox.words import (
-    SKILLS,
-    Example,
-    base_example,
-    mixed_example,
-    skill_example,
-)
+from toybox.building import machine_words, megabytes
+from toybox.loop import Stage, counts
+from toybox.stage_language import Example, Words, record, train_language, write_language
 
 STEPS = 400
-SHARES: dict[str, int] = {
-    "base": 1200,
-    "subjects": 2400,
-    "scenes": 1200,
-    "styles": 1800,
-    "mixed": 2400,
-}
-"""How many examples of each kind the adapter learns from."""
 
 
-def examples(kind: str, count: int, *, unseen: bool = False, seed: int = 0) -> list[Example]:
-    """Examples of one kind, the same for the same seed."""
-    rng = random.Random(f"{kind} {unseen} {seed}")
-    if kind in SKILLS:
-        return [skill_example(kind, rng, unseen=unseen) for _ in range(count)]
-    draw = base_example if kind == "base" else mixed_example
-    return [draw(rng, unseen=unseen) for _ in range(count)]
-
-
-def adapter_records(seed: int = 0) -> list[Record]:
+def adapter_records(words: Words, seed: int = 0) -> list[Record]:
     """All that the adapter learns from."""
-    return [record(e) for kind, n in SHARES.items() for e in examples(kind, n, seed=seed)]
+    shares = words.SHARES.items()
+    return [record(e) for kind, n in shares for e in words.examples(kind, n, seed=seed)]
 
 
 def settings(folder: Path, *, steps: int = STEPS, seed: int = 0) -> LanguageTraining:
@@ -77,15 +56,15 @@ def settings(folder: Path, *, steps: int = STEPS, seed: int = 0) -> LanguageTrai
 
 
 def train_expander(
-    language: LanguageModel, folder: Path, *, steps: int = STEPS, seed: int = 0
+    language: LanguageModel, folder: Path, words: Words, *, steps: int = STEPS, seed: int = 0
 ) -> Iterator[LanguageProgress]:
     """Train the adapter on the language model, and write it to `folder`/adapter."""
     config = settings(folder, steps=steps, seed=seed)
     return train_adapter(
         language,
         config,
-        records=adapter_records(seed),
-        eval_records=[record(e) for e in examples("mixed", 192, unseen=True, seed=seed)],
+        records=adapter_records(words, seed),
+        eval_records=[record(e) for e in words.examples("mixed", 192, unseen=True, seed=seed)],
     )
 
 
@@ -127,7 +106,20 @@ def judge_expander(expander: Expander, asked: Sequence[Example]) -> list[Kept]:
     return [judge(e, expander.expand(e.jotting.words, i)) for i, e in enumerate(asked)]
 
 
-def write_account(folder: Path, told: dict[str, int | float | str]) -> None:
-    """`training.json`: how the model and its adapter came about."""
-    text = json.dumps(told, indent=1) + "\n"
+def build_language(
+    stage: Stage, folder: Path, tokenizer: Any, words: Words, *, scale: float = 1.0
+) -> None:
+    """The whole stage of words: the language model, its adapter, and `training.json`, which says
+    how they came about."""
+    write_language(folder, train_language(stage, tokenizer, words), tokenizer)
+    steps, seen, seconds = counts(stage.checkpoint)
+    adapter_steps = max(round(STEPS * scale), 2)
+    language = load_language_model(folder)
+    for progress in train_expander(language, folder, words, steps=adapter_steps, seed=stage.seed):
+        if progress.step % 20 == 0 or progress.eval_loss is not None:
+            print(f"language: {progress}", flush=True)
+    account: dict[str, object] = {"steps": steps, "examples": seen}
+    account |= {"minutes": round(seconds / 60, 1), "adapter_steps": adapter_steps}
+    text = json.dumps(account | {"machine": machine_words()}, indent=1) + "\n"
     (folder / "training.json").write_text(text, encoding="utf-8")
+    print(f"language model written to {folder}: {megabytes(folder):.1f} MB", flush=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +20,44 @@ from composer.language.batches import Batch, answer_loss, collate, pack
 from composer.language.expand import request
 from composer.language.records import Record
 from composer.language.samples import encode
-from toybox.language_tokens import WINDOW, build_language_tokenizer
 from toybox.loop import Stage, precision, run_stage
 from toybox.networks import moved, seed_torch
 from toybox.optimizer import MuonAdamW
-from toybox.words import Example, base_example
 
 BATCH = 96
+
+
+class Jotting(Protocol):
+    """Words as a person jots them down."""
+
+    @property
+    def words(self) -> str: ...
+
+    def kept_in(self, prompt: str) -> bool: ...
+
+
+class Example(Protocol):
+    """A few words, and the prompt to make of them."""
+
+    @property
+    def jotting(self) -> Jotting: ...
+
+    @property
+    def prompt(self) -> str: ...
+
+
+class Words(Protocol):
+    """What a world's `words` module draws: examples of the base world, and of each kind that an
+    adapter learns."""
+
+    @property
+    def SHARES(self) -> dict[str, int]: ...
+
+    def base_example(self, rng: random.Random, *, unseen: bool = False) -> Example: ...
+
+    def examples(
+        self, kind: str, count: int, *, unseen: bool = False, seed: int = 0
+    ) -> Sequence[Example]: ...
 
 
 def new_language_model(tokenizer: Any) -> LlamaForCausalLM:
@@ -38,7 +69,7 @@ def new_language_model(tokenizer: Any) -> LlamaForCausalLM:
         num_hidden_layers=4,
         num_attention_heads=5,
         num_key_value_heads=5,
-        max_position_embeddings=WINDOW,
+        max_position_embeddings=tokenizer.model_max_length,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
@@ -54,43 +85,44 @@ def record(example: Example) -> Record:
 
 def batch_of(examples: Sequence[Example], tokenizer: Any) -> Batch:
     """Examples as rows of tokens, several in a row: padded, half of a batch would be padding."""
-    samples = encode([record(example) for example in examples], tokenizer, WINDOW).samples
-    rows = [[samples[index] for index in row] for row in pack(samples, WINDOW)]
+    window = int(tokenizer.model_max_length)
+    samples = encode([record(example) for example in examples], tokenizer, window).samples
+    rows = [[samples[index] for index in row] for row in pack(samples, window)]
     return collate(rows, pad=int(tokenizer.pad_token_id))
 
 
-def train_language(stage: Stage) -> LlamaForCausalLM:
+def train_language(stage: Stage, tokenizer: Any, words: Words) -> LlamaForCausalLM:
     """Train from nothing, or go on from the stage's checkpoint."""
-    tokenizer = build_language_tokenizer()
     seed_torch(stage.seed)
     model: Any = moved(new_language_model(tokenizer), stage.device).train()
     optimizer = MuonAdamW(model, muon_lr=0.02, adam_lr=2e-3)
     rng = stage.rng()
 
     def loss(part: float) -> tuple[Tensor, dict[str, float], int]:
-        batch = batch_of([base_example(rng) for _ in range(BATCH)], tokenizer)
+        batch = batch_of([words.base_example(rng) for _ in range(BATCH)], tokenizer)
         with precision(stage.device):
             logits = model(**batch.inputs(stage.device)).logits
         value = answer_loss(logits, batch.labels.to(stage.device)) / batch.learnt
         return value, {"loss": float(value.detach())}, BATCH
 
     def sample(averaged: nn.Module, step: int) -> None:
-        print(f"step {step}: loss on unseen pairs {unseen_loss(averaged, tokenizer):.4f}")
+        found = unseen_loss(averaged, tokenizer, words)
+        print(f"step {step}: loss on unseen pairs {found:.4f}")
 
     return cast(Any, run_stage(stage, model, optimizer, loss, sample=sample)).eval()
 
 
 @torch.no_grad()
-def unseen_loss(model: nn.Module, tokenizer: Any, count: int = 192) -> float:
+def unseen_loss(model: nn.Module, tokenizer: Any, words: Words, count: int = 192) -> float:
     """The mean cross-entropy of a token, of prompts whose pairs training never sees."""
     rng = random.Random("unseen")
-    batch = batch_of([base_example(rng, unseen=True) for _ in range(count)], tokenizer)
+    batch = batch_of([words.base_example(rng, unseen=True) for _ in range(count)], tokenizer)
     device = next(model.parameters()).device
     logits = model(**batch.inputs(device)).logits
     return float(answer_loss(logits, batch.labels.to(device))) / batch.learnt
 
 
-def write_language(folder: Path, model: LlamaForCausalLM) -> None:
+def write_language(folder: Path, model: LlamaForCausalLM, tokenizer: Any) -> None:
     """Write the model as a transformers folder, in float16 safetensors with its tokenizer."""
     cast(Any, model).half().save_pretrained(folder)
-    cast(Any, build_language_tokenizer()).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

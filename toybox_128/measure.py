@@ -14,6 +14,7 @@ from PIL import Image
 from composer.diffusion.load import load_model
 from composer.evaluation.sampling import Sampling, Shot, sample
 from composer.evaluation.sheets import Cell, contact_sheet
+from toybox.building import megabytes
 from toybox_128.captions import caption, plain_caption
 from toybox_128.oracle import Oracle, Verdict, score
 from toybox_128.render import render
@@ -111,7 +112,7 @@ def measure(
     said = f"seconds a picture of {SAMPLING.steps} steps, in batches of {SAMPLING.batch_size}"
     said += f" on {torch.get_num_threads()} threads: {seconds:.2f} (at most {SECONDS})"
     lines.append(said + _missed(seconds <= SECONDS))
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+    size = megabytes(folder)
     lines.append(f"MB: {size:.0f} (at most {MEGABYTES})" + _missed(size <= MEGABYTES))
     if sheet is not None:
         sheet.parent.mkdir(parents=True, exist_ok=True)

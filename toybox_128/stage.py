@@ -10,10 +10,7 @@ import argparse
 from pathlib import Path
 
 from toybox.loop import Stage
-
-STAGES = ("vae", "clip", "unet", "decoder", "oracle", "assemble", "measure", "loras")
-MINUTES: dict[str, float] = {"vae": 66, "clip": 14, "unet": 300, "decoder": 40, "oracle": 40}
-"""Budgets for one CPU core that multiplies bfloat16 fast."""
+from toybox_128.recipe import MINUTES, STAGES
 
 
 def main() -> None:
@@ -22,15 +19,17 @@ def main() -> None:
     parser.add_argument("name", choices=STAGES)
     parser.add_argument("--work", type=Path, default=Path("runs/toybox_128"))
     parser.add_argument("--minutes", type=float, help="the whole budget, earlier runs included")
+    parser.add_argument("--scale", type=float, default=1.0, help="budgets and steps times this")
     parser.add_argument("--out", type=Path, help="the model: `assemble` writes it")
     parser.add_argument("--loras", type=Path, default=Path("loras"), help="where LoRAs go")
     parser.add_argument("--start", type=Path, help="a finished model's folder to start from")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--balance", type=float, default=1e-2, help="of `mixlora`'s experts")
     parser.add_argument("--count", type=int, default=100, help="pictures of each bar of `measure`")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
-    minutes = given.minutes or MINUTES.get(given.name, 0)
+    minutes = given.minutes or MINUTES.get(given.name, 0) * given.scale
     stage = Stage(
         name=given.name, minutes=minutes, folder=given.work, device=given.device, seed=given.seed
     )
@@ -47,6 +46,11 @@ def main() -> None:
         if given.out is None:
             parser.error("loras needs --out, the model")
         train_all(load_model(str(given.out)), given.loras)
+        return
+    if given.name in ("mixlora", "language"):
+        if given.out is None:
+            parser.error(f"{given.name} needs --out, the model")
+        (_mixlora if given.name == "mixlora" else _language)(stage, given)
         return
     if given.name == "measure":
         from toybox_128.measure import measure
@@ -85,6 +89,7 @@ def main() -> None:
     oracle_folder = given.work / "oracle"
     if given.name == "assemble":
         from toybox.assemble import assemble
+        from toybox.building import write_account
 
         if given.out is None:
             parser.error("assemble needs --out")
@@ -92,6 +97,7 @@ def main() -> None:
         assemble(
             given.out, vae=vae, unet=unet, clip=clip, tokenizer=tokenizer, oracle=oracle_folder
         )
+        write_account(given.work, given.out)
         return
     from toybox_128.stage_oracle import examine, first_guess, train_oracle
 
@@ -100,6 +106,33 @@ def main() -> None:
     oracle.save(oracle_folder)
     for row in examine(oracle, vae, guess):
         print(row, flush=True)
+
+
+def _mixlora(stage: Stage, given: argparse.Namespace) -> None:
+    from composer.mixlora import RouterSettings
+    from toybox.stage_mixlora import STEPS, settings, train_characters
+    from toybox_128.stage_loras import TAUGHT, training_pictures
+    from toybox_128.world import CHARACTERS, element
+
+    loras = {lora.name: lora for lora in TAUGHT}
+    characters = [element(name) for name in CHARACTERS]
+    config = settings(
+        given.loras,
+        characters,
+        steps=max(round(2 * STEPS * given.scale), 2),
+        router=RouterSettings(experts=6, top_k=2, balance=given.balance),
+        per_layer=True,
+    )
+    train_characters(given.out, config, characters, lambda one: training_pictures(loras[one.name]))
+
+
+def _language(stage: Stage, given: argparse.Namespace) -> None:
+    from toybox.stage_expand import build_language
+    from toybox_128 import words
+    from toybox_128.language_tokens import build_language_tokenizer
+
+    folder, tokenizer = given.out / "language", build_language_tokenizer()
+    build_language(stage, folder, tokenizer, words, scale=given.scale)
 
 
 if __name__ == "__main__":

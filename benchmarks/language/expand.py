@@ -12,13 +12,8 @@ from composer.language.complete import with_adapter
 from composer.language.expand import ROUNDS, TEMPERATURE, TRIES, Expander
 from composer.language.load import load_language_model
 from toybox.captions import vocabulary
-from toybox.stage_expand import (
-    Kept,
-    examples,
-    judge_expander,
-    judge_tries,
-)
-from toybox.words import IDLE_WORDS, SKILLS, Example, is_understood
+from toybox.stage_expand import Kept, judge_expander, judge_tries
+from toybox.words import IDLE_WORDS, SKILLS, Example, examples, is_understood
 
 NAME = "language.expand"
 KINDS: dict[str, str] = {

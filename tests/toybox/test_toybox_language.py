@@ -11,10 +11,10 @@ import torch
 
 from composer.language.complete import with_adapter
 from composer.language.load import LanguageModel, load_language_model
-from toybox import stage_expand, stage_language
+from toybox import stage_expand, stage_language, words
 from toybox.language_tokens import build_language_tokenizer
 from toybox.loop import Stage, load_average
-from toybox.stage_expand import examples, judge, judge_tries, settings, train_expander
+from toybox.stage_expand import judge, judge_tries, settings, train_expander
 from toybox.stage_language import (
     batch_of,
     new_language_model,
@@ -22,6 +22,7 @@ from toybox.stage_language import (
     unseen_loss,
     write_language,
 )
+from toybox.words import examples
 
 
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,21 +68,21 @@ def test_the_stage_learns_and_writes_what_loads(
 ) -> None:
     tiny(monkeypatch)
     tokenizer = build_language_tokenizer()
-    untrained = unseen_loss(stage_language.new_language_model(tokenizer), tokenizer, 16)
+    untrained = unseen_loss(stage_language.new_language_model(tokenizer), tokenizer, words, 16)
     # so short that on a busy machine only a few steps are made
     stage = Stage(name="language", minutes=0.1, folder=tmp_path / "work", average=0.1)
-    trained = train_language(stage)
-    assert unseen_loss(trained, tokenizer, 16) < untrained
+    trained = train_language(stage, tokenizer, words)
+    assert unseen_loss(trained, tokenizer, words, 16) < untrained
     again: Any = load_average(
         tmp_path / "work/language.safetensors", stage_language.new_language_model(tokenizer)
     )
     assert all(
         torch.equal(a, b) for a, b in zip(again.parameters(), trained.parameters(), strict=True)
     )
-    write_language(tmp_path / "model", trained)
+    write_language(tmp_path / "model", trained, tokenizer)
     loaded = load_language_model(tmp_path / "model")
-    assert unseen_loss(loaded.model, loaded.tokenizer, 16) == pytest.approx(
-        unseen_loss(again, tokenizer, 16), rel=0.01
+    assert unseen_loss(loaded.model, loaded.tokenizer, words, 16) == pytest.approx(
+        unseen_loss(again, tokenizer, words, 16), rel=0.01
     )
 
 
@@ -93,13 +94,13 @@ def test_the_adapter_is_trained_beside_the_model_and_judged(
     model: Any = stage_language.new_language_model(tokenizer).eval()
     model.requires_grad_(False)
     language = LanguageModel(model=model, tokenizer=tokenizer, name="tiny")
-    monkeypatch.setattr(stage_expand, "SHARES", dict.fromkeys(stage_expand.SHARES, 4))
+    monkeypatch.setattr(words, "SHARES", dict.fromkeys(words.SHARES, 4))
     monkeypatch.setattr(
         stage_expand,
         "settings",
         lambda folder, **more: replace(settings(folder, **more), batch_size=4),
     )
-    reports = list(train_expander(language, tmp_path, steps=2))
+    reports = list(train_expander(language, tmp_path, words, steps=2))
     assert reports[-1].path == tmp_path / "adapter"
     assert reports[-1].eval_loss is not None
     with with_adapter(language, tmp_path / "adapter"):

@@ -11,8 +11,11 @@ from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.fusions.mixlora_file import read_mixlora
 from composer.mixlora import attach_mixlora
-from toybox.stage_mixlora import CHARACTERS, settings, train_characters
+from toybox.stage_loras import training_pictures
+from toybox.stage_mixlora import settings, train_characters
+from toybox.world import ELEMENTS
 
+CHARACTERS = [one for one in ELEMENTS if one.kind == "character"]
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "loras" / "mixlora" / "characters.safetensors"
 
@@ -23,7 +26,7 @@ def model() -> Model:
 
 
 def test_its_sets_are_the_characters_and_it_is_small(model: Model) -> None:
-    config = settings(Path("loras"))
+    config = settings(Path("loras"), CHARACTERS)
     assert [one.trigger for one in config.sets] == [one.trigger for one in CHARACTERS]
     with attach_mixlora(model.unet, {"characters": config.adapter}, seed=0) as mixlora:
         size = sum(parameter.numel() for _, parameter in mixlora.named_parameters("characters"))
@@ -31,10 +34,11 @@ def test_its_sets_are_the_characters_and_it_is_small(model: Model) -> None:
 
 
 def test_a_finished_one_is_not_trained_again(tmp_path: Path) -> None:
-    output = settings(tmp_path).output
+    config = settings(tmp_path, CHARACTERS)
+    output = config.output
     output.parent.mkdir()
     output.write_bytes(b"here")
-    train_characters(tmp_path / "no model", tmp_path)
+    train_characters(tmp_path / "no model", config, CHARACTERS, training_pictures)
     assert output.read_bytes() == b"here"
 
 

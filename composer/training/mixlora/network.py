@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from composer.fusions.mixlora_file import ADAPTER
 from composer.mixlora import MixLoraSettings, Tape, attach_mixlora
-from composer.mixlora.router_losses import balance_loss
+from composer.mixlora.router_losses import Over, balance_loss
 
 KEPT = 0.98
 """How much of the running means of what routers do is kept at each pass."""
@@ -26,9 +26,15 @@ class MixLoraNetwork:
     """
 
     def __init__(
-        self, models: dict[str, nn.Module], settings: MixLoraSettings, *, seed: int, rate: float
+        self,
+        models: dict[str, nn.Module],
+        settings: MixLoraSettings,
+        *,
+        seed: int,
+        rate: float,
+        balance_over: Over = "all",
     ) -> None:
-        self._rate = rate
+        self._rate, self._over = rate, balance_over
         self.mixlora = attach_mixlora(models["unet"], {ADAPTER: settings}, seed=seed)
         self._frozen = [
             parameter
@@ -66,12 +72,12 @@ class MixLoraNetwork:
     def router_loss(self, tape: Tape) -> Tensor:
         """The balance loss (and the switch router's z-loss) with its coefficient."""
         with torch.no_grad():
-            now = float(balance_loss(tape))
+            now = float(balance_loss(tape, over=self._over))
             self.balance = now if self.balance is None else _mean(self.balance, now)
             for host, load in self.mixlora.loads(tape, ADAPTER).items():
                 before = self.loads.get(host)
                 self.loads[host] = load if before is None else _mean(before, load)
-        return self.mixlora.router_loss(tape, ADAPTER)
+        return self.mixlora.router_loss(tape, ADAPTER, over=self._over)
 
     def state(self) -> dict[str, Tensor]:
         """The running means."""

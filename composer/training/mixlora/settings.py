@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from composer.errors import ComposerError
 from composer.mixlora.router import RouterSettings
+from composer.mixlora.router_losses import Over
 from composer.mixlora.settings import LoraSettings, MixLoraSettings
 from composer.settings import Settings, setting
 from composer.training.picture_settings import PictureTraining
@@ -55,10 +56,13 @@ class PictureMixLoraTraining(PictureTraining):
 
     sets: at least one; each has the same share of the batches, however many pictures it has.
     adapter: the experts, the routers, and the plain LoRA beside them.
+    balance_over: over what the balance loss balances experts: "all" feed-forwards together, as
+        the paper's authors do, which lets each keep to the same few; or each "layer".
     """
 
     sets: tuple[ImageSet, ...]
     adapter: MixLoraSettings = field(default_factory=_small)
+    balance_over: Over = setting("all", help="Balance experts over all layers, or in each layer.")
     preview_prompt: str = setting(
         "", help="What the previews show; two of the triggers if not given."
     )

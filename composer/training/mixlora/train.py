@@ -66,7 +66,11 @@ def train_picture_mixlora(
         sets=sets,
         priors=priors,
         attach=lambda: MixLoraNetwork(
-            model.models, config.adapter, seed=config.seed, rate=config.learning_rate
+            model.models,
+            config.adapter,
+            seed=config.seed,
+            rate=config.learning_rate,
+            balance_over=config.balance_over,
         ),
         write=lambda trainer, network: _write(trainer, network, config, sets),
     )
