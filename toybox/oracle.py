@@ -33,6 +33,8 @@ from toybox.world import (
 
 NAMES: tuple[str, ...] = (*THINGS, *CHARACTERS, *LORA_OBJECTS)
 _SIZE = 64
+SLOTS: tuple[str, ...] = ("first", "second")
+"""Figures from left to right."""
 
 HEADS: dict[str, tuple[str | None, ...]] = {
     "first": NAMES,

@@ -6,9 +6,10 @@ import dataclasses
 import random
 from collections.abc import Sequence
 
-from toybox.captions import PLACE_WORDS, caption
-from toybox.oracle import judgeable
+from toybox.captions import PLACE_WORDS, SHORT, caption
+from toybox.oracle import SLOTS, judgeable
 from toybox.world import (
+    THINGS,
     WEARERS,
     Element,
     Figure,
@@ -30,7 +31,8 @@ def scene_with(elements: Sequence[Element], rng: random.Random, *, two: float = 
     figures: list[Figure] = []
     for taught in elements:
         if taught.kind == "clothing":
-            wearer = rng.choice([w for w in WEARERS if w not in {f.name for f in figures}])
+            taken = {figure.name for figure in figures}
+            wearer = rng.choice([w for w in WEARERS if w in THINGS and w not in taken])
             figures.append(Figure(name=wearer, wears=taught.name))
         elif taught.kind in FIGURE_KINDS:
             figures.append(Figure(name=taught.name))
@@ -69,7 +71,7 @@ def element_heads(scene: Scene, taught: Element) -> frozenset[str]:
     """The oracle's heads that say whether `taught` is in the picture, where it should be."""
     if taught.kind in ("style", "background"):
         return frozenset((taught.kind,))
-    side = ("first", "second")[_place_of(scene, taught)]
+    side = SLOTS[_place_of(scene, taught)]
     return frozenset((f"{side}_wears" if taught.kind == "clothing" else side,))
 
 
@@ -99,7 +101,7 @@ def says_background(scene: Scene, words: str) -> bool:
     if ground != scene.background:
         return f"on {ground}" in words or f"{ground} background" in words
     tags = [part.strip() for part in words.split(",")]
-    short = (ground, "night sky", "under water") if ground in ("night", "underwater") else (ground,)
+    short = (ground, SHORT.get(ground, ground))
     return any(place in words for place in PLACE_WORDS[ground]) or any(s in tags for s in short)
 
 

@@ -14,7 +14,7 @@ from benchmarks.shared.scenes import look, unseen_prompt
 from benchmarks.toybox.fidelity import mean_distance, psnr, round_trips
 from composer.evaluation.sheets import Cell, contact_sheet
 from toybox.captions import plain_caption
-from toybox.oracle import HEADS
+from toybox.oracle import HEADS, SLOTS
 from toybox.render import render
 from toybox.stage_oracle import examine
 from toybox.world import Scene, random_any_scene
@@ -80,7 +80,7 @@ def part_rows(judged: Sequence[Judged]) -> list[Row]:
     """Each thing and each background, the weakest first: where the misses are."""
     found: dict[tuple[str, str], list[bool]] = {}
     for j in judged:
-        for side, figure in zip(("first", "second"), j.case.scene.figures, strict=False):
+        for side, figure in zip(SLOTS, j.case.scene.figures, strict=False):
             found.setdefault(("thing", figure.name), []).append(j.score[side])
         found.setdefault(("background", j.case.scene.background), []).append(j.score["background"])
     rows: list[Row] = [

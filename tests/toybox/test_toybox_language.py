@@ -14,6 +14,7 @@ from composer.language.load import LanguageModel, load_language_model
 from toybox import stage_expand, stage_language, words
 from toybox.language_tokens import build_language_tokenizer
 from toybox.loop import Stage, load_average
+from toybox.networks import seed_torch
 from toybox.stage_expand import judge, judge_tries, settings, train_expander
 from toybox.stage_language import (
     batch_of,
@@ -68,6 +69,7 @@ def test_the_stage_learns_and_writes_what_loads(
 ) -> None:
     tiny(monkeypatch)
     tokenizer = build_language_tokenizer()
+    seed_torch(0)  # as the stage does
     untrained = unseen_loss(stage_language.new_language_model(tokenizer), tokenizer, words, 16)
     # so short that on a busy machine only a few steps are made
     stage = Stage(name="language", minutes=0.1, folder=tmp_path / "work", average=0.1)
