@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
 from typer.testing import CliRunner
 
 from composer.cli import app
@@ -139,6 +141,23 @@ def test_the_file_explains_itself_and_says_what_the_trained_one_said(
     assert all(sum(loads) == pytest.approx(1.0, abs=0.01) for loads in told["loads"].values())
     assert str(tmp_path) not in json.dumps(told)
     assert read_mixlora_facts(config.output).settings == file.settings
+
+
+def test_experts_are_balanced_in_each_layer_where_that_is_asked_for(
+    model: Model, tmp_path: Path
+) -> None:
+    """Layers that prefer different experts are even together, and uneven each by itself."""
+    router = RouterSettings(experts=3, top_k=1, balance=1.0, init_std=0.5)
+    told: dict[str, float] = {}
+    trained: dict[str, dict[str, Tensor]] = {}
+    for over in ("all", "layer"):
+        own = replace(adapter(), router=router)
+        config = training(tmp_path / over, adapter=own, balance_over=over, steps=1, warmup=0)
+        run(model, config)
+        told[over] = read_mixlora_facts(config.output).training["balance_loss"]
+        trained[over] = load_file(config.output)
+    assert told["layer"] > told["all"] + 0.1
+    assert any(not torch.equal(trained["all"][n], t) for n, t in trained["layer"].items())
 
 
 def test_another_training_cannot_be_resumed(model: Model, tmp_path: Path) -> None:
