@@ -34,7 +34,8 @@ class MixLoraNetwork:
         rate: float,
         balance_over: Over = "all",
     ) -> None:
-        self._rate, self._over = rate, balance_over
+        self._rate = rate
+        self._over: Over = balance_over
         self.mixlora = attach_mixlora(models["unet"], {ADAPTER: settings}, seed=seed)
         self._frozen = [
             parameter
