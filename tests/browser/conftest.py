@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from page_helpers import ready
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from running_app import PATIENCE, App, running
+from running_app import PATIENCE, App, serving, write_files
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # No sandbox: tests run as root in containers. No background traffic: nothing is fetched unasked.
@@ -25,8 +26,10 @@ FLAGS = (
 
 @pytest.fixture(scope="session")
 def app(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """The app, running."""
-    with running(tiny_sd, tmp_path_factory.mktemp("app")) as app:
+    """The app, running: one for the tests of all pages, which leave its files as they were."""
+    root = tmp_path_factory.mktemp("app")
+    write_files(root / "loras", tiny_sd)
+    with serving(tiny_sd, root / "loras", root) as app:
         yield app
 
 
@@ -43,7 +46,9 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(app: App, browser: Browser) -> Iterator[Page]:
-    """The first page, freshly opened, when the model is ready. It must not log any error."""
+    """The first page, freshly opened, when the model is ready and with it what fits it. It must
+    not log any error."""
+    app.serve()  # a test may have killed it
     page = browser.new_page(viewport={"width": 1440, "height": 900}, color_scheme="light")
     page.set_default_timeout(PATIENCE * 1000)
     troubles: list[str] = []
@@ -53,7 +58,7 @@ def page(app: App, browser: Browser) -> Iterator[Page]:
     page.on("request", lambda request: asked.append(request.url))
     page.goto(app.address)
     page.wait_for_selector(".card")
-    page.wait_for_selector(".state.ready")
+    ready(page)
     yield page
     assert not troubles
     own = (app.address, "data:", "blob:", app.address.replace("http", "ws"))

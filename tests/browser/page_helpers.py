@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from playwright.sync_api import Page, expect
-from running_app import App
+from playwright.sync_api import Browser, Page, expect
+from running_app import PATIENCE, App
 
 
 def keep(page: Page, name: str, folder: Path) -> None:
@@ -14,6 +14,21 @@ def keep(page: Page, name: str, folder: Path) -> None:
     target = Path(os.environ.get("SCREENSHOTS", folder))
     target.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=target / f"{name}.png", full_page=True)
+
+
+def opened(browser: Browser, app: App) -> Page:
+    """The page, freshly opened, when all is there that it begins with."""
+    page = browser.new_page(viewport={"width": 1440, "height": 900}, color_scheme="light")
+    page.set_default_timeout(PATIENCE * 1000)
+    page.goto(app.address)
+    ready(page)
+    return page
+
+
+def ready(page: Page) -> None:
+    """Wait until the page shows all it begins with: gates come last, and fill in an example."""
+    page.wait_for_selector(".state.ready")
+    page.wait_for_selector("#examples .with-gates")
 
 
 def press(page: Page, button: str = "#generate", ends: str = "done") -> None:

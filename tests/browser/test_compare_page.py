@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from page_helpers import keep
 from PIL import Image
 from playwright.sync_api import Page, expect
-from running_app import App, running
-from tiny_gates import write_gates
-from tiny_loras import write_lora
+from running_app import App
 from tiny_weights import write_weights
 
 from composer.diffusion.png import read_png
@@ -20,24 +17,8 @@ from composer.diffusion.png import read_png
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300, func_only=True)]
 
 
-@pytest.fixture(scope="module")
-def app(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """An app of its own: gates for Zibo and Neon, gates and a LoRA for other models."""
-    with running(tiny_sd, tmp_path_factory.mktemp("compare")) as app:
-        loras = {name: app.loras / f"{name}.safetensors" for name in ("zibo", "neon")}
-        write_gates(app.loras / "gates" / "pair.safetensors", tiny_sd, loras)
-        alien = app.loras / "gates" / "alien.safetensors"
-        write_gates(alien, tiny_sd, loras, model_hash="0" * 64)
-        best = {"neon": 1.2, "zibo": 0.8}
-        write_weights(app.loras / "weights" / "pair.json", tiny_sd, loras, best)
-        title = {"modelspec.title": "Foreign", "modelspec.trigger_phrase": "foreign"}
-        write_lora(app.loras / "foreign.safetensors", seed=9, width=768, **title)
-        yield app
-
-
 def open_tab(page: Page) -> None:
     """The page, filled: it takes over what Compose shows."""
-    page.wait_for_selector("#examples .with-gates")
     page.get_by_role("tab", name="Compare").click()
     page.wait_for_selector("#compare-picker .face")
     page.wait_for_selector("#compare-mixer .row")
@@ -74,6 +55,8 @@ def labels(page: Page) -> list[str]:
 def test_two_loras_are_compared_and_the_grid_taken_away(
     page: Page, app: App, tmp_path: Path
 ) -> None:
+    shown = page.locator(".strip .film button")
+    earlier = shown.count()
     open_tab(page)
     choose(page, "zibo", "neon")
     settle(page, steps=3, seeds=2)
@@ -147,11 +130,10 @@ def test_two_loras_are_compared_and_the_grid_taken_away(
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     keep(page, "compare narrow", tmp_path)
     page.get_by_role("tab", name="Compose").click()
-    expect(page.locator(".strip .film button")).to_have_count(18)
+    expect(shown).to_have_count(earlier + 18)
 
 
 def test_compose_is_taken_over(page: Page) -> None:
-    page.wait_for_selector("#examples .with-gates")
     page.wait_for_selector("#mixer .row[data-name=neon]")
     page.fill("#prompt textarea", "zibo fox at night")
     page.fill("#steps input", "7")

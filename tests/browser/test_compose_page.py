@@ -5,7 +5,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from page_helpers import keep, newest, press
+from page_helpers import keep, newest, press, ready
 from PIL import Image
 from playwright.sync_api import Page, expect
 from running_app import App
@@ -179,7 +179,7 @@ def test_a_dropped_picture_brings_its_settings(page: Page, app: App, tmp_path: P
     generate(page)
     made = newest(app)
     page.reload()
-    page.wait_for_selector(".state.ready")
+    ready(page)
     page.set_input_files("#restore input[type=file]", made)
     expect(page.locator("#prompt textarea")).to_have_value("a whale in the desert")
     expect(page.locator("#steps input")).to_have_value("3")

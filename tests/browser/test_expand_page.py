@@ -1,12 +1,12 @@
-"""A full prompt by mouse, on the language model that ships; and where there is none."""
+"""A full prompt by mouse, on the language model that ships."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
-from running_app import App, running
+from playwright.sync_api import Page, expect
+from running_app import App
 from test_compose_page import choose, field, keep
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300, func_only=True)]
@@ -62,15 +62,3 @@ def test_another_click_makes_another_and_an_example_ends_it(page: Page) -> None:
     assert len(seen) > 1 and all("cat" in made for made in seen)
     page.locator("#examples button:visible").first.click()
     expect(page.locator(".expander .back")).to_be_hidden()
-
-
-def test_without_a_language_model_the_button_says_why(
-    browser: Browser, tiny_sd: Path, tmp_path: Path
-) -> None:
-    with running(tiny_sd, tmp_path, "--language-model", str(tmp_path / "nowhere")) as app:
-        page = browser.new_page()
-        page.goto(app.address)
-        expect(page.locator(".expander")).to_have_attribute("data-phase", "off")
-        assert page.locator(".expander .expand").is_disabled()
-        expect(page.locator(".expander .note")).to_contain_text("nowhere: check the path")
-        page.close()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from page_helpers import keep, newest, press
 from playwright.sync_api import Page, expect
-from running_app import App, running
+from running_app import App
 from tiny_gates import write_gates
 
 from composer.diffusion.png import read_png
@@ -16,16 +15,6 @@ from composer.diffusion.record import PictureRecord
 
 # Starting the app and its model takes its time on a busy machine, and is no part of a test.
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300, func_only=True)]
-
-
-@pytest.fixture(scope="module")
-def app(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """An app of its own, with gates for Zibo and Neon."""
-    with running(tiny_sd, tmp_path_factory.mktemp("gates")) as app:
-        loras = {name: app.loras / f"{name}.safetensors" for name in ("zibo", "neon")}
-        write_gates(app.loras / "gates" / "pair.safetensors", tiny_sd, loras)
-        (app.loras / "gates" / "cut.safetensors").write_bytes(b"\x40" + bytes(20))
-        yield app
 
 
 def paint(page: Page, app: App, button: str = "#generate") -> PictureRecord:
@@ -41,7 +30,6 @@ def choose_gates(page: Page) -> None:
 
 
 def test_gates_are_chosen_switched_and_seen(page: Page, app: App, tmp_path: Path) -> None:
-    page.wait_for_selector("#examples .with-gates")
     page.fill("#steps input", "4")
     choose_gates(page)
     assert page.locator(".mixer .row").count() == 2
@@ -151,7 +139,6 @@ def test_gates_are_offered_used_and_left(page: Page, app: App, tmp_path: Path) -
 
 
 def test_what_is_wrong_with_gates_is_told(page: Page, app: App) -> None:
-    page.wait_for_selector("#examples .with-gates")
     expect(page.locator(".problems")).to_contain_text("cut.safetensors")
     choose_gates(page)
     page.fill("#prompt textarea", "a fox <lora:moon:1>")

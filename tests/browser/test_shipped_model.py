@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from page_helpers import keep, newest, press
+from page_helpers import keep, newest, opened, press
 from playwright.sync_api import Browser, Page, expect
-from running_app import PATIENCE, ROOT, App, serving
+from running_app import ROOT, App, serving
 
 from composer.diffusion.png import read_png
 from composer.diffusion.record import PictureRecord
@@ -22,25 +22,12 @@ SHIPPED = "top_hat_in_neon"
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for what the apps of this file write, with the LoRAs that ship."""
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """The app with the model and the LoRAs that ship, in a folder for what it writes."""
     root = tmp_path_factory.mktemp("shipped")
     shutil.copytree(ROOT / "loras", root / "loras")
-    return root
-
-
-@pytest.fixture(scope="module")
-def app(root: Path) -> Iterator[App]:
     with serving(MODEL, root / "loras", root) as app:
         yield app
-
-
-def opened(browser: Browser, app: App) -> Page:
-    page = browser.new_page(viewport={"width": 1440, "height": 900}, color_scheme="light")
-    page.set_default_timeout(PATIENCE * 1000)
-    page.goto(app.address)
-    page.wait_for_selector(".state.ready")
-    return page
 
 
 def paint(page: Page, app: App, button: str = "#generate") -> PictureRecord:
@@ -49,7 +36,6 @@ def paint(page: Page, app: App, button: str = "#generate") -> PictureRecord:
 
 
 def test_the_difference_shows_in_two_clicks(page: Page, app: App, tmp_path: Path) -> None:
-    page.wait_for_selector("#examples .with-gates")
     page.click("#examples .with-gates >> nth=0")
     expect(page.locator(".gates .chosen")).to_be_visible()
     gated = paint(page, app)
@@ -63,7 +49,6 @@ def test_the_difference_shows_in_two_clicks(page: Page, app: App, tmp_path: Path
 
 
 def test_ways_are_compared(page: Page, app: App, tmp_path: Path) -> None:
-    page.wait_for_selector("#examples .with-gates")
     page.click("#examples .with-gates >> nth=0")
     expect(page.locator(".gates .chosen")).to_be_visible()
     page.get_by_role("tab", name="Compare").click()
@@ -83,42 +68,35 @@ def test_ways_are_compared(page: Page, app: App, tmp_path: Path) -> None:
     keep(page, "shipped compared", tmp_path)
 
 
-def test_a_training_outlives_the_app(root: Path, browser: Browser, tmp_path: Path) -> None:
-    def settings(page: Page) -> set[str | None]:
-        """A short training of the pair that the page begins with; returns whose it is."""
-        page.get_by_role("tab", name="Train gates").click()
-        expect(page.locator(".lora-line")).to_have_count(2)
-        page.fill("#gate-name input, #gate-name textarea", "mine")
-        page.fill("#train-set-steps input", "32")
-        page.click("#train-advanced > button")
-        page.fill("#train-set-batch-size input", "2")
-        return {line.get_attribute("data-name") for line in page.locator(".lora-line").all()}
-
+@pytest.mark.slow
+def test_a_training_outlives_the_app(app: App, browser: Browser, tmp_path: Path) -> None:
+    """A short training of the pair that the page begins with."""
+    app.serve()
+    page = opened(browser, app)
+    page.get_by_role("tab", name="Train gates").click()
+    expect(page.locator(".lora-line")).to_have_count(2)
+    page.fill("#gate-name input, #gate-name textarea", "mine")
+    page.fill("#train-set-steps input", "32")
+    page.click("#train-advanced > button")
+    page.fill("#train-set-batch-size input", "2")
+    loras = {line.get_attribute("data-name") for line in page.locator(".lora-line").all()}
+    page.click("#train-start")
     training = "document.querySelector('.training .what').innerText"
-    with serving(MODEL, root / "loras", root) as first:
-        page = opened(browser, first)
-        page.wait_for_selector("#examples .with-gates")
-        loras = settings(page)
-        page.click("#train-start")
-        page.wait_for_function(
-            f"+(/step (\\d+)/i.exec({training}) || [0, 0])[1] >= 27"
-        )  # 25 are kept
-        first.process.kill()  # no time to say goodbye
-        first.process.wait(20)
-        page.close()
-    gates = root / "loras" / "gates" / "mine.safetensors"
+    page.wait_for_function(f"+(/step (\\d+)/i.exec({training}) || [0, 0])[1] >= 27")  # 25 are kept
+    app.kill()
+    page.close()
+    gates = app.loras / "gates" / "mine.safetensors"
     assert not gates.exists()
-    with serving(MODEL, root / "loras", root) as second:
-        page = opened(browser, second)
-        page.get_by_role("tab", name="Train gates").click()
-        row = page.locator(".trainings .row[data-name=mine]")
-        row.locator(".resume").click()
-        expect(page.locator(".training")).to_have_attribute("data-state", "finished")
-        keep(page, "shipped trained", tmp_path)
-        file = read_gates(gates)
-        assert {expert.name for expert in file.experts} == loras
-        page.locator(".training .use").click()
-        expect(page.locator("#fusion input")).to_have_value(re.compile("Learned gates"))
-        page.fill("#steps input", "4")
-        assert paint(page, second).fusion["gates"] == "mine"
-        page.close()
+
+    app.serve()
+    page = opened(browser, app)
+    page.get_by_role("tab", name="Train gates").click()
+    page.locator(".trainings .row[data-name=mine] .resume").click()
+    expect(page.locator(".training")).to_have_attribute("data-state", "finished")
+    keep(page, "shipped trained", tmp_path)
+    assert {expert.name for expert in read_gates(gates).experts} == loras
+    page.locator(".training .use").click()
+    expect(page.locator("#fusion input")).to_have_value(re.compile("Learned gates"))
+    page.fill("#steps input", "4")
+    assert paint(page, app).fusion["gates"] == "mine"
+    page.close()

@@ -7,21 +7,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from page_helpers import keep, press
+from page_helpers import keep, newest, opened, press, ready
 from playwright.sync_api import Browser, Page, expect
-from running_app import PATIENCE, App, running
+from running_app import PATIENCE, App
 from tiny_clip import write_clip
 
+from composer.diffusion.png import read_png
 from composer.fusions.gate_file import read_gates
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300, func_only=True)]
 
 
-@pytest.fixture(scope="module")
-def app(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """An app of its own: others must not find gates where they look for none."""
-    with running(tiny_sd, tmp_path_factory.mktemp("train")) as app:
-        yield app
+@pytest.fixture(autouse=True)
+def files_as_they_were(app: App) -> Iterator[None]:
+    """Other tests must not find gates where they look for none."""
+    gates = app.loras / "gates"
+    before = set(gates.iterdir())
+    yield
+    for made in set(gates.iterdir()) - before:
+        made.unlink()
 
 
 def open_tab(page: Page, name: str = "Train gates") -> None:
@@ -84,9 +88,9 @@ def test_gates_are_trained_by_mouse(page: Page, app: App, tmp_path: Path) -> Non
     expect(page.locator(".lora-line")).to_have_count(2)  # a pair is there already
     choose(page, "zibo", "neon")
     expect(page.locator("#gate-name input, #gate-name textarea")).to_have_value("zibo_neon")
-    settle(page, 4000, "pair")
+    settle(page, 4000, "mine")
     page.click("#train-start")
-    state(page, "running", "pair")
+    state(page, "running", "mine")
     wait_for_step(page, 20)
     curve = page.locator(".chart.loss .line.is-loss")
     expect(curve).to_have_attribute("d", re.compile(r"^M[\d. ]+L"))
@@ -98,7 +102,7 @@ def test_gates_are_trained_by_mouse(page: Page, app: App, tmp_path: Path) -> Non
 
     # the page is closed and opened again: it went on
     page.reload()
-    page.wait_for_selector(".state.ready")
+    ready(page)
     open_tab(page)
     state(page, "running")
     later = wait_for_step(page, 40)
@@ -108,11 +112,11 @@ def test_gates_are_trained_by_mouse(page: Page, app: App, tmp_path: Path) -> Non
     state(page, "stopped")
     stopped = step(page)
     assert stopped >= later
-    gates = app.loras / "gates" / "pair.safetensors"
-    assert not gates.exists()
-    expect(page.locator(".trainings .row[data-name=pair]")).to_contain_text("stopped")
+    assert not (app.loras / "gates" / "mine.safetensors").exists()
+    row = page.locator(".trainings .row[data-name=mine]")
+    expect(row).to_contain_text("stopped")
 
-    page.locator(".trainings .row[data-name=pair] .resume").click()
+    row.locator(".resume").click()
     state(page, "running")
     assert wait_for_step(page, stopped + 5) < 4000
     page.click("#train-stop")
@@ -264,3 +268,36 @@ def test_a_clip_of_ones_own_judges(page: Page, app: App, tiny_sd: Path, tmp_path
     state(page, "finished", "judged")
     made = read_gates(app.loras / "gates" / "judged.safetensors")
     assert made.training["settings"]["clip"] == str(tmp_path / "clip")
+
+
+def test_a_training_outlives_the_app(app: App, browser: Browser) -> None:
+    """Killed and started anew, here without a language model, where the page says so."""
+    app.serve()
+    page = opened(browser, app)
+    open_tab(page)
+    choose(page, "zibo", "moon")
+    settle(page, 150, "outlived")
+    page.click("#train-start")
+    state(page, "running", "outlived")
+    wait_for_step(page, 26)  # 25 are kept
+    app.kill()
+    page.close()
+    gates = app.loras / "gates" / "outlived.safetensors"
+    assert not gates.exists()
+
+    app.serve("--language-model", str(app.root / "nowhere"))
+    page = opened(browser, app)
+    expect(page.locator(".expander")).to_have_attribute("data-phase", "off")
+    assert page.locator(".expander .expand").is_disabled()
+    expect(page.locator(".expander .note")).to_contain_text("nowhere: check the path")
+
+    open_tab(page)
+    page.locator(".trainings .row[data-name=outlived] .resume").click()
+    state(page, "finished", "outlived")
+    assert {expert.name for expert in read_gates(gates).experts} == {"zibo", "moon"}
+    page.locator(".training .use").click()
+    expect(page.locator("#fusion input")).to_have_value(re.compile("Learned gates"))
+    page.fill("#steps input", "4")
+    press(page)
+    assert read_png(newest(app)).fusion["gates"] == "outlived"
+    page.close()
