@@ -65,7 +65,7 @@ def test_gates_are_chosen_switched_and_seen(page: Page, app: App, tmp_path: Path
     page.get_by_role("tab", name="Without it").click()
     expect(page.get_by_role("tab", name="Without it")).to_have_attribute("aria-selected", "true")
     page.hover(".gatemap .time.role-style canvas")
-    expect(page.locator(".gatemap .told")).to_contain_text("of the steps done · Neon")
+    expect(page.locator(".gatemap .reading")).to_contain_text("of the steps done · Neon")
     keep(page, "gates", tmp_path)
     for words, ends in (("Download map", "gates-without.png"), ("Download numbers", ".gates.npz")):
         with page.expect_download() as download:
