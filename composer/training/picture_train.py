@@ -82,7 +82,7 @@ class Task(Generic[Trained]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
+class Dataset:
     """Everything a training looks at: the frozen caches and how batches are drawn from them."""
 
     pictures: list[TrainingPicture]
@@ -101,7 +101,7 @@ class PictureTrainer(Trainer[Progress]):
         config: PictureTraining,
         task: Task[Any],
         facts: dict[str, object],
-        lesson: Lesson,
+        dataset: Dataset,
         network: Network,
         processes: Any,
         started: datetime,
@@ -119,20 +119,20 @@ class PictureTrainer(Trainer[Progress]):
             schedule=config.schedule,
             clip_norm=config.clip_norm,
         )
-        tokens = lesson.latents.mean[0, 0].numel()
+        tokens = dataset.latents.mean[0, 0].numel()
         super().__init__([learner], processes, device=model.device, tokens=tokens)
         self.model, self.config, self.started = model, config, started
-        self.lesson, self.network, self._task = lesson, network, task
+        self.dataset, self.network, self._task = dataset, network, task
 
     def loss(self, number: int) -> tuple[Tensor, dict[str, float]]:
         """The mean over a batch of `w(t) |prediction - target|^2`, and what routers add."""
-        lesson, config, device = self.lesson, self.config, self.device
-        draw = lesson.draws.batch(number)
-        latents = lesson.latents.take(draw.pictures, draw.flipped, draw.latent_noise)
-        noised = lesson.objective.noised(latents, draw.noise, draw.timesteps)
-        target = lesson.objective.target(latents, draw.noise, draw.timesteps).to(device)
-        chosen = [lesson.pictures[index] for index in draw.pictures]
-        weights = lesson.objective.weights(draw.timesteps, config.min_snr_gamma) * torch.tensor(
+        dataset, config, device = self.dataset, self.config, self.device
+        draw = dataset.draws.batch(number)
+        latents = dataset.latents.take(draw.pictures, draw.flipped, draw.latent_noise)
+        noised = dataset.objective.noised(latents, draw.noise, draw.timesteps)
+        target = dataset.objective.target(latents, draw.noise, draw.timesteps).to(device)
+        chosen = [dataset.pictures[index] for index in draw.pictures]
+        weights = dataset.objective.weights(draw.timesteps, config.min_snr_gamma) * torch.tensor(
             [p.weight * (config.prior_weight if p.is_prior else 1.0) for p in chosen]
         )
         captions = [
@@ -176,7 +176,7 @@ class PictureTrainer(Trainer[Progress]):
         self.network.load_state(tensors)
 
     def _states(self, captions: list[str]) -> Tensor:
-        cache = self.lesson.captions
+        cache = self.dataset.captions
         rows = cache.rows(captions)
         if cache.states is not None:
             return cache.states[rows]
@@ -185,7 +185,7 @@ class PictureTrainer(Trainer[Progress]):
     def _preview(self) -> Image.Image:
         """What the model draws now for the preview's prompt, always from the same seed."""
         request = Request(
-            prompt=self.config.shown_prompt or self.lesson.pictures[0].caption,
+            prompt=self.config.shown_prompt or self.dataset.pictures[0].caption,
             seed=self.config.seed,
             steps=PREVIEW_STEPS,
             cfg_scale=PREVIEW_CFG_SCALE,
@@ -295,15 +295,15 @@ def _train(
             )
     if cancelled():
         return
-    lesson = yield from _prepare(model, config, task, priors, cancelled)
-    if lesson is None:
+    dataset = yield from _prepare(model, config, task, priors, cancelled)
+    if dataset is None:
         return
     checkpointed = bool(model.unet.is_gradient_checkpointing)
     network = task.attach()
     try:
         if config.gradient_checkpointing:
             model.unet.enable_gradient_checkpointing()
-        trainer = PictureTrainer(model, config, task, facts, lesson, network, processes, started)
+        trainer = PictureTrainer(model, config, task, facts, dataset, network, processes, started)
         yield from trainer.run(cancelled)
     finally:
         network.detach()
@@ -317,7 +317,7 @@ def _prepare(
     task: Task[Any],
     priors: Sequence[TrainingPicture],
     cancelled: Callable[[], bool],
-) -> Generator[Progress, None, Lesson | None]:
+) -> Generator[Progress, None, Dataset | None]:
     pictures = [picture for chosen in task.sets for picture in chosen] + list(priors)
     parts: list[LatentCache] = []
     for start in range(0, len(pictures), ENCODED_AT_ONCE):
@@ -345,7 +345,7 @@ def _prepare(
         caption_dropout=config.caption_dropout,
         flip=config.flip,
     )
-    return Lesson(
+    return Dataset(
         pictures=pictures, latents=latents, captions=captions, draws=draws, objective=objective
     )
 

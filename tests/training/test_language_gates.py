@@ -23,8 +23,8 @@ from composer.language.plain_lora import PlainLoraConfig
 from composer.mixlora import LoraSettings
 from composer.mixture import GateSettings
 from composer.training.language import LanguageProgress, LanguageTraining, train_adapter
+from composer.training.language.dataset import prepare_dataset
 from composer.training.language.gated import LoraGates
-from composer.training.language.lesson import prepare_lesson
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_what_is_measured_is_what_the_file_gives(kind: str, loras: Any, tmp_path
     *_, last = run(kind, config, eval_records=records(mark="m"))
     lm = language(kind)
     total, tokens = 0.0, 0
-    rows = prepare_lesson(lm, replace(config, batch_size=1), records=records(mark="m"))
+    rows = prepare_dataset(lm, replace(config, batch_size=1), records=records(mark="m"))
     with with_gates(lm, config.output, list(loras[kind].values())) as mixture:
         handle = object.__new__(LoraGates)  # its way of telling gates what they may look at
         handle.model, handle.mixture = lm.model, mixture

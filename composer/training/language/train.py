@@ -13,8 +13,8 @@ from composer.files import check_writable
 from composer.language.batches import check_packing
 from composer.language.load import LanguageModel
 from composer.language.records import Record
+from composer.training.language.dataset import Dataset, prepare_dataset
 from composer.training.language.handle import attach_adapters
-from composer.training.language.lesson import Lesson, prepare_lesson
 from composer.training.language.settings import LanguageProgress, LanguageTraining
 from composer.training.language.trainer import LanguageTrainer
 from composer.training.processes import join_processes
@@ -82,21 +82,21 @@ def train_adapters(
         else replace(config, adapter=replace(config.adapter, base_model=language.name))
         for config in configs
     ]
-    lessons = [
-        prepare_lesson(language, config, records=some, eval_records=measured)
+    datasets = [
+        prepare_dataset(language, config, records=some, eval_records=measured)
         for config, some, measured in zip(
             configs, _each(records, configs), _each(eval_records, configs), strict=True
         )
     ]
     processes = join_processes(language.device.type)
     model = _describe(language)
-    facts = [{"other data": lesson.fingerprint, "another model": model} for lesson in lessons]
+    facts = [{"other data": dataset.fingerprint, "another model": model} for dataset in datasets]
     for config, known in zip(configs, facts, strict=True):
         check_writable(config.output)
         check_state(config, known, processes)
     if any(config.packing for config in configs):
         check_packing(language.model)
-    return _train(language, configs, lessons, facts, at_once, processes, cancelled)
+    return _train(language, configs, datasets, facts, at_once, processes, cancelled)
 
 
 def _each(given: Sequence[Records], configs: Sequence[LanguageTraining]) -> Sequence[Records]:
@@ -106,7 +106,7 @@ def _each(given: Sequence[Records], configs: Sequence[LanguageTraining]) -> Sequ
 def _train(
     language: LanguageModel,
     configs: Sequence[LanguageTraining],
-    lessons: Sequence[Lesson],
+    datasets: Sequence[Dataset],
     facts: Sequence[Mapping[str, object]],
     at_once: int | None,
     processes: Any,
@@ -121,7 +121,7 @@ def _train(
         if configs[0].compile:
             model.compile(backend=COMPILER)
         model.train()
-        trainer = LanguageTrainer(language, adapters, configs, lessons, facts, processes, at_once)
+        trainer = LanguageTrainer(language, adapters, configs, datasets, facts, processes, at_once)
         for learner in trainer.learners:
             yield trainer.report(learner, stage="prepare")
         yield from trainer.run(cancelled)

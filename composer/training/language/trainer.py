@@ -22,8 +22,8 @@ from composer.mixlora import Masks
 from composer.training.attention import attention_for_backward
 from composer.training.core import Learner, Trainer
 from composer.training.draws import generator_for
+from composer.training.language.dataset import Dataset
 from composer.training.language.handle import Adapters, save_trained, show_batch
-from composer.training.language.lesson import Lesson
 from composer.training.language.settings import LanguageProgress, LanguageTraining
 
 Item = TypeVar("Item")
@@ -69,19 +69,19 @@ class LanguageTrainer(Trainer[LanguageProgress]):
         language: LanguageModel,
         adapters: Adapters,
         configs: Sequence[LanguageTraining],
-        lessons: Sequence[Lesson],
+        datasets: Sequence[Dataset],
         facts: Sequence[Mapping[str, object]],
         processes: Any,
         at_once: int | None,
     ) -> None:
         learners = [
-            _learner(adapters, config, lesson, known, processes)
-            for config, lesson, known in zip(configs, lessons, facts, strict=True)
+            _learner(adapters, config, dataset, known, processes)
+            for config, dataset, known in zip(configs, datasets, facts, strict=True)
         ]
         super().__init__(learners, processes, device=language.device)
         self.language, self.adapters, self._at_once = language, adapters, at_once
         self.configs = {config.name: config for config in configs}
-        self.lessons = dict(zip(self.configs, lessons, strict=True))
+        self.datasets = dict(zip(self.configs, datasets, strict=True))
         self._loads: dict[str, tuple[float, ...]] = {}
 
     def advance(self, active: Sequence[Learner]) -> None:
@@ -112,7 +112,7 @@ class LanguageTrainer(Trainer[LanguageProgress]):
 
     def details(self, learner: Learner) -> dict[str, Any]:
         """Which adapter it is, and how many of its requests were cut."""
-        return {"name": learner.name, "cut": self.lessons[learner.name].cut}
+        return {"name": learner.name, "cut": self.datasets[learner.name].cut}
 
     def write(self, learner: Learner) -> dict[str, Any]:
         """The folder of an adapter, or the file of gates; with a last measurement."""
@@ -132,7 +132,7 @@ class LanguageTrainer(Trainer[LanguageProgress]):
     @torch.no_grad()
     def evaluate(self, learner: Learner) -> float | None:
         """The mean cross-entropy of a token of the data kept for it; None if there is none."""
-        batches = self.lessons[learner.name].eval_batches()
+        batches = self.datasets[learner.name].eval_batches()
         if not batches:
             return None
         model = self.language.model
@@ -154,7 +154,7 @@ class LanguageTrainer(Trainer[LanguageProgress]):
     def _job(self, learner: Learner, part: int) -> Job:
         first = (learner.step * learner.config.accumulation + part) * self.processes.num_processes
         number = first + self.processes.process_index
-        return Job(learner, number, self.lessons[learner.name].batch(number))
+        return Job(learner, number, self.datasets[learner.name].batch(number))
 
     def _learn(self, chunk: Sequence[Job], sums: dict[str, _Sums]) -> None:
         """One pass forth and back; leaves the gradients of the chunk's batches."""
@@ -192,8 +192,8 @@ class LanguageTrainer(Trainer[LanguageProgress]):
         alike, in whatever batch and process it is. Known without asking the other processes."""
         count = learner.config.accumulation * self.processes.num_processes
         first = learner.step * count
-        lesson = self.lessons[learner.name]
-        learnt = sum(lesson.learnt(number) for number in range(first, first + count))
+        dataset = self.datasets[learner.name]
+        learnt = sum(dataset.learnt(number) for number in range(first, first + count))
         return learnt / self.processes.num_processes
 
     def _finish(self, learner: Learner, sums: _Sums) -> None:
@@ -213,7 +213,7 @@ class LanguageTrainer(Trainer[LanguageProgress]):
         changed."""
         devices = [self.device] if self.device.type == "cuda" else []
         seed = generator_for(
-            self.lessons[job.learner.name].seed, "dropout", job.number
+            self.datasets[job.learner.name].seed, "dropout", job.number
         ).initial_seed()
         with cast(Any, torch.random).fork_rng(devices=devices):
             cast(Any, torch).manual_seed(seed)
@@ -223,7 +223,7 @@ class LanguageTrainer(Trainer[LanguageProgress]):
 def _learner(
     adapters: Adapters,
     config: LanguageTraining,
-    lesson: Lesson,
+    dataset: Dataset,
     facts: Mapping[str, object],
     processes: Any,
 ) -> Learner:
@@ -239,7 +239,7 @@ def _learner(
         config=config,
         parameters=dict(adapters.named_parameters(config.name)),
         optimizer=torch.optim.AdamW(groups, fused=True),
-        total=config.steps or lesson.steps(config.epochs, rows),
+        total=config.steps or dataset.steps(config.epochs, rows),
         facts=facts,
         warmup=config.warmup,
         schedule=config.schedule,

@@ -24,7 +24,7 @@ def training_metadata(trainer: PictureTrainer, config: LoraTraining) -> dict[str
 
     `write_lora` adds what it knows itself: title, trigger, role, rank, alpha and hash.
     """
-    model, pictures, learner = trainer.model, trainer.lesson.pictures, trainer.learner
+    model, pictures, learner = trainer.model, trainer.dataset.pictures, trainer.learner
     finished = datetime.now(timezone.utc)
     family, architecture = FAMILIES.get(model.cross_attention_dim, (model.name, model.name))
     subjects = [picture for picture in pictures if not picture.is_prior]
@@ -41,7 +41,7 @@ def training_metadata(trainer: PictureTrainer, config: LoraTraining) -> dict[str
         "ss_dataset_dirs": json.dumps({folder: {"n_repeats": 1, "img_count": len(subjects)}}),
         "ss_tag_frequency": json.dumps({folder: _tags(subjects)}, ensure_ascii=False),
         "ss_steps": learner.step,
-        "ss_zero_terminal_snr": not bool(trainer.lesson.objective.signal[-1] > 1e-6),
+        "ss_zero_terminal_snr": not bool(trainer.dataset.objective.signal[-1] > 1e-6),
         "ss_training_started_at": trainer.started.timestamp(),
         "ss_training_finished_at": finished.timestamp(),
         "modelspec.architecture": f"{architecture}/lora",

@@ -27,7 +27,7 @@ Row = tuple[Sample, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
+class Dataset:
     """The rows of one training, each of one sample or of several packed ones."""
 
     rows: tuple[Row, ...]
@@ -75,13 +75,13 @@ class Lesson:
         return [_order(self.seed, slot // count, count)[slot % count] for slot in slots]
 
 
-def prepare_lesson(
+def prepare_dataset(
     language: LanguageModel,
     config: LanguageTraining,
     *,
     records: Sequence[Record] | None = None,
     eval_records: Sequence[Record] | None = None,
-) -> Lesson:
+) -> Dataset:
     """Read, word, tokenise and check all data, before any work.
 
     `records` and `eval_records` stand in for the config's files. Raises ComposerError for data
@@ -111,7 +111,7 @@ def prepare_lesson(
     if eval_records is None:
         kept, eval_records = _split(kept, config)
     learnt, measured = encoded(kept), encoded(eval_records)
-    return Lesson(
+    return Dataset(
         rows=_rows(learnt, config.packing),
         eval_rows=_rows(measured, False),
         window=window,
