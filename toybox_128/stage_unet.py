@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from composer.diffusion.denoise import denoise, draw_noise, guide
 from toybox.denoising import draw_timesteps, encode_words, new_scheduler
 from toybox.loop import Stage, load_average, run_stage, world
 from toybox.networks import decode, encode, moved, seed_torch
@@ -167,14 +168,17 @@ def generate(
     scheduler: Any = new_scheduler()
     scheduler.set_timesteps(steps)
     context = encode_words([""] * len(words) + words, tokenizer, text_encoder)
-    shape = (1, LATENT_CHANNELS, _SIDE, _SIDE)
-    seeds = [torch.Generator().manual_seed(first_seed + i) for i in range(len(words))]
-    x = torch.cat([torch.randn(shape, generator=seed) for seed in seeds]).to(unet.device)
+    shape = (LATENT_CHANNELS, _SIDE, _SIDE)
+    x = draw_noise(range(first_seed, first_seed + len(words)), shape)[0].to(unet.device)
+
+    def predicted(noisy: Tensor, t: Tensor, index: int) -> Tensor:
+        v: Tensor = unet(torch.cat([noisy, noisy]), t, context).sample.float()
+        without, with_prompt = v.chunk(2)
+        return guide(without, with_prompt, guidance)
+
     with precision(str(unet.device)):
-        for t in scheduler.timesteps:
-            v = unet(torch.cat([x, x]), t, context).sample.float()
-            plain, guided = v.chunk(2)
-            x = scheduler.step(plain + guidance * (guided - plain), t, x).prev_sample
+        for step in denoise(scheduler, x, predicted):
+            x = step.latents
         return decode(vae, x).float().clamp(-1, 1).cpu()
 
 
