@@ -1,12 +1,33 @@
-"""Words of a prompt as a person jots them down: "fox, red balloon" of "a fox and a red balloon"."""
+"""A few words and the prompt they stand for: what the language model of a world learns.
+
+A prompt is a caption of the world, and the words are some of its own, as a person would jot them
+down: "fox, red balloon, night" for "a fox and a cute red balloon at night". So a prompt that keeps
+all words it was given is always the right one.
+"""
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 from zlib import crc32
+
+from composer.language.phrases import missing
+from toybox.reading import Understood
+
+SKILLS: dict[str, tuple[str, ...]] = {
+    "subjects": ("character", "clothing", "object"),
+    "scenes": ("background",),
+    "styles": ("style",),
+}
+"""What an adapter teaches beyond the base world, by the kinds of elements."""
+
+NAMED = 0.3
+"""The share of examples in which some thing bears a name of random letters."""
+
+Understand = Callable[[str], Understood | None]
 
 _SMALL = {"a", "an", "the", "on", "in", "at", "by", "under", "inside", "of", "front"}
 _WHOLE_PLACES = ("under water", "on sand dunes")
@@ -95,6 +116,165 @@ def with_name(prompt: str, figure: str, rng: random.Random, idle: Sequence[str])
     return re.sub(rf"\ban? {re.escape(figure)}\b", f"a {name} {figure}", prompt, count=1)
 
 
-def held_out_pair(thing: str, background: str) -> bool:
-    """Whether scenes whose first figure and background these are are kept from training."""
-    return crc32(f"{thing} {background}".encode()) % _HELD_OUT == 0
+def held_out(scene: Any) -> bool:
+    """Whether a scene is kept from training, by the pair of its first thing and its background."""
+    pair = f"{scene.figures[0].name} {scene.background}"
+    return crc32(pair.encode()) % _HELD_OUT == 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Jotting:
+    """Words as a person jots them down, and what of the world they name.
+
+    `figures` holds what was asked of them alone: no colour where none was given. `understand` reads
+    prompts of the world.
+    """
+
+    words: str
+    understand: Understand = field(repr=False, compare=False)
+    figures: tuple[Any, ...] = ()
+    background: str | None = None
+    style: str | None = None
+
+    def kept_in(self, prompt: str) -> bool:
+        """Whether the prompt is of the world and asks for all that the words name."""
+        found = self.understand(prompt)
+        if found is None:
+            return False
+        scene = found.scene
+        return (
+            all(any(_has(there, asked) for there in scene.figures) for asked in self.figures)
+            and self.background in (None, scene.background)
+            and self.style in (None, scene.style)
+        )
+
+
+def _has(there: Any, asked: Any) -> bool:
+    return (
+        there.name == asked.name
+        and asked.colour in (None, there.colour)
+        and asked.wears in (None, there.wears)
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """A few words, and the prompt to make of them."""
+
+    jotting: Jotting
+    prompt: str
+    skill: str = "base"
+
+
+class Words:
+    """Draws examples of one world.
+
+    world, captions: its modules, with what there is and how it may be said.
+    understand: reads a prompt as a scene of it.
+    idle: ordinary words that only LoRAs have a use for: the base model has met them, and no more.
+    """
+
+    def __init__(self, world: Any, captions: Any, understand: Understand) -> None:
+        self.world, self.captions, self.understand = world, captions, understand
+        phrases: list[str] = [*world.STYLES, *world.CLOTHING, *world.LORA_PLACES]
+        classes: Collection[str] = world.CHARACTERS.values()
+        self.idle: tuple[str, ...] = tuple(
+            sorted(
+                {word for phrase in phrases for word in phrase.split()}
+                | {word for word in classes if word not in world.THINGS}
+                | {*world.LORA_OBJECTS, "inside", "style", "wearing"}
+            )
+        )
+        vocabulary: list[str] = [word.strip(",").lower() for word in captions.vocabulary()]
+        self._ordinary = {*self.idle, "a", "an", "the", "and", *vocabulary, *world.CHARACTERS}
+
+    def jot(self, prompt: str, rng: random.Random) -> Jotting:
+        """Some words of a prompt that is understood; at least one, unless by chance none."""
+        found = self.understand(prompt)
+        assert found is not None, prompt
+        scene = found.scene
+        plain = scene.background.startswith("plain ")
+        chunks: list[str] = []
+        figures: list[Any] = []
+        for words, figure in zip(found.figures, scene.figures, strict=True):
+            if rng.random() < 0.85:
+                jotted = jotted_figure(
+                    words,
+                    figure.colour,
+                    figure.wears,
+                    rng,
+                    colours=self.world.COLOURS,
+                    named=figure.name in self.world.CHARACTERS,
+                    alone=len(found.figures) == 1,
+                )
+                chunks += jotted.chunks
+                asked = self.world.Figure(
+                    name=figure.name,
+                    colour=figure.colour if jotted.coloured else None,
+                    wears=figure.wears if jotted.dressed else None,
+                )
+                figures.append(asked)
+        background = scene.background if rng.random() < 0.55 else None
+        if background:
+            chunks.append(jotted_place(found.place, rng, plain=plain))
+        style = scene.style if rng.random() < 0.8 else None
+        if style:
+            chunks.append(rng.choice((style, style, f"{style} style", f"in {style} style")))
+        if not chunks and rng.random() < 0.7:
+            background = scene.background
+            chunks.append(jotted_place(found.place, rng, plain=plain))
+        rng.shuffle(chunks)
+        return Jotting(
+            words=strung(chunks, rng),
+            understand=self.understand,
+            figures=tuple(figures),
+            background=background,
+            style=style,
+        )
+
+    def base_example(self, rng: random.Random, *, unseen: bool = False) -> Example:
+        """Of the base world; `unseen` draws what training never does."""
+        return self._example(lambda: self.world.random_scene(rng), "base", rng, unseen)
+
+    def examples(
+        self, kind: str, count: int, *, unseen: bool = False, seed: int = 0
+    ) -> list[Example]:
+        """Examples of one kind, the same for the same seed: "base" of the base world, those of
+        SKILLS of their elements, "mixed" of the whole world, with several skills in many."""
+        rng = random.Random(f"{kind} {unseen} {seed}")
+        kinds = SKILLS.get(kind, ())
+        elements = [element for element in self.world.ELEMENTS if element.kind in kinds]
+
+        def draw() -> Any:
+            if elements:
+                return self.world.random_element_scene(rng.choice(elements), rng)
+            return self.world.random_any_scene(rng)
+
+        if kind == "base":
+            return [self.base_example(rng, unseen=unseen) for _ in range(count)]
+        return [self._example(draw, kind, rng, unseen) for _ in range(count)]
+
+    def _example(
+        self, draw: Callable[[], Any], skill: str, rng: random.Random, unseen: bool
+    ) -> Example:
+        while True:
+            scene = draw()
+            if held_out(scene) is not unseen:
+                continue
+            prompt: str = self.captions.caption(scene, rng)
+            found = self.understand(prompt)
+            # neither lists of words, nor prompts that leave the place unsaid
+            if found is not None and not found.listed:
+                if rng.random() < NAMED:
+                    # where LoRAs act, "neon" is a style and no car's name
+                    idle = self.idle if skill == "base" else ()
+                    changed = with_name(prompt, rng.choice(found.figures), rng, idle)
+                    prompt = changed if self.understand(changed) is not None else prompt
+                return Example(jotting=self.jot(prompt, rng), prompt=prompt, skill=skill)
+
+    def is_understood(self, words: str, prompt: str) -> bool:
+        """Whether a prompt that was made of these words is wholly of this world, with no name in it
+        that was not given."""
+        if self.understand(prompt) is None:
+            return False
+        return all(word in self._ordinary for word in missing(prompt, words))

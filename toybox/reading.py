@@ -1,4 +1,8 @@
-"""Read a prompt by tables of a world's words: what figures, place and style it asks for."""
+"""Read a prompt as the scene it asks for, by the words of a world: the inverse of its `caption`.
+
+What it reads is what the models were taught to read, so it judges whether a prompt that a language
+model wrote is one of this world.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 _ORDERS: tuple[tuple[re.Pattern[str], tuple[int, ...]], ...] = (
     (re.compile(r"^(.+) on the left, (.+) in the middle and (.+) on the right$"), (1, 2, 3)),
@@ -168,6 +173,76 @@ class Tables:
             return None
         colour = colours[0] if colours else None
         return ReadFigure(name=name, colour=colour, wears=wears, words=whole)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Understood:
+    """The scene that a prompt asks for, and the words that say each part of it.
+
+    `scene` is of the world's own class, and `figures` are left to right as in it, without
+    articles; `place` is "on the beach" and the like. `listed` says that it is no sentence but a
+    list, "cat, red car, beach".
+    """
+
+    scene: Any
+    figures: tuple[str, ...]
+    place: str
+    listed: bool = False
+
+
+class Reader:
+    """Reads prompts of one world.
+
+    world, captions: its modules, with what there is and how it may be said.
+    """
+
+    def __init__(self, world: Any, captions: Any) -> None:
+        self._world = world
+        grounds: Collection[str] = world.GROUNDS
+        places: Mapping[str, tuple[str, ...]] = captions.PLACE_WORDS
+        characters: Mapping[str, str] = world.CHARACTERS
+        self._tables = Tables(
+            nouns={
+                **{name: name for name in (*world.THINGS, *world.LORA_OBJECTS)},
+                "soccer ball": "ball",
+                **{f"{name} {kind}": name for name, kind in characters.items()},
+            },
+            named=characters,
+            places={
+                **{words: place for place, choices in places.items() for words in choices},
+                **{f"on a {colour} background": f"plain {colour}" for colour in grounds},
+                **{f"in front of a {colour} background": f"plain {colour}" for colour in grounds},
+                **{f"on {colour}": f"plain {colour}" for colour in grounds},
+            },
+            tags={
+                **{captions.SHORT.get(place, place): place for place in places},
+                **{f"{colour} background": f"plain {colour}" for colour in grounds},
+            },
+            colours=world.COLOURS,
+            tintable=world.TINTABLE,
+            clothing=world.CLOTHING,
+            wearers=world.WEARERS,
+            styles=world.STYLES,
+            starts=captions.STARTS,
+            quality=captions.QUALITY,
+            most=world.MOST_FIGURES,
+        )
+
+    def understand(self, prompt: str) -> Understood | None:
+        """What a prompt asks for; None if it is not wholly of this world, or leaves its place
+        unsaid.
+
+        A word that is not known is taken for a name or an adjective only directly before a thing.
+        """
+        read = self._tables.read(prompt)
+        if read is None:
+            return None
+        figures = tuple(
+            self._world.Figure(name=f.name, colour=f.colour, wears=f.wears) for f in read.figures
+        )
+        scene = self._world.Scene(figures=figures, background=read.background, style=read.style)
+        words = tuple(figure.words for figure in read.figures)
+        return Understood(scene=scene, figures=words, place=read.place, listed=read.listed)
 
 
 def _any(texts: Iterable[str]) -> str:

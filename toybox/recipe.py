@@ -217,9 +217,9 @@ def _mixlora(build: Build) -> None:
 
 
 def _language(build: Build) -> None:
-    from toybox import words
     from toybox.language_tokens import build_language_tokenizer
     from toybox.stage_expand import build_language
+    from toybox.words import WORDS
 
     folder, tokenizer = build.out / "language", build_language_tokenizer()
-    build_language(build.stage("language"), folder, tokenizer, words, scale=build.scale)
+    build_language(build.stage("language"), folder, tokenizer, WORDS, scale=build.scale)

@@ -21,15 +21,25 @@ from composer.language.records import Record
 from composer.mixlora import LoraSettings, RouterSettings
 from composer.training.language import LanguageProgress, LanguageTraining, train_adapter
 from toybox.building import machine_words, megabytes
+from toybox.jottings import Example, Words
 from toybox.loop import Stage, counts
-from toybox.stage_language import Example, Words, record, train_language, write_language
+from toybox.stage_language import record, train_language, write_language
+
+SHARES: dict[str, int] = {
+    "base": 1200,
+    "subjects": 2400,
+    "scenes": 1200,
+    "styles": 1800,
+    "mixed": 2400,
+}
+"""How many examples of each kind an adapter learns from."""
 
 STEPS = 400
 
 
 def adapter_records(words: Words, seed: int = 0) -> list[Record]:
     """All that the adapter learns from."""
-    shares = words.SHARES.items()
+    shares = SHARES.items()
     return [record(e) for kind, n in shares for e in words.examples(kind, n, seed=seed)]
 
 

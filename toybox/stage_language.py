@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,44 +20,12 @@ from composer.language.batches import Batch, answer_loss, collate, pack
 from composer.language.expand import request
 from composer.language.records import Record
 from composer.language.samples import encode
+from toybox.jottings import Example, Words
 from toybox.loop import Stage, precision, run_stage
 from toybox.networks import moved, seed_torch
 from toybox.optimizer import MuonAdamW
 
 BATCH = 96
-
-
-class Jotting(Protocol):
-    """Words as a person jots them down."""
-
-    @property
-    def words(self) -> str: ...
-
-    def kept_in(self, prompt: str) -> bool: ...
-
-
-class Example(Protocol):
-    """A few words, and the prompt to make of them."""
-
-    @property
-    def jotting(self) -> Jotting: ...
-
-    @property
-    def prompt(self) -> str: ...
-
-
-class Words(Protocol):
-    """What a world's `words` module draws: examples of the base world, and of each kind that an
-    adapter learns."""
-
-    @property
-    def SHARES(self) -> dict[str, int]: ...
-
-    def base_example(self, rng: random.Random, *, unseen: bool = False) -> Example: ...
-
-    def examples(
-        self, kind: str, count: int, *, unseen: bool = False, seed: int = 0
-    ) -> Sequence[Example]: ...
 
 
 def new_language_model(tokenizer: Any) -> LlamaForCausalLM:

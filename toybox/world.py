@@ -109,6 +109,9 @@ GLYPHS: dict[str, str] = {
 """Every glyph in the sprite sheet, by name."""
 
 
+MOST_FIGURES = 2
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figure:
     """One figure of a scene.
@@ -142,7 +145,7 @@ class Scene:
     style: str | None = None
 
     def __post_init__(self) -> None:
-        if len(self.figures) not in (1, 2):
+        if not 1 <= len(self.figures) <= MOST_FIGURES:
             raise ValueError(f"a scene holds one or two figures, not {len(self.figures)}")
         if self.background not in BACKGROUNDS:
             raise ValueError(f"the toybox has no background {self.background!r}")

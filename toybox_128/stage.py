@@ -128,11 +128,11 @@ def _mixlora(stage: Stage, given: argparse.Namespace) -> None:
 
 def _language(stage: Stage, given: argparse.Namespace) -> None:
     from toybox.stage_expand import build_language
-    from toybox_128 import words
     from toybox_128.language_tokens import build_language_tokenizer
+    from toybox_128.words import WORDS
 
     folder, tokenizer = given.out / "language", build_language_tokenizer()
-    build_language(stage, folder, tokenizer, words, scale=given.scale)
+    build_language(stage, folder, tokenizer, WORDS, scale=given.scale)
 
 
 if __name__ == "__main__":

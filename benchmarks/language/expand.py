@@ -12,8 +12,9 @@ from composer.language.complete import with_adapter
 from composer.language.expand import ROUNDS, TEMPERATURE, TRIES, Expander
 from composer.language.load import load_language_model
 from toybox.captions import vocabulary
+from toybox.jottings import SKILLS, Example
 from toybox.stage_expand import Kept, judge_expander, judge_tries
-from toybox.words import IDLE_WORDS, SKILLS, Example, examples, is_understood
+from toybox.words import WORDS
 
 NAME = "language.expand"
 KINDS: dict[str, str] = {
@@ -27,13 +28,13 @@ KINDS: dict[str, str] = {
 def asked(kind: str, count: int) -> list[Example]:
     """Jottings of one kind, of pairs of thing and place that training never saw."""
     if kind != "names":
-        return examples(kind, count, unseen=True, seed=1)
-    known = {word.strip(",").lower() for word in vocabulary()} | set(IDLE_WORDS)
+        return WORDS.examples(kind, count, unseen=True, seed=1)
+    known = {word.strip(",").lower() for word in vocabulary()} | set(WORDS.idle)
     known |= {"soccer", "background"}
     found: list[Example] = []
     seed = 2
     while len(found) < count:
-        for example in examples("base", count, unseen=True, seed=seed):
+        for example in WORDS.examples("base", count, unseen=True, seed=seed):
             words = example.jotting.words.replace(",", " ").split()
             if any(word not in known for word in words):
                 found.append(example)
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with with_adapter(language, given.model / "adapter"):
         for kind, some in made.items():
             rows.append(row(kind, "with MixLoRA, one try", judge_tries(language, some)))
-    expander = Expander.load(given.model, understood=is_understood)
+    expander = Expander.load(given.model, understood=WORDS.is_understood)
     shown: list[str] = []
     for kind, some in made.items():
         kept = judge_expander(expander, some)

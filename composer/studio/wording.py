@@ -105,14 +105,14 @@ class Wording:
 
         from composer.diffusion.load import choose_device
         from composer.language.expand import Expander
-        from toybox.words import is_understood
+        from toybox.words import WORDS
 
         device = choose_device(self._device)
         shipped = Path(self._model).expanduser().resolve() == SHIPPED.resolve()
         return Expander.load(
             self._model,
             adapter=self._adapter,
-            understood=is_understood if shipped and self._adapter is None else None,
+            understood=WORDS.is_understood if shipped and self._adapter is None else None,
             device=device,
             dtype=torch.bfloat16 if device.type == "cuda" and not shipped else torch.float32,
         )

@@ -112,16 +112,17 @@ def test_a_small_study_writes_results(
 def test_a_small_measurement_of_expanding_writes_results(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from toybox import stage_expand, words
+    from toybox import stage_expand
+    from toybox.words import WORDS
 
-    monkeypatch.setattr(words, "SHARES", {"styles": 4})
+    monkeypatch.setattr(stage_expand, "SHARES", {"styles": 4})
     monkeypatch.setattr(
         stage_expand,
         "settings",
         lambda folder, **more: replace(settings(folder, **more), window=96),
     )
     language = load_language_model(model)
-    list(train_expander(language, model, words, steps=1))
+    list(train_expander(language, model, WORDS, steps=1))
     monkeypatch.setattr(expand, "KINDS", {"styles": "styles", "names": "names"})
     expand.main(["--model", str(model), "--count", "2", "--results", str(tmp_path)])
     rows = json.loads((tmp_path / "language_expand.json").read_text())["rows"]

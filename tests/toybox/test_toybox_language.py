@@ -11,7 +11,7 @@ import torch
 
 from composer.language.complete import with_adapter
 from composer.language.load import LanguageModel, load_language_model
-from toybox import stage_expand, stage_language, words
+from toybox import stage_expand, stage_language
 from toybox.language_tokens import build_language_tokenizer
 from toybox.loop import Stage, load_average
 from toybox.networks import seed_torch
@@ -23,7 +23,7 @@ from toybox.stage_language import (
     unseen_loss,
     write_language,
 )
-from toybox.words import examples
+from toybox.words import WORDS
 
 
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +50,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_only_the_prompt_is_learnt() -> None:
     tokenizer: Any = build_language_tokenizer()
-    example = examples("base", 1)[0]
+    example = WORDS.examples("base", 1)[0]
     batch = batch_of([example], tokenizer)
     learnt = batch.labels[0][batch.labels[0] >= 0]
     assert tokenizer.decode(learnt).strip() == f"{example.prompt}<end>"
@@ -70,11 +70,11 @@ def test_the_stage_learns_and_writes_what_loads(
     tiny(monkeypatch)
     tokenizer = build_language_tokenizer()
     seed_torch(0)  # as the stage does
-    untrained = unseen_loss(stage_language.new_language_model(tokenizer), tokenizer, words, 16)
+    untrained = unseen_loss(stage_language.new_language_model(tokenizer), tokenizer, WORDS, 16)
     # so short that on a busy machine only a few steps are made
     stage = Stage(name="language", minutes=0.1, folder=tmp_path / "work", average=0.1)
-    trained = train_language(stage, tokenizer, words)
-    assert unseen_loss(trained, tokenizer, words, 16) < untrained
+    trained = train_language(stage, tokenizer, WORDS)
+    assert unseen_loss(trained, tokenizer, WORDS, 16) < untrained
     again: Any = load_average(
         tmp_path / "work/language.safetensors", stage_language.new_language_model(tokenizer)
     )
@@ -83,8 +83,8 @@ def test_the_stage_learns_and_writes_what_loads(
     )
     write_language(tmp_path / "model", trained, tokenizer)
     loaded = load_language_model(tmp_path / "model")
-    assert unseen_loss(loaded.model, loaded.tokenizer, words, 16) == pytest.approx(
-        unseen_loss(again, tokenizer, words, 16), rel=0.01
+    assert unseen_loss(loaded.model, loaded.tokenizer, WORDS, 16) == pytest.approx(
+        unseen_loss(again, tokenizer, WORDS, 16), rel=0.01
     )
 
 
@@ -96,23 +96,23 @@ def test_the_adapter_is_trained_beside_the_model_and_judged(
     model: Any = stage_language.new_language_model(tokenizer).eval()
     model.requires_grad_(False)
     language = LanguageModel(model=model, tokenizer=tokenizer, name="tiny")
-    monkeypatch.setattr(words, "SHARES", dict.fromkeys(words.SHARES, 4))
+    monkeypatch.setattr(stage_expand, "SHARES", dict.fromkeys(stage_expand.SHARES, 4))
     monkeypatch.setattr(
         stage_expand,
         "settings",
         lambda folder, **more: replace(settings(folder, **more), batch_size=4),
     )
-    reports = list(train_expander(language, tmp_path, words, steps=2))
+    reports = list(train_expander(language, tmp_path, WORDS, steps=2))
     assert reports[-1].path == tmp_path / "adapter"
     assert reports[-1].eval_loss is not None
     with with_adapter(language, tmp_path / "adapter"):
-        kept = judge_tries(language, examples("styles", 3, unseen=True))
+        kept = judge_tries(language, WORDS.examples("styles", 3, unseen=True))
     assert len(kept) == 3
     assert not any(one.understood for one in kept), "it has learnt nothing yet"
 
 
 def test_a_prompt_is_judged_by_its_words_and_by_its_scene() -> None:
-    example = examples("styles", 1)[0]
+    example = WORDS.examples("styles", 1)[0]
     right = judge(example, example.prompt)
     assert (right.words, right.understood) == (True, True)
     wrong = judge(example, "a lamp on the roof")

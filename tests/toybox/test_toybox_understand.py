@@ -6,28 +6,36 @@ import random
 
 import pytest
 
-from toybox.captions import caption, plain_caption
+import toybox_128.words
+from toybox.jottings import Words
 from toybox.understand import understand
-from toybox.world import Figure, Scene, random_any_scene, random_scene
+from toybox.words import WORDS
+from toybox.world import Figure, Scene
 
 
-def test_captions_are_understood_as_their_scenes() -> None:
-    rng = random.Random("understand")
-    unsaid = 0
-    for number in range(6000):
-        scene = random_any_scene(rng) if number % 2 else random_scene(rng)
-        canonical = understand(plain_caption(scene))
+@pytest.mark.parametrize("words", [WORDS, toybox_128.words.WORDS], ids=["64", "128"])
+def test_captions_are_understood_as_their_scenes(words: Words) -> None:
+    rng, count = random.Random("understand"), 6000
+    world, unsaid, shown = words.world, 0, set[str | None]()
+    counts = [0] * world.MOST_FIGURES
+    for number in range(count):
+        scene = world.random_any_scene(rng) if number % 4 else world.random_scene(rng)
+        canonical = words.understand(words.captions.plain_caption(scene))
         assert canonical is not None
         assert canonical.scene == scene
-        said = caption(scene, rng)
-        found = understand(said)
+        said = words.captions.caption(scene, rng)
+        found = words.understand(said)
         if found is None:
             unsaid += 1
         else:
             assert found.scene == scene, said
             assert all(figure in said for figure in found.figures)
             assert found.place in said
-    assert unsaid < 6000 * 0.08, "only captions without their place are not understood"
+            counts[len(scene.figures) - 1] += 1
+            shown |= {scene.background, scene.style, *(f.wears for f in scene.figures)}
+    assert unsaid < count * 0.08, "only captions without their place are not understood"
+    assert min(counts) > 500
+    assert {*world.LORA_PLACES, *world.STYLES, *world.CLOTHING} <= shown
 
 
 def test_what_stands_in_a_prompt() -> None:

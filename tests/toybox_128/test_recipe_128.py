@@ -14,13 +14,15 @@ from typer.testing import CliRunner
 
 from composer.errors import ComposerError
 from toybox import stage_expand, stage_mixlora
+from toybox.stage_expand import SHARES
 from toybox.stage_language import batch_of, new_language_model, record
 from toybox.stage_mixlora import settings
-from toybox_128 import recipe, words
+from toybox_128 import recipe
 from toybox_128.__main__ import app
 from toybox_128.language_tokens import WINDOW, build_language_tokenizer
 from toybox_128.recipe import MINUTES, STAGES, Build, run
 from toybox_128.stage_loras import TAUGHT
+from toybox_128.words import WORDS
 from toybox_128.world import CHARACTERS, element
 
 
@@ -85,19 +87,19 @@ def test_the_stage_of_words_learns_this_world(
     stage, folder, tokenizer, drawn = got[0]
     assert stage.minutes == MINUTES["language"] / 2
     assert folder == build.out / "language"
-    assert drawn is words
+    assert drawn is WORDS
     assert tokenizer.model_max_length == WINDOW
 
 
 def test_examples_of_every_kind_fit_the_window_and_the_model_reads_them() -> None:
     tokenizer: Any = build_language_tokenizer()
     model = new_language_model(tokenizer)
-    for kind in words.SHARES:
-        some = words.examples(kind, 300)
+    for kind in SHARES:
+        some = WORDS.examples(kind, 300)
         records = [record(example) for example in some]
         longest = max(len(tokenizer(f"{r.prompt}{r.answer}").input_ids) for r in records)
         assert longest < WINDOW, kind
-    batch = batch_of(words.examples("mixed", 4), tokenizer)
+    batch = batch_of(WORDS.examples("mixed", 4), tokenizer)
     assert model(**batch.inputs("cpu")).logits.shape[-1] == len(tokenizer)
 
 

@@ -2,46 +2,17 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 
-from toybox_128.captions import WORN, caption, plain_caption
+from toybox_128.captions import WORN
 from toybox_128.understand import understand
 from toybox_128.world import (
     CHARACTERS,
     CLOTHING,
-    LORA_PLACES,
-    STYLES,
     WEARERS,
     Figure,
     Scene,
-    random_any_scene,
-    random_scene,
 )
-
-
-def test_captions_are_understood_as_their_scenes() -> None:
-    rng = random.Random("understand at 128")
-    unsaid, counts, shown = 0, [0, 0, 0], set[str | None]()
-    for number in range(4000):
-        scene = random_any_scene(rng) if number % 4 else random_scene(rng)
-        canonical = understand(plain_caption(scene))
-        assert canonical is not None, plain_caption(scene)
-        assert canonical.scene == scene
-        words = caption(scene, rng)
-        found = understand(words)
-        if found is None:
-            unsaid += 1
-        else:
-            assert found.scene == scene, words
-            assert all(figure in words for figure in found.figures)
-            assert found.place in words
-            counts[len(scene.figures) - 1] += 1
-            shown |= {scene.background, scene.style, *(f.wears for f in scene.figures)}
-    assert unsaid < 4000 * 0.08, "only captions without their place are not understood"
-    assert min(counts) > 500
-    assert {*LORA_PLACES, *STYLES, *CLOTHING} <= shown
 
 
 @pytest.mark.parametrize(
