@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import math
 import types
 import typing
@@ -128,11 +129,16 @@ class Settings:
 
 @functools.cache
 def fields_of(kind: type[Settings]) -> dict[str, tuple[Any, About]]:
-    """The settings of a class by name, in order: the type of each and what is known of it."""
+    """The settings of a class by name, its own before those it inherits: the type of each and what
+    is known of it."""
     hints = typing.get_type_hints(kind)
+    own = [inspect.get_annotations(one) for one in kind.__mro__]
     return {
         field.name: (hints[field.name], field.metadata.get("about", About()))
-        for field in dataclasses.fields(kind)
+        for field in sorted(
+            dataclasses.fields(kind),
+            key=lambda field: next(n for n, names in enumerate(own) if field.name in names),
+        )
     }
 
 

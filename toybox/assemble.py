@@ -46,7 +46,7 @@ def assemble(
     )
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(folder, safe_serialization=True)
-    # unless told otherwise diffusers reads its networks as float32, but transformers as the
+    # unless asked otherwise diffusers reads its networks as float32, but transformers as the
     # config says: without this the two would not fit together
     config = folder / "text_encoder" / "config.json"
     settings = json.loads(config.read_text(encoding="utf-8")) | {"dtype": "float32"}

@@ -164,7 +164,7 @@ def vocabulary() -> Iterator[str]:
     """Every word the base grammar can use: what the tokenizer keeps whole.
 
     LoRA-only words are left out where the base world does not use them: a trigger is spelt in
-    letters, as a name is that no one has heard.
+    letters, as a name is that no one knows.
     """
     yield from THINGS
     yield from COLOURS

@@ -5,7 +5,7 @@ ground, and perhaps a style. `render.py` draws it, `captions.py` words it, and t
 about it, so every claim about a picture can be measured against the truth.
 
 `BASE` elements are the base model's world. `LORA` elements are drawn, worded and judged by the
-same code, but the base model's U-Net never sees them, and its CLIP never hears a character's name.
+same code, but the base model's U-Net never sees them, and its CLIP never reads a character's name.
 """
 
 from __future__ import annotations

@@ -187,7 +187,7 @@ def _tag_caption(scene: Scene, rng: random.Random) -> str:
 def vocabulary() -> Iterator[str]:
     """Every word the grammar can use: what the tokenizer keeps whole.
 
-    Characters' names are left out: a name is spelt in letters, as one that no one has heard.
+    Characters' names are left out: a name is spelt in letters, as one that no one knows.
     """
     yield from THINGS
     yield from COLOURS

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from toybox.loop import Stage
+from toybox.loop import Stage, join_world
 from toybox_128.recipe import MINUTES, STAGES
 
 
@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--balance", type=float, default=1e-2, help="of `mixlora`'s experts")
     parser.add_argument("--count", type=int, default=100, help="pictures of each bar of `measure`")
     given = parser.parse_args()
+    join_world()
     given.work.mkdir(parents=True, exist_ok=True)
     minutes = given.minutes or MINUTES.get(given.name, 0) * given.scale
     stage = Stage(

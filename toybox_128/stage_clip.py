@@ -3,7 +3,7 @@
 Contrastive, with throw-away heads: each tower also names what the scene holds (first and second
 figure, colours, clothing, background, style). They are what teaches left and right and colour to
 so small a model, and are not kept. Like the CLIP of a real Stable Diffusion it knows ordinary words
-that the U-Net has never drawn ("neon", "robot", "top hat"), and no character: it is told only that
+that the U-Net has never drawn ("neon", "robot", "top hat"), and no character: it learns only that
 Zibo is a fox of some made-up name. It sees blurred and noisy renderings too, so that it can judge
 generated pictures. Both towers may start from an earlier CLIP's: words that both
 tokenizers know keep their embeddings.

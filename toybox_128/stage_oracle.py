@@ -99,7 +99,7 @@ class _Pictures:
 def first_guess(
     unet: UNet2DConditionModel, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel
 ) -> Guess:
-    """What the U-Net, told nothing, takes a noisy latent for in one step."""
+    """What the U-Net, with an empty prompt, takes a noisy latent for in one step."""
     signal = new_scheduler().alphas_cumprod  # (1000,)
     nothing = encode_words([""], tokenizer, text_encoder).detach()
 

@@ -17,7 +17,7 @@ from benchmarks.shared.results import ROOT, Row
 from composer.diffusion.load import load_model
 from composer.experts import Expert, ModuleNames, read_expert
 from composer.training.gates.train import train_gates
-from composer.training.picture_settings import Precision
+from composer.training.settings import Precision
 from toybox.world import Element, element
 
 NAME = "gates.training_time"

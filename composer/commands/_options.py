@@ -10,6 +10,7 @@ from typer import Argument, Option
 ROOT = Path(__file__).parents[2]
 TOYBOX = str(ROOT / "assets" / "toybox")
 LORA_FOLDER = ROOT / "loras"
+CHECKPOINT_EVERY = 100  # steps of a training; by itself, a training keeps no state
 
 Model = Annotated[
     str, Option(help="A folder, a checkpoint file or a hub name.", show_default="the toybox")

@@ -25,7 +25,7 @@ def with_settings(
     **defaults: Any,
 ) -> Callable[[Command], Command]:
     """Give a command, in place of its `**settings`, an option for each setting of `kinds` that has
-    a help text, a class's own before those it inherits.
+    a help text.
 
     They are checked where the settings are made of them (`of_kind`).
 
@@ -33,7 +33,7 @@ def with_settings(
     without: settings that are asked for otherwise.
     defaults: that differ from those of the settings.
     """
-    known = {name: fields_of(kind)[name] for kind in kinds for name in _own_first(kind)}
+    known = {name: each for kind in kinds for name, each in fields_of(kind).items()}
     default_of = {field.name: field for kind in kinds for field in dataclasses.fields(kind)}
 
     def add(command: Command) -> Command:
@@ -75,10 +75,6 @@ def options_by_name(kind: type[Settings]) -> dict[str, str]:
 def of_kind(kind: type[Settings], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a command's settings that are `kind`'s."""
     return {name: value for name, value in settings.items() if name in fields_of(kind)}
-
-
-def _own_first(kind: type[Settings]) -> list[str]:
-    return sorted(fields_of(kind), key=lambda name: name not in inspect.get_annotations(kind))
 
 
 def _parameter(

@@ -38,5 +38,5 @@ def expand(
     wording = Wording(language_model, adapter, device=device, card=library.find)
     for number in range(seed, seed + count):
         prompt = wording.expand(words, lora or (), seed=number)
-        told = {"words": words, "seed": number, "prompt": prompt}
-        typer.echo(json.dumps(told, ensure_ascii=False) if as_json else prompt)
+        found = {"words": words, "seed": number, "prompt": prompt}
+        typer.echo(json.dumps(found, ensure_ascii=False) if as_json else prompt)

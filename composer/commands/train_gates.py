@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from composer.training.gates.prompts import Called
 
 
-@with_settings(GateTraining, checkpoint_every=100)
+@with_settings(GateTraining, checkpoint_every=options.CHECKPOINT_EVERY)
 def train_gates(
     loras: options.LoraNames,
     prompt: options.ComposedPrompts = None,

@@ -24,7 +24,7 @@ from composer.training.language import LanguageTraining, train_adapter
     without=("packing", "lora_plus", "compile"),
     batch_size=12,
     learning_rate=1e-2,
-    checkpoint_every=100,
+    checkpoint_every=options.CHECKPOINT_EVERY,
 )
 def train_language_gates(
     loras: Annotated[list[Path], typer.Argument(help="Folders of PEFT's LoRAs, two or more.")],

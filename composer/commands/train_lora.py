@@ -10,7 +10,9 @@ from composer.commands._watching import follow_pictures
 from composer.training.lora.settings import LoraTraining
 
 
-@with_settings(LoraTraining, arguments=("pictures", "output"), checkpoint_every=100)
+@with_settings(
+    LoraTraining, arguments=("pictures", "output"), checkpoint_every=options.CHECKPOINT_EVERY
+)
 def train_lora(
     model: options.Model = options.TOYBOX, device: options.ChosenDevice = "", **settings: Any
 ) -> None:

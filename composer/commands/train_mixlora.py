@@ -25,7 +25,7 @@ from composer.training.language import LanguageTraining
     LoraSettings,
     arguments=("data", "output"),
     without=("rank", "alpha"),
-    checkpoint_every=100,
+    checkpoint_every=options.CHECKPOINT_EVERY,
 )
 def train_mixlora(
     model: options.LanguageModelName,
@@ -53,11 +53,12 @@ def train_mixlora(
 
     if method not in ("mixlora", "lora"):
         raise ComposerError(f"There is no method {method!r}: choose mixlora or lora.")
-    width = rank if rank is not None else (16 if method == "mixlora" else 80)
+    usual = MixLoraConfig().experts if method == "mixlora" else PlainLoraConfig().lora
+    width = usual.rank if rank is None else rank
     lora = LoraSettings(
         **of_kind(LoraSettings, settings),
         rank=width,
-        alpha=alpha if alpha is not None else 2.0 * width,
+        alpha=width * usual.alpha / usual.rank if alpha is None else alpha,
     )
     modules = tuple(target) if target else None
     adapter = (

@@ -12,7 +12,7 @@ from composer.commands._settings import of_kind, with_settings
 from composer.commands._watching import follow_pictures
 from composer.errors import ComposerError
 from composer.mixlora import LoraSettings, MixLoraSettings, RouterSettings
-from composer.training.mixlora import ImageSet, PictureMixLoraTraining
+from composer.training.mixlora.settings import SMALL, ImageSet, PictureMixLoraTraining
 
 
 @with_settings(
@@ -21,21 +21,22 @@ from composer.training.mixlora import ImageSet, PictureMixLoraTraining
     arguments=("output",),
     without=("strategy", "top_p", "capacity", "remainder", "jitter"),
     steps=1000,
-    experts=4,
-    balance=1e-2,
-    checkpoint_every=100,
+    experts=SMALL.router.experts,
+    top_k=SMALL.router.top_k,
+    balance=SMALL.router.balance,
+    checkpoint_every=options.CHECKPOINT_EVERY,
 )
 def train_picture_mixlora(
     sets: Annotated[
         list[str],
         Option("--set", help="TRIGGER=FOLDER, an image set; give it several times."),
     ],
-    rank: Annotated[int, Option(help="Width of an expert's factors.")] = 8,
+    rank: Annotated[int, Option(help="Width of an expert's factors.")] = SMALL.experts.rank,
     alpha: Annotated[float | None, Option(help="Strength; the rank if not given.")] = None,
-    dropout: Annotated[float, Option(help="Dropout before all factors.")] = 0.0,
+    dropout: Annotated[float, Option(help="Dropout before all factors.")] = SMALL.experts.dropout,
     attention_rank: Annotated[
         int, Option(help="Width of plain LoRA on the attention; 0 for none.")
-    ] = 8,
+    ] = SMALL.experts.rank,
     conv_rank: Annotated[
         int, Option(help="Width of plain LoRA on the convolutions; 0 for none.")
     ] = 0,

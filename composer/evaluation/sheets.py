@@ -20,7 +20,7 @@ class Cell:
     """A picture (None leaves its place empty), its caption, and whether it was found right.
 
     A cell that was judged has a bar under its picture: whole for right, broken for wrong, so that
-    it can be told without colour.
+    it can be recognised without colour.
     """
 
     image: Image.Image | None

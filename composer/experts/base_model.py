@@ -1,4 +1,4 @@
-"""Which model a LoRA seems to be made for, told by the shapes of its tensors.
+"""Which model a LoRA seems to be made for, judged by the shapes of its tensors.
 
 Metadata is often missing or wrong; the width of the text that the U-Net's cross-attention reads
 is neither.
@@ -22,7 +22,7 @@ def family(text_width: int) -> str:
 
 
 def guess_base(header: Header) -> str:
-    """The family a LoRA seems to be made for; empty if its shapes do not tell."""
+    """The family a LoRA seems to be made for; empty if its shapes do not show it."""
     text_query = None
     for name, entry in header.tensors.items():
         key = parse_key(name)

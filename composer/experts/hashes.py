@@ -10,7 +10,7 @@ SHORT = 12
 """Digits of a hash, as A1111 shows them."""
 
 LEAST_DIGITS = 8
-"""Fewer tell too little to find a file by."""
+"""Fewer identify too little to find a file by."""
 
 
 def file_hash(data: bytes) -> str:

@@ -21,7 +21,7 @@ class LoraInfo:
     Attributes:
         trigger: the words that call it up in a prompt; empty if none are known.
         role: one of ROLES.
-        base: the model it is made for, as far as its metadata or shapes tell.
+        base: the model it is made for, as far as its metadata or shapes show.
         rank: the commonest rank of its factors.
         title: a name for people.
         description: a text for people.

@@ -298,37 +298,39 @@ class Library(Generic[Info]):
                         "or choose another folder."
                     )
                 if not isinstance(error, FileNotFoundError):  # it is there
-                    told = f"{path}: cannot be read ({error.strerror}). Check the folder's rights."
-                    yield _Found(home=home, root=home, path=path, error=told)
+                    problem = (
+                        f"{path}: cannot be read ({error.strerror}). Check the folder's rights."
+                    )
+                    yield _Found(home=home, root=home, path=path, error=problem)
 
     def _look(self, file: _Found, homes: Sequence[Path]) -> _Known[Info] | None:
         """What a file says of itself; None if it is no longer there."""
-        path, told = file.path, file.error
+        path, problem = file.path, file.error
         try:
-            if told is None and path not in self._lent and _leads_out(path, homes):
-                told = (
+            if problem is None and path not in self._lent and _leads_out(path, homes):
+                problem = (
                     f"{path}: is a link that leads out of the LoRA folders. Copy its target here, "
                     "or add the target's folder as a LoRA folder."
                 )
-            if told is None:
+            if problem is None:
                 return self._read(path)
         except (OSError, RuntimeError):  # RuntimeError: a circle of links
             if not os.path.lexists(path) and path not in self._lent:
                 return None
-            told = f"{path}: cannot be read. Put the file back, or remove the link."
-        return _Known((0, 0), None, told)
+            problem = f"{path}: cannot be read. Put the file back, or remove the link."
+        return _Known((0, 0), None, problem)
 
     def _read(self, path: Path) -> _Known[Info]:
         stamp = _stamp(path)
         known = self._known.get(path)
         if known is not None and known.stamp == stamp:
             return known
-        facts, told = None, None
+        facts, problem = None, None
         try:
             facts = self.kind.read(path)
         except ComposerError as error:
-            told = str(error)
-        known = self._known[path] = _Known(stamp, facts, told)
+            problem = str(error)
+        known = self._known[path] = _Known(stamp, facts, problem)
         return known
 
 

@@ -1,4 +1,4 @@
-"""What a file is, told from its first bytes, when it is not the safetensors it should be."""
+"""What a file is, judged by its first bytes, when it is not the safetensors it should be."""
 
 from __future__ import annotations
 

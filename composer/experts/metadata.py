@@ -26,7 +26,7 @@ _BASES = {
 
 
 def read_info(header: Header) -> LoraInfo:
-    """Everything that the header tells of a LoRA; the file's own name is its title of last resort.
+    """Everything that the header says of a LoRA; the file's own name is its title of last resort.
 
     Shapes go before claims where both name the base, but for our own `composer.base`.
     """

@@ -79,7 +79,7 @@ def look(mixture: Mixture, sight: Sight) -> None:
     for name, unit in mixture.units.items():
         encoded = unit.plan.part == "encoder" or _reads_encoder(unit)
         if encoded and sight.given is None:
-            raise ComposerError(f"{name} reads what an encoder gives: tell its mask as well.")
+            raise ComposerError(f"{name} reads what an encoder gives: pass its mask as well.")
         counted[name] = sight.given if encoded and sight.given is not None else sight.request
     mixture.look_at(counted)
 

@@ -31,7 +31,7 @@ _FFN_NAMES = {path for form in FORMS for path in form.linears}
 
 @dataclass(frozen=True, kw_only=True)
 class MixLoraConfig(MixLoraSettings):
-    """One MixLoRA adapter of a language model, as its files tell of it.
+    """One MixLoRA adapter of a language model, as its files describe it.
 
     base_model: the folder or hub name of the model it is for.
     act_fn: the name of the FFN's activation as the reference's files give it; None for the model's

@@ -71,13 +71,13 @@ def check_against_settings(
     if experts > len(shapes) or any(0 in shape for shape in shapes.values()):
         # before anything is counted by a number that a stranger chose
         raise ComposerError(
-            f"{path}: has {len(shapes)} tensors, some perhaps empty, and {source} tells "
+            f"{path}: has {len(shapes)} tensors, some perhaps empty, and {source} names "
             f"of {experts} experts. They do not belong together: get both again."
         )
     for name in routers:
         if len(shapes[name]) != 2 or shapes[name][0] != experts:
             raise ComposerError(
-                f"{path}: {name} has the shape {shapes[name]}, and {source} tells of "
+                f"{path}: {name} has the shape {shapes[name]}, and {source} names "
                 f"{experts} experts. They do not belong together: get both again."
             )
     stems: dict[str, set[str]] = {}
@@ -90,13 +90,13 @@ def check_against_settings(
         known = stem.startswith(PREFIX) and f"lora_{end}" in FACTORS.values()
         if not known or lora is None or (expert and int(expert[2]) >= experts):
             raise ComposerError(
-                f"{path}: has a tensor {name!r}, of which {source} does not tell. "
+                f"{path}: has a tensor {name!r}, which {source} does not name. "
                 "Choose an adapter that was saved by MoE-PEFT, the package mixlora or Composer."
             )
         rank = {"A.weight": shape[:1], "B.weight": shape[1:]}.get(end, (lora.rank,))
         if rank != (lora.rank,):
             raise ComposerError(
-                f"{path}: {name} has the shape {shape}, and {source} tells of rank "
+                f"{path}: {name} has the shape {shape}, and {source} names rank "
                 f"{lora.rank}. They do not belong together: get both again."
             )
         if expert:

@@ -101,7 +101,7 @@ def _is_fused(module: nn.Module) -> bool:
     if not getattr(module, "fused_projections", False):
         return False
     # The attention of Stable Diffusion's U-Net keeps this flag when it is unfused again. It has no
-    # unfuse method of its own, and only its processor tells.
+    # unfuse method of its own, and only its processor shows it.
     processor = type(getattr(module, "processor", None)).__name__
     return hasattr(module, "unfuse_projections") or processor.startswith("Fused")
 

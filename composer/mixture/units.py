@@ -2,7 +2,7 @@
 
 Modules are known by the names of their classes, so that no model library is needed here. The
 layers of language models go by a hundred names, but all are of one class of transformers, and what
-they are made of tells the rest.
+they are made of decides the rest.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """One way of fusing the LoRAs: a row of the comparison, told in words; `line` is its line's."""
+    """One way of fusing the LoRAs: a row of the comparison, in words; `line` is its line's."""
 
     line: str
     title: str
@@ -228,16 +228,16 @@ def paint_each(
     for _, plan in plans:
         for name, path in plan.paths.items():
             engine.read(name, path)
-    begun, clock, told = time.monotonic(), Clock(), set[str]()
+    begun, clock, noted = time.monotonic(), Clock(), set[str]()
     finished: list[SavedPicture] = []
     for number, (asked, plan) in enumerate(plans):
         if cancelled():
             break
         for event in paint(engine, history, asked, plan, cancelled):
             if isinstance(event, Started):
-                # what is to be known of a LoRA is told once
-                notes = tuple(note for note in event.notes if note not in told)
-                told.update(notes)
+                # a note on a LoRA is given once
+                notes = tuple(note for note in event.notes if note not in noted)
+                noted.update(notes)
                 yield replace(event, notes=notes)
             elif isinstance(event, Progress):
                 yield _overall(event, number, len(plans), clock)

@@ -1,4 +1,4 @@
-"""What a job tells while it runs, in the order it happens."""
+"""The events of a running job, in the order they happen."""
 
 from __future__ import annotations
 

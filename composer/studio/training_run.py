@@ -30,7 +30,7 @@ class Update(Protocol):
 
 @dataclass(kw_only=True)
 class Run:
-    """Trains, tells how it goes, keeps it on the disk; a mistake becomes the training's message.
+    """Trains, reports its progress, keeps it on the disk; a mistake becomes the training's message.
 
     get, update: the training as others see it.
     keep: writes it to the disk, unless it was forgotten meanwhile.

@@ -75,7 +75,7 @@ class Trainings:
 
     def follow(self, name: str, *, every: float = 0.2) -> Iterator[Training]:
         """The training each time that it changed, until it neither runs nor waits; the last
-        one tells how it ended. Closing the iterator changes nothing.
+        one says how it ended. Closing the iterator changes nothing.
 
         Raises:
             ComposerError: there is no such training.

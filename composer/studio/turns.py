@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
-POLL = 0.1  # seconds between two looks at what no condition tells
+POLL = 0.1  # seconds between two looks at what no condition signals
 
 
 class Turns:

@@ -12,8 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from composer.errors import ComposerError
 from composer.training.attention import attention_for_backward
 from composer.training.processes import any_process, gathered
 from composer.training.progress import Progress
+from composer.training.settings import Training
 from composer.training.state import load_state, save_state
 
 MOST_BAD_STEPS = 3
@@ -33,24 +33,6 @@ Report = TypeVar("Report", bound=Progress)
 
 class Diverged(ComposerError):
     """Three steps in a row had no finite loss or gradient; what was last good is in the file."""
-
-
-class CommonSettings(Protocol):
-    """What the settings of every training have."""
-
-    @property
-    def output(self) -> Path: ...
-    @property
-    def accumulation(self) -> int: ...
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def checkpoint_every(self) -> int: ...
-    @property
-    def resume(self) -> bool: ...
-    @property
-    def checkpoint(self) -> Path: ...
-    def to_json(self) -> dict[str, Any]: ...
 
 
 def learning_rate_factor(
@@ -87,7 +69,7 @@ class Learner:
     after: called after each step of the optimizer.
     """
 
-    config: CommonSettings
+    config: Training
     parameters: dict[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
     total: int

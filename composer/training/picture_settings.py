@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from composer.errors import ComposerError
-from composer.settings import Settings, setting
+from composer.settings import setting
+from composer.training.settings import Training
 
-Precision = Literal["float32", "bfloat16"]
 Schedule = Literal["cosine", "constant"]
 Optimizer = Literal["adamw", "muon"]
 FileType = Literal["float16", "float32"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureTraining(Settings):
+class PictureTraining(Training):
     """The settings that all trainings on pictures share; they serialise to JSON.
 
     Defaults suit a small model and a few dozen pictures. `None` for `resolution` means the model's
@@ -24,15 +24,11 @@ class PictureTraining(Settings):
     ComposerError.
     """
 
-    noun: ClassVar[str] = "training settings"
-
-    output: Path = setting(help="The .safetensors file to write.")
     title: str = setting("", help="A name for people.")
     description: str = setting("", help="A sentence for people.")
 
     steps: int = setting(500, at_least=1, help="Optimiser steps.")
     batch_size: int = setting(4, at_least=1, help="Pictures at once, for each process.")
-    accumulation: int = setting(1, at_least=1, help="Batches for one step.")
     # Muon learns in half the steps what AdamW does, at learning rates of about 5e-3.
     optimizer: Optimizer = setting("adamw", help="What takes the steps.")
     learning_rate: float = setting(
@@ -52,9 +48,6 @@ class PictureTraining(Settings):
     resolution: int | None = setting(
         None, at_least=1, help="Side in pixels; the model's own if not given."
     )
-    seed: int = setting(0, at_least=0, help="Everything random follows from it.")
-    precision: Precision = setting("float32", help="What the model computes in.")
-    gradient_checkpointing: bool = setting(False, help="Less memory, slower.")
 
     prior_pictures: Path | None = setting(
         None, help="Folder of captioned pictures of what is to stay."
@@ -73,10 +66,6 @@ class PictureTraining(Settings):
     preview_every: int = setting(0, at_least=0, help="A preview every so many steps.")
     preview_prompt: str = setting("", help="What the previews show.")
     save_preview: bool = setting(False, help="Write a picture beside the file.")
-    checkpoint_every: int = setting(
-        0, at_least=0, help="Keep a state to resume from every so many steps."
-    )
-    resume: bool = setting(False, help="Go on where a stopped training was.")
     file_type: FileType = setting("float16", help="Of the written numbers.")
 
     def __post_init__(self) -> None:
@@ -96,8 +85,3 @@ class PictureTraining(Settings):
     def shown_prompt(self) -> str:
         """What previews show; empty for the first caption."""
         return self.preview_prompt
-
-    @property
-    def checkpoint(self) -> Path:
-        """Where the state to resume from is kept; not `.safetensors`, so no library lists it."""
-        return self.output.with_suffix(".resume")

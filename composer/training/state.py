@@ -20,7 +20,8 @@ from composer.files import write_atomically
 from composer.outside import number, parse_object, whole
 
 if TYPE_CHECKING:
-    from composer.training.core import CommonSettings, Learner
+    from composer.training.core import Learner
+    from composer.training.settings import Training
 
 KEY = "composer_training_state"
 VERSION = 5
@@ -57,7 +58,7 @@ def save_state(learner: Learner, own: Sequence[Mapping[str, Tensor]]) -> None:
     write_atomically(learner.config.checkpoint, save(plain, {KEY: json.dumps(state)}))
 
 
-def check_state(config: CommonSettings, facts: Mapping[str, object], processes: Any) -> None:
+def check_state(config: Training, facts: Mapping[str, object], processes: Any) -> None:
     """Before any work: whether the training can go on from the state it is to go on from, if there
     is one.
 
@@ -100,9 +101,7 @@ def load_state(learner: Learner, processes: Any) -> dict[str, Tensor]:
     return {name.removeprefix(mark): t for name, t in tensors.items() if name.startswith(mark)}
 
 
-def _identity(
-    config: CommonSettings, facts: Mapping[str, object], processes: int
-) -> dict[str, object]:
+def _identity(config: Training, facts: Mapping[str, object], processes: int) -> dict[str, object]:
     """What makes a training this one and no other."""
     return {
         "kind": type(config).__name__,
@@ -113,7 +112,7 @@ def _identity(
 
 
 def _read(
-    config: CommonSettings, identity: Mapping[str, Any]
+    config: Training, identity: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The counters and the tensors of this training's state."""
     from safetensors import SafetensorError, safe_open
@@ -141,7 +140,7 @@ def _read(
 
 
 def _check_same(
-    path: Path, state: Mapping[str, Any], now: Mapping[str, Any], config: CommonSettings
+    path: Path, state: Mapping[str, Any], now: Mapping[str, Any], config: Training
 ) -> None:
     remedy = "train with the same again, or start without resume."
     if state["kind"] != now["kind"]:

@@ -11,7 +11,7 @@ from composer.diffusion.samplers import SAMPLERS
 from composer.ui.compare_views import ways_view
 from composer.ui.layout import component
 
-ROOM = "compare:"  # before the names of what this page's components tell each other
+ROOM = "compare:"  # before the names of the events between this page's components
 SETTINGS = ("negative", "steps", "cfg_scale", "sampler", "width", "height", "clip_skip", "seed")
 
 

@@ -22,7 +22,7 @@ def add(tab: gr.Tab, studio: Studio, compose: Page) -> None:
     actions = CompareActions(studio, page, compose)
     composed = list(compose.form.values())
     choice = [page.picker, page.ways]
-    # What our own components tell has names of ours, which Gradio's types do not know.
+    # The events of our own components have names of ours, which Gradio's types do not know.
     picker: Any = page.picker
     mixer: Any = page.mixer
     tab.select(

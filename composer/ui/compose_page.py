@@ -44,7 +44,7 @@ def add(
         [*offered, page.mixer, page.prompt, page.pins, *page.gate_examples],
         **NOTING,
     )
-    # What our own components tell has names of ours, which Gradio's types do not know.
+    # The events of our own components have names of ours, which Gradio's types do not know.
     library: Any = page.library
     mixer: Any = page.mixer
     strip: Any = page.strip

@@ -127,7 +127,7 @@ class TrainActions:
         )
 
     def stop(self, shown: str | None) -> Update:
-        """Stop the training that is shown. What comes of it the timer tells: an answer from here
+        """Stop the training that is shown. What comes of it the timer shows: an answer from here
         could overtake the news that it has stopped."""
         found = self._shown(shown)
         self._try(lambda: found and self._trainings.stop(found.name))

@@ -17,7 +17,7 @@ SETTINGS = {name: of for name, of in fields_of(TrainingRequest).items() if of[1]
 DEFAULT: dict[str, Any] = {
     field.name: field.default for field in fields(TrainingRequest) if field.name in SETTINGS
 }
-ROOM = "train:"  # before the names of what this page's components tell each other
+ROOM = "train:"  # before the names of the events between this page's components
 HINT = (
     '<p class="hint">120 steps are plenty for two LoRAs of the shipped model: about three minutes '
     "on two processor cores. It goes on when you close the page.</p>"

@@ -24,7 +24,7 @@ def add(tab: gr.Tab, studio: Studio) -> None:
         [page.picker, *drafted, *news],
         **QUICK,
     )
-    # What our own components tell has names of ours, which Gradio's types do not know.
+    # The events of our own components have names of ours, which Gradio's types do not know.
     picker: Any = page.picker
     chosen: Any = page.prompts
     trainings: Any = page.trainings

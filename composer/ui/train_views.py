@@ -166,7 +166,7 @@ def _curves(training: Training, cards: Cards) -> list[Json]:
 
 
 def _smooth(points: Iterable[tuple[int, float | None]]) -> list[tuple[int, float]]:
-    """A batch of prompts more or less makes entropy jump; its course is what tells."""
+    """A batch of prompts more or less makes entropy jump; its course is what counts."""
     found: list[tuple[int, float]] = []
     for step, number in points:
         if number is not None:

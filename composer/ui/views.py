@@ -47,7 +47,7 @@ log = logging.getLogger("composer")
 
 
 def cards_of(studio: Studio, *, refresh: bool = False) -> dict[str, Card]:
-    """The LoRAs by name; none where a folder is missing, as Compose tells."""
+    """The LoRAs by name; none where a folder is missing, as Compose reports."""
     try:
         return {card.name: card for card in studio.cards(refresh=refresh)}
     except ComposerError:
@@ -61,7 +61,7 @@ def trigger_of(studio: Studio, event: gr.EventData) -> str:
 
 
 def failure(error: Exception, what: str) -> str:
-    """What people are told of an error; one that was not expected goes to the log, too."""
+    """The message people see of an error; one that was not expected goes to the log, too."""
     if isinstance(error, ComposerError):
         return str(error)
     log.error(what, exc_info=error)

@@ -77,20 +77,20 @@ def test_two_loras_are_compared_and_the_grid_taken_away(
         "Learned gates",
     ]
     found = page.locator(".comparison .kind-best .detail")
-    assert found.inner_text() == "Zibo 0.8 + Neon 1.2, best of 16 by CLIP"
-    assert page.locator(".comparison .cell:enabled").count() == 18
+    expect(found).to_have_text("Zibo 0.8 + Neon 1.2, best of 16 by CLIP")
+    expect(page.locator(".comparison .cell:enabled")).to_have_count(18)
     made = [read_png(path) for path in sorted(set(app.outputs.rglob("*.png")) - before)]
     assert len(made) == 18 and {record.request.prompt for record in made} == {"a fox"}
     assert len({record.request.seed for record in made}) == 2
 
     # the user's weights against the gates, until two pictures are clicked
     sides = page.locator(".sides strong")
-    assert sides.all_inner_texts() == ["Your weights", "Learned gates"]
+    expect(sides).to_have_text(["Your weights", "Learned gates"])
     keep(page, "compare", tmp_path)
     page.get_by_role("button", name="Zibo alone (weight 1), seed").nth(1).click()
     page.get_by_role("button", name="Without LoRAs").nth(1).click()
-    assert sides.all_inner_texts() == ["Zibo alone", "Without LoRAs"]
-    assert page.locator(".cell[aria-pressed=true]").count() == 2
+    expect(sides).to_have_text(["Zibo alone", "Without LoRAs"])
+    expect(page.locator(".cell[aria-pressed=true]")).to_have_count(2)
     expect(page.locator(".split .tag-left")).to_have_text("Zibo alone")
 
     # the divider, by mouse and by keyboard
@@ -111,12 +111,12 @@ def test_two_loras_are_compared_and_the_grid_taken_away(
     page.keyboard.press("End")
     expect(divider).to_have_attribute("aria-valuenow", "100")
     page.get_by_role("button", name="Swap sides").click()
-    assert sides.all_inner_texts() == ["Without LoRAs", "Zibo alone"]
+    expect(sides).to_have_text(["Without LoRAs", "Zibo alone"])
 
     # the best known weights against the gates
     page.get_by_role("button", name="Best known weights").first.click()
     page.get_by_role("button", name="Learned gates").first.click()
-    assert sides.all_inner_texts() == ["Best known weights", "Learned gates"]
+    expect(sides).to_have_text(["Best known weights", "Learned gates"])
 
     with page.expect_download() as download:
         page.get_by_role("link", name="Download grid").click()
@@ -201,7 +201,7 @@ def test_where_no_best_weights_are_known_the_way_says_how_to_find_them(
         settle(page)
         compare(page)
         details = page.locator(".comparison .kind-best .detail")
-        assert details.all_inner_texts() == ["Zibo 1.4 + On the moon 1, best of 16 by CLIP"]
+        expect(details).to_have_text(["Zibo 1.4 + On the moon 1, best of 16 by CLIP"])
     finally:
         path.unlink()
     choose(page, "zibo")

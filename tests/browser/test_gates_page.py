@@ -32,10 +32,10 @@ def choose_gates(page: Page) -> None:
 def test_gates_are_chosen_switched_and_seen(page: Page, app: App, tmp_path: Path) -> None:
     page.fill("#steps input", "4")
     choose_gates(page)
-    assert page.locator(".mixer .row").count() == 2
+    expect(page.locator(".mixer .row")).to_have_count(2)
     strength = page.locator(".row[data-name=neon] > .fader input.number")
     expect(strength).to_have_value("1.00")  # whatever its weight in a sum was
-    assert page.locator(".mixer .remove:visible").count() == 0
+    expect(page.locator(".mixer .remove:visible")).to_have_count(0)
     expect(page.locator(".gates .chosen")).to_contain_text("stronger or weaker than they give")
 
     both = paint(page, app)
@@ -123,19 +123,19 @@ def test_gates_are_offered_used_and_left(page: Page, app: App, tmp_path: Path) -
     page.click(".card[data-name=moon]")
     expect(page.locator(".gates")).to_be_hidden()
     expect(page.locator(".toast-body").first).to_contain_text("know Zibo + Neon alone")
-    assert page.locator(".mixer .row").count() == 3
+    expect(page.locator(".mixer .row")).to_have_count(3)
     assert {lora.name for lora in paint(page, app).loras} == {"zibo", "moon"}
 
     page.click("#examples .with-gates")
     expect(page.locator(".gates .chosen")).to_be_visible()
-    assert page.locator(".mixer .row").count() == 2
+    expect(page.locator(".mixer .row")).to_have_count(2)
     page.click(".masthead .light")
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     keep(page, "gates narrow", tmp_path)
     page.click(".gates .back")
     expect(page.locator(".gates .offer")).to_be_visible()
-    assert page.locator(".row[data-name=neon] > .fader input[type=range]").is_enabled()
+    expect(page.locator(".row[data-name=neon] > .fader input[type=range]")).to_be_enabled()
 
 
 def test_what_is_wrong_with_gates_is_told(page: Page, app: App) -> None:

@@ -96,8 +96,8 @@ def test_gates_are_trained_by_mouse(page: Page, app: App, tmp_path: Path) -> Non
     expect(curve).to_have_attribute("d", re.compile(r"^M[\d. ]+L"))
     expect(page.locator(".chart.entropy .line")).to_have_attribute("d", re.compile("L"))
     before = curve.get_attribute("d")
-    assert page.locator(".legend button").count() == 3  # all of it, and each LoRA
-    assert "left" in page.inner_text(".training .left")
+    expect(page.locator(".legend button")).to_have_count(3)  # all of it, and each LoRA
+    expect(page.locator(".training .left")).to_contain_text("left")
     keep(page, "training", tmp_path)
 
     # the page is closed and opened again: it went on
@@ -131,8 +131,8 @@ def test_a_training_ends_with_a_file_that_compose_offers(
     settle(page, 24, "whole")
     page.click("#train-start")
     state(page, "finished", "whole")
-    assert "ready in Compose" in page.inner_text(".training .message")
-    assert page.locator(".previews figure").count() == 6
+    expect(page.locator(".training .message")).to_contain_text("ready in Compose")
+    expect(page.locator(".previews figure")).to_have_count(6)
     keep(page, "trained", tmp_path)
     file = read_gates(app.loras / "gates" / "whole.safetensors")
     assert [expert.name for expert in file.experts] == ["zibo", "moon"]

@@ -369,8 +369,8 @@ def test_what_is_forgotten_while_it_ends_does_not_come_back(
     def write_late(files: TrainingFiles, training: Training) -> None:
         if training.state == "failed":
             thread = threading.Thread(target=studio.trainings.forget, args=[training.name])
-            forgetting.append(thread)
             thread.start()
+            forgetting.append(thread)
             thread.join(0.3)
         write(files, training)
 

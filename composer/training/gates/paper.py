@@ -1,4 +1,4 @@
-"""The paper's objective: CLIP tells whether the composed picture shows what the prompt says.
+"""The paper's objective: CLIP judges whether the composed picture shows what the prompt says.
 
 MoLE (arXiv 2404.13628) gives no formula; this is the released code's:
 

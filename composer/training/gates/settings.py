@@ -9,8 +9,9 @@ from typing import ClassVar, Literal
 
 from composer.errors import ComposerError
 from composer.settings import Settings, setting
-from composer.training.picture_settings import FileType, Precision
+from composer.training.picture_settings import FileType
 from composer.training.progress import Progress
+from composer.training.settings import Training
 
 # PyTorch is not imported here: the page shows the settings before it is.
 Granularity = Literal["network", "block", "layer", "matrix"]
@@ -20,7 +21,7 @@ Naming = Literal["kohya", "diffusers"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class GateTraining(Settings):
+class GateTraining(Training):
     """Every setting of one gate training; kept in the file it makes.
 
     output: the `.safetensors` file to write.
@@ -30,9 +31,6 @@ class GateTraining(Settings):
     preview_prompt: what the pictures on the way are of; empty is the first of the prompts.
     """
 
-    noun: ClassVar[str] = "training settings"
-
-    output: Path = setting(help="The .safetensors file to write.")
     prompts: tuple[str, ...] = ()
     alone: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
@@ -69,29 +67,8 @@ class GateTraining(Settings):
     )
 
     steps: int = setting(120, at_least=0, label="Steps", help="Steps of the optimiser.")
-    batch_size: int = setting(
-        8, at_least=1, label="Rows at once", help="Rows at once, for each process."
-    )
-    accumulation: int = setting(
-        1, at_least=1, label="Batches for one step", help="Batches for one step."
-    )
-    learning_rate: float = setting(
-        1e-2, above=0, label="Learning rate", help="Highest learning rate."
-    )
-    seed: int = setting(0, at_least=0, label="Seed", help="Everything random follows from it.")
-    gradient_checkpointing: bool = setting(
-        False, label="Less memory, slower", help="Less memory, slower."
-    )
-    precision: Precision = setting(
-        "float32",
-        label="The model runs in",
-        help="bfloat16, for the model's products alone, is faster where the processor knows it.",
-    )
-
     preview_every: int = setting(0, at_least=0, help="A preview every so many steps.")
     preview_prompt: str = setting("", help="What the previews show.")
-    checkpoint_every: int = setting(0, at_least=0, help="Keep a state every so many steps.")
-    resume: bool = setting(False, help="Go on where a stopped training was.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -127,11 +104,6 @@ class GateTraining(Settings):
                 "There is a preview_prompt, and no preview is asked for: give preview_every too, "
                 "or leave it out."
             )
-
-    @property
-    def checkpoint(self) -> Path:
-        """Where the state to resume from is kept."""
-        return self.output.with_suffix(".resume")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,17 +6,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, Literal, cast
 
 from composer.errors import ComposerError
 from composer.language.gates_config import LoraGatesConfig
 from composer.language.mixlora_config import MixLoraConfig
 from composer.language.plain_lora import PlainLoraConfig
 from composer.language.template import Template
-from composer.settings import Settings, setting
+from composer.settings import setting
 from composer.training.progress import Progress
+from composer.training.settings import Training
 
-Precision = Literal["float32", "bfloat16"]
 Schedule = Literal["constant", "cosine", "linear"]
 AdapterConfig = MixLoraConfig | PlainLoraConfig | LoraGatesConfig
 
@@ -28,14 +28,12 @@ _METHODS: dict[str, type[AdapterConfig]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageTraining(Settings):
+class LanguageTraining(Training):
     """Every setting of one adapter's training; serialises to JSON and is kept with the adapter.
 
     Learning rate, schedule, decay and epochs are MixLoRA's (table 3). Settings that cannot work
     raise ComposerError.
     """
-
-    noun: ClassVar[str] = "training settings"
 
     output: Path = setting(help="The folder to write the adapter to; of gates, a file.")
     data: Path | None = setting(
@@ -64,7 +62,6 @@ class LanguageTraining(Settings):
     steps: int | None = setting(None, above=0, help="Optimiser steps, not epochs.")
     epochs: float = setting(2.0, above=0, help="Times through the data.")
     batch_size: int = setting(16, at_least=1, help="Rows at once, for each process.")
-    accumulation: int = setting(1, at_least=1, help="Batches for one step.")
     learning_rate: float = setting(2e-4, above=0, help="Highest learning rate.")
     lora_plus: float = setting(
         1.0, above=0, help="B learns so many times as fast as A (LoRA+, Hayou et al. 2024)."
@@ -73,9 +70,6 @@ class LanguageTraining(Settings):
     warmup: int = setting(0, at_least=0, help="Steps until the highest learning rate.")
     weight_decay: float = setting(1e-2, at_least=0, help="AdamW's.")
     clip_norm: float | None = setting(1.0, above=0)
-    seed: int = setting(0, at_least=0, help="Everything random follows from it.")
-    precision: Precision = setting("float32", help="What the model computes in.")
-    gradient_checkpointing: bool = setting(False, help="Less memory, slower.")
     compile: bool = setting(
         False, help="By torch.compile, which takes a minute first; saves little on a CPU."
     )
@@ -83,10 +77,6 @@ class LanguageTraining(Settings):
     eval_every: int = setting(
         0, at_least=0, help="Steps between measurements; 0 measures at the end alone."
     )
-    checkpoint_every: int = setting(
-        0, at_least=0, help="Keep a state to resume from every so many steps."
-    )
-    resume: bool = setting(False, help="Go on where a stopped training was.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -38,16 +38,15 @@ class ImageSet(Settings):
             )
 
 
-def _small() -> MixLoraSettings:
-    """Experts for small image sets: on a few dozen pictures, dropout and an alpha of twice the rank
-    do not help."""
-    plain = LoraSettings(rank=8, alpha=8.0, dropout=0.0)
-    return MixLoraSettings(
-        experts=plain,
-        attention=plain,
-        convolutions=None,
-        router=RouterSettings(experts=4, top_k=2, balance=1e-2),
-    )
+_PLAIN = LoraSettings(rank=8, alpha=8.0, dropout=0.0)
+SMALL = MixLoraSettings(
+    experts=_PLAIN,
+    attention=_PLAIN,
+    convolutions=None,
+    router=RouterSettings(experts=4, top_k=2, balance=1e-2),
+)
+"""For small image sets: on a few dozen pictures, dropout and an alpha of twice the rank do not
+help."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +60,8 @@ class PictureMixLoraTraining(PictureTraining):
     """
 
     sets: tuple[ImageSet, ...]
-    adapter: MixLoraSettings = field(default_factory=_small)
-    balance_over: Over = setting("all", help="Balance experts over all layers, or in each layer.")
+    adapter: MixLoraSettings = SMALL
+    balance_over: Over = "all"
     preview_prompt: str = setting(
         "", help="What the previews show; two of the triggers if not given."
     )

@@ -33,15 +33,15 @@ function render() {
   box.hidden = !value.chosen && !offers.length;
 }
 
-function tell() {
+function announce() {
   document.dispatchEvent(new CustomEvent('composer:gates', {detail: current()}));
 }
 
 element.querySelector('.back').addEventListener('click', () => trigger('leave'));
 document.addEventListener('composer:use-gates', (event) => trigger('choose', {name: event.detail}));
 document.addEventListener('composer:rows', (event) => { inMixer = event.detail; render(); });
-document.addEventListener('composer:hello', tell);
-watch('value', () => { render(); tell(); });
+document.addEventListener('composer:hello', announce);
+watch('value', () => { render(); announce(); });
 render();
-tell();
+announce();
 document.dispatchEvent(new CustomEvent('composer:hello'));

@@ -171,7 +171,7 @@ function spanOf(row, part) {
   return label;
 }
 
-function tell() {
+function announce() {
   document.dispatchEvent(new CustomEvent(room + 'rows', {detail: rows.map((row) => row.name)}));
   mixed();
 }
@@ -180,7 +180,7 @@ function render() {
   list.replaceChildren(...rows.map(line));
   nothing.hidden = rows.length > 0;
   shares();
-  tell();
+  announce();
 }
 
 function toggle(entry) {
@@ -205,7 +205,7 @@ function toggle(entry) {
 }
 
 document.addEventListener(room + 'toggle', (event) => toggle(event.detail));
-document.addEventListener(room + 'hello', tell);
+document.addEventListener(room + 'hello', announce);
 document.addEventListener(room + 'gates', (event) => {
   const before = gates && gates.id;
   gates = event.detail;

@@ -1,4 +1,4 @@
-// The LoRAs at hand, small. value: {cards: [...], title}. A click tells the mixer or the prompts
+// The LoRAs at hand, small. value: {cards: [...], title}. A click reaches the mixer or the prompts
 // of its page, which name the same room and keep the choice.
 const faces = element.querySelector('.faces');
 const search = element.querySelector('.search');

@@ -75,7 +75,7 @@ function line(lora) {
   return node;
 }
 
-function tell() {
+function announce() {
   document.dispatchEvent(new CustomEvent(room + 'rows', {detail: state.loras.map((l) => l.name)}));
 }
 
@@ -88,7 +88,7 @@ function render() {
   groups.replaceChildren(
     prompts('together', 'All together', 'Prompts that name every LoRA: what the gates are for.', state.together),
   );
-  tell();
+  announce();
 }
 
 function toggle(entry) {
@@ -105,7 +105,7 @@ function toggle(entry) {
 }
 
 document.addEventListener(room + 'toggle', (event) => toggle(event.detail));
-document.addEventListener(room + 'hello', tell);
+document.addEventListener(room + 'hello', announce);
 function take() {
   const value = props.value || BLANK;
   const text = JSON.stringify(value);
