@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from composer.diffusion.model import Model
-from composer.diffusion.samplers import build_scheduler, set_steps
+from composer.diffusion.samplers import AUTOMATIC, build_scheduler, set_steps
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -132,9 +132,9 @@ def to_clean(scheduler: Any, output: Tensor, timestep: Tensor, noisy: Tensor) ->
     return (noisy - spread * output) / signal
 
 
-def scheduler_for(model: Model, sampler: str, steps: int) -> Any:
-    """A fresh scheduler of this sampler for the model, set to `steps`."""
-    scheduler = build_scheduler(sampler, model.scheduler_config)
+def scheduler_for(model: Model, sampler: str, steps: int, schedule: str = AUTOMATIC) -> Any:
+    """A fresh scheduler of this sampler and schedule for the model, set to `steps`."""
+    scheduler = build_scheduler(sampler, model.scheduler_config, schedule)
     set_steps(scheduler, steps, model.device)
     return scheduler
 

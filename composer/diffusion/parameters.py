@@ -16,7 +16,7 @@ from composer import __version__
 from composer.diffusion.prompt import LoraTag, parse_prompt
 from composer.diffusion.record import LoraRecord, PictureRecord
 from composer.diffusion.request import Request
-from composer.diffusion.samplers import SAMPLERS
+from composer.diffusion.samplers import AUTOMATIC, find_sampler, split_sampler
 from composer.errors import ComposerError
 from composer.fusions import PLAIN, RECIPES
 from composer.outside import parse_json
@@ -26,7 +26,7 @@ _NO_KEY = re.compile(r"[^\w \-/]")
 _SPACE = re.compile(r"\s*")
 _QUOTED = re.compile(r'"(?:\\.|[^\\"])+"(?=,|$)')
 _SIZE = re.compile(r"(\d{1,6})x(\d{1,6})")
-_TYPES: dict[str, Callable[[str], object]] = {"sampler": str, "cfg_scale": float}
+_TYPES: dict[str, Callable[[str], object]] = {"cfg_scale": float}
 _LEAST_PAIRS = 3
 _OTHER_NAMES = {"PLMS": "PNDM", "Euler A": "Euler a"}
 
@@ -44,9 +44,12 @@ def to_parameters(record: PictureRecord) -> str:
     pairs: dict[str, object] = {
         "Steps": request.steps,
         "Sampler": request.sampler,
+        "Schedule type": request.schedule,
         "CFG scale": f"{request.cfg_scale:g}",
         "Seed": request.seed,
     }
+    if request.schedule == AUTOMATIC:  # elsewhere that is the sampler's usual one, here the model's
+        del pairs["Schedule type"]
     if request.width is not None and request.height is not None:
         pairs["Size"] = f"{request.width}x{request.height}"
     if record.model_hash:
@@ -147,15 +150,15 @@ def read_pairs(line: str) -> Iterator[tuple[str, str]]:
 def _read_settings(pairs: dict[str, str], notes: list[str]) -> dict[str, Any]:
     """Those of the pairs that a request takes, each tried alone."""
     found: dict[str, str] = {}
+    taken: dict[str, Any] = {}
     if sampler := pairs.get("Sampler"):
-        found["sampler"] = _sampler(sampler, pairs.get("Schedule type", ""))
+        taken |= _sampler(sampler, pairs.get("Schedule type", ""), notes)
     numbers = {"steps": "Steps", "seed": "Seed", "clip_skip": "Clip skip", "cfg_scale": "CFG scale"}
     for name, key in numbers.items():
         if key in pairs:
             found[name] = pairs[key]
     if size := _SIZE.fullmatch(pairs.get("Size", "")):
         found["width"], found["height"] = size.groups()
-    taken: dict[str, Any] = {}
     defaults = {field.name: field.default for field in dataclasses.fields(Request)}
     for name, value in found.items():
         try:
@@ -172,11 +175,21 @@ def _read_settings(pairs: dict[str, str], notes: list[str]) -> dict[str, Any]:
     return taken
 
 
-def _sampler(name: str, schedule: str) -> str:
-    """Our name for A1111's sampler and, since its version 1.9, separate schedule type."""
-    name = _OTHER_NAMES.get(name, name)
-    with_schedule = f"{name} {schedule}"
-    return with_schedule if with_schedule in SAMPLERS else name
+def _sampler(name: str, schedule: str, notes: list[str]) -> dict[str, Any]:
+    """Our sampler and schedule for A1111's, which were one name before its version 1.9."""
+    name, within = split_sampler(_OTHER_NAMES.get(name, name))
+    try:
+        sampler = find_sampler(name)
+    except ComposerError as error:
+        notes.append(f"{error} sampler {Request().sampler!r} is used instead.")
+        return {}
+    wanted = sampler.usual if schedule == AUTOMATIC else schedule or within
+    try:
+        find_sampler(name, wanted)
+    except ComposerError as error:
+        notes.append(f"{error} The model's own is used instead.")
+        wanted = AUTOMATIC
+    return {"sampler": name, "schedule": wanted}
 
 
 def _quote(value: str) -> str:

@@ -7,7 +7,7 @@ import secrets
 from dataclasses import dataclass
 from typing import ClassVar
 
-from composer.diffusion.samplers import find_sampler
+from composer.diffusion.samplers import AUTOMATIC, find_sampler, split_sampler
 from composer.errors import ComposerError
 from composer.outside import is_unicode
 from composer.settings import Settings, setting
@@ -18,7 +18,8 @@ MAX_CFG = 50.0
 MAX_CLIP_SKIP = 12
 MAX_SIDE = 8192
 MAX_PROMPT = 2**16  # characters
-SEEDS = 2**32
+SEEDS = 2**64  # as PyTorch takes them
+DRAWN_SEEDS = 2**32  # short enough to be read out
 RANDOM_SEED = -1
 PIXELS = "in pixels"
 
@@ -27,10 +28,11 @@ PIXELS = "in pixels"
 class Request(Settings):
     """A prompt and how to sample it.
 
-    ``seed`` -1 is drawn when the request is resolved; picture i has seed + i (modulo 2**32).
+    ``seed`` -1 is drawn when the request is resolved; picture i has seed + i (modulo 2**64).
     ``width`` and ``height`` in pixels; None is the model's own size. ``cfg_scale`` 1 is without
     guidance, where the negative prompt has no effect. ``clip_skip`` counts as in A1111: 1 takes
-    the text encoder's last layer, 2 the one before it.
+    the text encoder's last layer, 2 the one before it. A ``sampler`` that names its schedule too,
+    "DPM++ 2M Karras", is taken apart.
     """
 
     noun: ClassVar[str] = "settings of a request"
@@ -63,6 +65,11 @@ class Request(Settings):
         hint="1 is without guidance, 3 to 8 is usual",
     )
     sampler: str = setting("DPM++ 2M", help="A sampler by its A1111 name.")
+    schedule: str = setting(
+        AUTOMATIC,
+        help="Where the steps are, by A1111's schedule types: Karras, Exponential, SGM Uniform and "
+        "others; Automatic is the model's own.",
+    )
     width: int | None = setting(None, at_least=1, at_most=MAX_SIDE, named="The width", hint=PIXELS)
     height: int | None = setting(
         None, at_least=1, at_most=MAX_SIDE, named="The height", hint=PIXELS
@@ -88,7 +95,10 @@ class Request(Settings):
         super().__post_init__()
         for name in ("prompt", "negative_prompt"):
             _check_text(name.replace("_", " "), getattr(self, name))
-        find_sampler(self.sampler)
+        sampler, schedule = split_sampler(self.sampler, self.schedule)
+        object.__setattr__(self, "sampler", sampler)
+        object.__setattr__(self, "schedule", schedule)
+        find_sampler(sampler, schedule)
 
     def resolve(self, *, size: int, multiple: int) -> Request:
         """The request with its seed drawn and its size that of a model of this size and multiple.
@@ -106,7 +116,7 @@ class Request(Settings):
                     f"The {side} {pixels} does not fit this model, which needs a multiple of "
                     f"{multiple} pixels. The nearest that fits: {fits}."
                 )
-        seed = secrets.randbelow(SEEDS) if self.seed == RANDOM_SEED else self.seed
+        seed = secrets.randbelow(DRAWN_SEEDS) if self.seed == RANDOM_SEED else self.seed
         return dataclasses.replace(self, seed=seed, width=width, height=height)
 
     def seed_of(self, index: int) -> int:

@@ -18,6 +18,7 @@ from composer.diffusion.preview import preview, to_image
 from composer.diffusion.prompt import parse_prompt
 from composer.diffusion.regions import RegionMaps, Regions
 from composer.diffusion.request import Request
+from composer.diffusion.samplers import AUTOMATIC
 from composer.errors import ComposerError
 
 MAX_BATCH = 8
@@ -111,6 +112,7 @@ def _pictures(
             [request.seed_of(index) for index in pictures],
             shape,
             sampler=request.sampler,
+            schedule=request.schedule,
             steps=request.steps,
             cfg_scale=request.cfg_scale,
             maps=regions and regions.of([words] * many, clip_skip=request.clip_skip),
@@ -153,6 +155,7 @@ def denoise_pictures(
     sampler: str,
     steps: int,
     cfg_scale: float,
+    schedule: str = AUTOMATIC,
     maps: RegionMaps | None = None,
     before_step: Callable[[int, int], None] = lambda index, total: None,
 ) -> Iterator[Denoised]:
@@ -162,7 +165,7 @@ def denoise_pictures(
     shape: of the latents of one picture, (channels, h, w).
     maps: are kept up to date, for gates that need them.
     """
-    scheduler = scheduler_for(model, sampler, steps)
+    scheduler = scheduler_for(model, sampler, steps, schedule)
     total = len(scheduler.timesteps)
 
     def predicted(noisy: Tensor, timestep: Tensor, index: int) -> Tensor:

@@ -15,7 +15,7 @@ from composer.diffusion.model import Model
 from composer.diffusion.preview import to_image
 from composer.diffusion.regions import Regions
 from composer.diffusion.sample import denoise_pictures
-from composer.diffusion.samplers import SAMPLERS
+from composer.diffusion.samplers import SAMPLERS, split_sampler
 from composer.errors import ComposerError
 from composer.settings import Settings, setting
 
@@ -44,7 +44,7 @@ class Sampling(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.sampler in STOCHASTIC:
+        if split_sampler(self.sampler)[0] in STOCHASTIC:
             raise ComposerError(
                 f"The sampler {self.sampler!r} draws noise at every step, and batches of different "
                 "prompts cannot use it. Take DDIM, Euler or DPM++ 2M."

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from composer.clock import Clock
-from composer.diffusion.request import RANDOM_SEED, SEEDS, Request
+from composer.diffusion.request import DRAWN_SEEDS, RANDOM_SEED, Request
 from composer.errors import ComposerError
 from composer.fusions import RECIPES, LoraRow, Offer, Plan, Recipe, Sum
 from composer.fusions.rows import ALWAYS
@@ -134,7 +134,7 @@ def ways_of(
     if not rows:
         raise ComposerError("No LoRA is chosen. Choose one or more to compare.")
     if asked.request.seed == RANDOM_SEED:
-        drawn = replace(asked.request, seed=secrets.randbelow(SEEDS))
+        drawn = replace(asked.request, seed=secrets.randbelow(DRAWN_SEEDS))
         asked = replace(asked, request=drawn)
     found: dict[Any, Way] = {}
     for line, name, detail, recipe, chosen in _laid_out(rows, tuple(offers), title):

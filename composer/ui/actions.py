@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from composer.diffusion.request import SEEDS, Request
+from composer.diffusion.request import DRAWN_SEEDS, RANDOM_SEED, Request
 from composer.errors import ComposerError
 from composer.experts.triggers import taken_back, with_words
 from composer.fusions import PLAIN, LoraRow, Recipe, read_pins, read_recipe
@@ -210,6 +210,7 @@ class Actions:
             page.steps: request.steps,
             page.cfg_scale: request.cfg_scale,
             page.sampler: request.sampler,
+            page.schedule: request.schedule,
             page.count: 1,
             page.clip_skip: request.clip_skip,
             page.width: request.width,
@@ -286,8 +287,9 @@ class Actions:
         recipe, new_seed = read_recipe(given.pop("fusion")), given.pop("new_seed")
         rows = views.read_rows(given.pop("mixer"), recipe.key)
         pins = read_pins(given.pop("pins") or "")
-        if new_seed or given["seed"] == -1:
-            given["seed"] = secrets.randbelow(SEEDS)
+        given["seed"] = RANDOM_SEED if new_seed else views.read_seed(given["seed"])
+        if given["seed"] == RANDOM_SEED:
+            given["seed"] = secrets.randbelow(DRAWN_SEEDS)
         request = Request(
             prompt=given.pop("prompt") or "", negative_prompt=given.pop("negative") or "", **given
         )

@@ -112,6 +112,7 @@ class CompareActions:
         given = dict(zip(self._page.form, values, strict=True))
         rows = views.read_rows(given.pop("mixer"), PLAIN[0].key)
         lines, seeds = compare_views.read_ways(given.pop("ways"))
+        given["seed"] = views.read_seed(given["seed"])
         asked = Request(
             prompt=given.pop("prompt") or "",
             negative_prompt=given.pop("negative") or "",

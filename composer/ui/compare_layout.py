@@ -7,12 +7,14 @@ from typing import Any
 
 import gradio as gr
 
-from composer.diffusion.samplers import SAMPLERS
+from composer.diffusion.samplers import SAMPLERS, SCHEDULES
 from composer.ui.compare_views import ways_view
 from composer.ui.layout import component
 
 ROOM = "compare:"  # before the names of the events between this page's components
-SETTINGS = ("negative", "steps", "cfg_scale", "sampler", "width", "height", "clip_skip", "seed")
+SETTINGS = (
+    "negative", "steps", "cfg_scale", "sampler", "schedule", "width", "height", "clip_skip", "seed",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,10 +32,11 @@ class ComparePage:
     steps: gr.Number
     cfg_scale: gr.Number
     sampler: gr.Dropdown
+    schedule: gr.Dropdown
     width: gr.Number
     height: gr.Number
     clip_skip: gr.Number
-    seed: gr.Number
+    seed: gr.Textbox
     pace: gr.HTML
     comparison: gr.HTML
 
@@ -98,9 +101,12 @@ def _settings() -> dict[str, Any]:
             "steps": gr.Number(20, label="Steps", precision=0, elem_id="compare-steps"),
             "cfg_scale": gr.Number(3.0, label="CFG scale", step=0.5, elem_id="compare-cfg"),
             "sampler": gr.Dropdown(list(SAMPLERS), label="Sampler", elem_id="compare-sampler"),
+            "schedule": gr.Dropdown(list(SCHEDULES), label="Schedule", elem_id="compare-schedule"),
             "width": gr.Number(None, label="Width", precision=0, elem_id="compare-width"),
             "height": gr.Number(None, label="Height", precision=0, elem_id="compare-height"),
             "clip_skip": gr.Number(1, label="Clip skip", precision=0, elem_id="compare-clip-skip"),
-            "seed": gr.Number(0, label="First seed (-1: any)", precision=0, elem_id="compare-seed"),
+            "seed": gr.Textbox(
+                "0", label="First seed (-1: any)", max_lines=1, elem_id="compare-seed"
+            ),
         }
     return {"negative": negative, **numbers}

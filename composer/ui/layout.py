@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from composer.diffusion.samplers import SAMPLERS
+from composer.diffusion.samplers import SAMPLERS, SCHEDULES
 from composer.fusions import PLAIN
 from composer.ui.theme import static
 
@@ -37,11 +37,12 @@ class Page:
     steps: gr.Number
     cfg_scale: gr.Number
     sampler: gr.Dropdown
+    schedule: gr.Dropdown
     count: gr.Number
     width: gr.Number
     height: gr.Number
     clip_skip: gr.Number
-    seed: gr.Number
+    seed: gr.Textbox
     new_seed: gr.Checkbox
     stage: gr.HTML
     recipe: gr.HTML
@@ -60,7 +61,7 @@ class Page:
         """The fields that make a request, by name, in the order in which values come."""
         names = (
             "mixer", "fusion", "pins", "prompt", "negative", "steps", "cfg_scale", "sampler",
-            "count", "width", "height", "clip_skip", "seed", "new_seed",
+            "schedule", "count", "width", "height", "clip_skip", "seed", "new_seed",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
@@ -186,16 +187,19 @@ def _settings() -> dict[str, Any]:
             steps = gr.Number(20, label="Steps", precision=0, elem_id="steps")
             cfg_scale = gr.Number(3.0, label="CFG scale", step=0.5, elem_id="cfg")
             sampler = gr.Dropdown(list(SAMPLERS), label="Sampler", elem_id="sampler")
+            schedule = gr.Dropdown(list(SCHEDULES), label="Schedule", elem_id="schedule")
             width = gr.Number(None, label="Width", precision=0, elem_id="width")
             height = gr.Number(None, label="Height", precision=0, elem_id="height")
             count = gr.Number(1, label="Pictures", precision=0, elem_id="count")
             clip_skip = gr.Number(1, label="Clip skip", precision=0, elem_id="clip-skip")
-            seed = gr.Number(0, label="Seed", precision=0, elem_id="seed")
+            # text, for a browser's numbers have 53 bits and seeds up to 64
+            seed = gr.Textbox("0", label="Seed", max_lines=1, elem_id="seed")
             new_seed = gr.Checkbox(True, label="New each time", elem_id="new-seed")
     return {
         "steps": steps,
         "cfg_scale": cfg_scale,
         "sampler": sampler,
+        "schedule": schedule,
         "width": width,
         "height": height,
         "count": count,

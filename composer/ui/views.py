@@ -264,6 +264,20 @@ def picture_view(saved: SavedPicture, *, phase: str = "done", detail: str = "") 
     }
 
 
+def read_seed(value: object) -> int:
+    """The seed that a page's field holds.
+
+    Raises:
+        ComposerError: it is no whole number.
+    """
+    try:
+        return int(str(value))
+    except ValueError:
+        raise ComposerError(
+            f"The seed {str(value)[:40]!r} is not a whole number: give one, or -1 to draw one."
+        ) from None
+
+
 def strip_view(pictures: Iterable[SavedPicture], selected: str | None) -> Json:
     """The strip of finished pictures; one that cannot be read has no thumbnail and says why."""
     shown: list[Json] = []
@@ -287,6 +301,7 @@ def recipe(saved: SavedPicture, cards: Mapping[str, Card]) -> str:
         "Seed": request.seed,
         "Steps": request.steps,
         "Sampler": request.sampler,
+        "Schedule": request.schedule,
         "CFG": f"{request.cfg_scale:g}",
         "Size": f"{request.width} × {request.height}",
         "Fusion": saved.recipe.label if saved.recipe else str(fusion.get("name", "")),

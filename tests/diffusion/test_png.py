@@ -55,8 +55,8 @@ def test_the_parameters_are_as_a1111_writes_them() -> None:
     assert to_parameters(RECORD) == (
         "a fox, näive\nsecond: line <lora:wren v1.2:0.8> <lora:neon:0.5:1>\n"
         "Negative prompt: blue, bad\n"
-        "Steps: 12, Sampler: DPM++ 2M Karras, CFG scale: 3.5, Seed: 7, Size: 64x96, "
-        'Model hash: dddddddddd, Model: "toybox, small", Clip skip: 2, '
+        "Steps: 12, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 3.5, Seed: 7, "
+        'Size: 64x96, Model hash: dddddddddd, Model: "toybox, small", Clip skip: 2, '
         f'Lora hashes: "wren v1.2: {"b" * 12}, neon: {"c" * 12}", Fusion: nla, '
         f"Version: composer {RECORD.version}"
     )
@@ -65,8 +65,7 @@ def test_the_parameters_are_as_a1111_writes_them() -> None:
 def test_the_parameters_alone_give_the_same_picture() -> None:
     read = from_parameters(to_parameters(RECORD))
     assert read.request.prompt == "a fox, näive\nsecond: line"
-    for name in ("negative_prompt", "seed", "steps", "cfg_scale", "sampler", "width", "height"):
-        assert getattr(read.request, name) == getattr(RECORD.request, name)
+    assert read.request == replace(RECORD.request, prompt=read.request.prompt)
     assert [(x.name, x.unet, x.text_encoder, x.tensor_hash) for x in read.loras] == [
         ("wren v1.2", 0.8, 0.8, "b" * 12),
         ("neon", 1, 0.5, "c" * 12),
@@ -108,6 +107,38 @@ def test_another_programs_picture_is_read(tmp_path: Path) -> None:
     )
     assert read.loras == (LoraRecord(name="old", tensor_hash="0123456789ab"),)
     assert (read.model_name, read.version, read.notes) == ("anything", "v1.10.1", ())
+
+
+@pytest.mark.parametrize(
+    ("sampler", "schedule", "taken"),
+    [
+        ("DPM++ 2M", "SGM Uniform", ("DPM++ 2M", "SGM Uniform")),
+        ("DPM++ 2M", "Exponential", ("DPM++ 2M", "Exponential")),
+        ("DPM++ 2M SDE", "Beta", ("DPM++ 2M SDE", "Beta")),
+        ("Euler a", "Karras", ("Euler a", "Karras")),
+        ("DPM++ 2M", "Automatic", ("DPM++ 2M", "Karras")),  # as A1111 draws it then
+        ("Euler", "Automatic", ("Euler", "Uniform")),
+        ("DDIM", "Automatic", ("DDIM", "Automatic")),
+        ("DPM++ 2M Karras", "", ("DPM++ 2M", "Karras")),
+        ("Euler A", "", ("Euler a", "Automatic")),
+    ],
+)
+def test_samplers_and_schedules_of_a1111(
+    sampler: str, schedule: str, taken: tuple[str, str]
+) -> None:
+    said = f", Schedule type: {schedule}" if schedule else ""
+    read = from_parameters(f"x\nSteps: 8, Sampler: {sampler}{said}, Seed: 5")
+    assert ((read.request.sampler, read.request.schedule), read.notes) == (taken, ())
+
+
+@pytest.mark.parametrize(
+    ("sampler", "schedule"),
+    [("DPM++ 2M", "Align Your Steps"), ("DDIM", "Karras"), ("DPM++ SDE", "Simple")],
+)
+def test_a_schedule_that_is_not_here_is_noted(sampler: str, schedule: str) -> None:
+    read = from_parameters(f"x\nSteps: 8, Sampler: {sampler}, Schedule type: {schedule}, Seed: 5")
+    assert (read.request.sampler, read.request.schedule) == (sampler, "Automatic")
+    assert any(repr(schedule) in note and "model's own" in note for note in read.notes)
 
 
 def test_what_cannot_be_taken_over_is_noted() -> None:

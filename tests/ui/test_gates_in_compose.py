@@ -148,7 +148,7 @@ def test_a_picture_is_made_with_gates_without_and_with_again(
         "mixer": mixer(LoraRow(name="zibo", weight=0.0), LoraRow(name="neon", on=False)),
         "fusion": PAIR, "prompt": "a fox", "negative": "", "steps": 2, "cfg_scale": 2.0,
         "sampler": "Euler", "count": 1, "width": 16, "height": 16, "clip_skip": 1, "seed": 5,
-        "new_seed": False, "pins": "",
+        "new_seed": False, "pins": "", "schedule": "Karras",
     }  # fmt: skip
 
     def paint(**changes: Any) -> tuple[dict[Any, Any], SavedPicture]:
