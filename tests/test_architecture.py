@@ -18,7 +18,7 @@ TOYBOX = ROOT / "toybox"
 # From the ground up. A room may import itself and the rows before its own.
 ROWS = (
     ("errors", "clock"),
-    ("files", "outside"),
+    ("files", "outside", "families"),
     ("settings",),
     ("experts",),
     ("mixture",),

@@ -37,7 +37,7 @@ def write_gates(
         @torch.no_grad()
         def run() -> None:
             size = model.size // model.multiple
-            text = encode_prompts(model, "a fox", None).positive
+            text = encode_prompts(model, "a fox", None).positive.states
             model.unet(torch.zeros(1, model.latent_channels, size, size), 500, text)
 
         gates = new_gates(mixture, settings, run, seed=seed)

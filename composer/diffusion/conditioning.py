@@ -2,30 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from composer.diffusion.model import Model
+from composer.diffusion.model import Model, TextEncoder
 from composer.errors import ComposerError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Text:
+    """What a model's text encoders make of prompts, row by row.
+
+    states: (rows, tokens, width) that the U-Net's cross-attention reads.
+    pooled: (rows, width) that joins the timestep; None where the family has none.
+    """
+
+    states: Tensor
+    pooled: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def __getitem__(self, rows: slice | Sequence[int]) -> Text:
+        """Some of the rows."""
+        pooled = None if self.pooled is None else self.pooled[rows]
+        return Text(states=self.states[rows], pooled=pooled)
+
+    def repeated(self, times: int) -> Text:
+        """Each row so many times, one after the other."""
+        pooled = None if self.pooled is None else self.pooled.repeat_interleave(times, dim=0)
+        return Text(states=self.states.repeat_interleave(times, dim=0), pooled=pooled)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Text:
+        """The same rows elsewhere."""
+        pooled = None if self.pooled is None else self.pooled.to(device, dtype)
+        return Text(states=self.states.to(device, dtype), pooled=pooled)
+
+    def zeros(self) -> Text:
+        """As many rows of zeros."""
+        pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
+        return Text(states=torch.zeros_like(self.states), pooled=pooled)
+
+    @classmethod
+    def joined(cls, texts: Iterable[Text]) -> Text:
+        """The rows of all of them, which have equally many tokens."""
+        texts = list(texts)
+        pooled = [text.pooled for text in texts if text.pooled is not None]
+        return cls(
+            states=torch.cat([text.states for text in texts]),
+            pooled=torch.cat(pooled) if pooled else None,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conditioning:
-    """Text vectors ``(1, chunks * token_limit, cross_attention_dim)`` with and without the prompt.
+    """Text of one row with and without the prompt.
 
     ``negative`` is None where no guidance is wanted; otherwise both have the same length.
     """
 
-    positive: torch.Tensor
-    negative: torch.Tensor | None
+    positive: Text
+    negative: Text | None
 
     @property
-    def rows(self) -> torch.Tensor:
-        """(1 or 2, tokens, dim): where there is guidance, without the prompt first."""
+    def rows(self) -> Text:
+        """1 or 2 rows: where there is guidance, without the prompt first."""
         if self.negative is None:
             return self.positive
-        return torch.cat([self.negative, self.positive])
+        return Text.joined([self.negative, self.positive])
 
 
 @torch.no_grad()
@@ -34,27 +82,65 @@ def encode_prompts(
 ) -> Conditioning:
     """Encode a prompt and, unless it is None, a negative prompt, padded to equal chunk counts.
 
-    ``clip_skip`` counts as in A1111: 1 is the last layer, 2 the one before it; the final layer
-    norm is applied to either.
+    ``clip_skip`` counts as in A1111: 1 is the last layer, 2 the one before it, with the final
+    layer norm applied to either. SDXL reads the layer before the last as it is, for 1 and for 2.
     """
-    chunks = split_into_chunks(model, prompt)
-    if negative_prompt is None:
-        return Conditioning(positive=_encode(model, chunks, clip_skip), negative=None)
-    negative = split_into_chunks(model, negative_prompt)
-    empty = split_into_chunks(model, "")
-    longest = max(len(chunks), len(negative))
-    chunks, negative = (c + empty * (longest - len(c)) for c in (chunks, negative))
-    return Conditioning(
-        positive=_encode(model, chunks, clip_skip), negative=_encode(model, negative, clip_skip)
-    )
+    prompts = [prompt] if negative_prompt is None else [prompt, negative_prompt]
+    count = max(count_chunks(model, text) for text in prompts)
+    positive, *rest = (encode(model, text, count, clip_skip=clip_skip) for text in prompts)
+    negative = rest[0] if rest else None
+    if negative is not None and not negative_prompt and model.zero_negative:
+        negative = negative.zeros()
+    return Conditioning(positive=positive, negative=negative)
 
 
-def split_into_chunks(model: Model, text: str) -> list[list[int]]:
-    """Token ids of ``text`` in rows of ``model.token_limit``: start, up to limit - 2, end, padding.
+def encode(model: Model, prompt: str, chunks: int, *, clip_skip: int = 1) -> Text:
+    """Text of one row, of as many chunks: the last ones empty, where the prompt has fewer."""
+    split, empty = split_into_chunks(model, prompt), split_into_chunks(model, "")
+    padded = {part: rows + empty[part] * (chunks - len(rows)) for part, rows in split.items()}
+    ids = {part: torch.tensor(rows) for part, rows in padded.items()}
+    text = encode_ids(model, ids, clip_skip=clip_skip)
+    states = text.states.reshape(1, -1, text.states.shape[-1])
+    # what A1111 and ComfyUI take of a prompt of several chunks
+    pooled = None if text.pooled is None else text.pooled[:1]
+    return Text(states=states, pooled=pooled)
 
-    A row ends between words where it can. The empty text is one row.
+
+def encode_ids(model: Model, ids: dict[str, Tensor], *, clip_skip: int = 1) -> Text:
+    """Rows of token ids, (rows, tokens) for each text encoder, in the U-Net's dtype."""
+    states: list[Tensor] = []
+    pooled: Tensor | None = None
+    for part, encoder in model.encoders.items():
+        output = encoder.network(ids[part].to(model.device), output_hidden_states=True)
+        states.append(_layer(model, encoder, output, clip_skip))
+        if part == model.family.pooled:
+            pooled = output.text_embeds.to(model.dtype)
+    joined = torch.cat(states, dim=-1) if len(states) > 1 else states[0]
+    return Text(states=joined.to(model.dtype), pooled=pooled)
+
+
+def split_into_chunks(model: Model, text: str) -> dict[str, list[list[int]]]:
+    """Token ids of ``text`` for each text encoder, by its part, equally many rows for all.
+
+    A row has ``model.token_limit`` tokens: start, up to limit - 2, end, padding. It ends between
+    words where it can. The empty text is one row.
     """
-    tokenizer = model.tokenizer
+    return {part: _chunks(model, encoder, text) for part, encoder in model.encoders.items()}
+
+
+def count_chunks(model: Model, text: str) -> int:
+    """How many chunks ``text`` needs."""
+    return max(map(len, split_into_chunks(model, text).values()))
+
+
+def first_chunks(model: Model, prompts: Sequence[str]) -> dict[str, Tensor]:
+    """Token ids of the first chunk of each prompt, (prompts, tokens) for each text encoder."""
+    split = [split_into_chunks(model, prompt) for prompt in prompts]
+    return {part: torch.tensor([rows[part][0] for rows in split]) for part in model.encoders}
+
+
+def _chunks(model: Model, encoder: TextEncoder, text: str) -> list[list[int]]:
+    tokenizer = encoder.tokenizer
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
     ends_word = [token.endswith("</w>") for token in tokenizer.convert_ids_to_tokens(ids)]
     room = model.token_limit - 2
@@ -71,17 +157,16 @@ def split_into_chunks(model: Model, text: str) -> list[list[int]]:
     return rows
 
 
-def _encode(model: Model, chunks: list[list[int]], clip_skip: int) -> torch.Tensor:
-    """Text vectors ``(1, chunks * token_limit, dim)`` in the U-Net's dtype."""
-    layers = int(model.text_encoder.config.num_hidden_layers)
+def _layer(model: Model, encoder: TextEncoder, output: Any, clip_skip: int) -> Tensor:
+    """The layer that the family reads, or an earlier one: (rows, tokens, width)."""
+    layers = int(encoder.network.config.num_hidden_layers)
     if clip_skip > layers:
         raise ComposerError(
             f"Clip skip {clip_skip} is more than the {layers} layers of this model's text encoder. "
             f"Use 1 to {layers}."
         )
-    ids = torch.tensor(chunks, device=model.device)
-    output = model.text_encoder(ids, output_hidden_states=True)
-    vectors: torch.Tensor = output.last_hidden_state  # (chunks, token_limit, dim)
-    if clip_skip > 1:
-        vectors = model.text_encoder.final_layer_norm(output.hidden_states[-clip_skip])
-    return vectors.reshape(1, -1, vectors.shape[-1]).to(model.dtype)
+    skip = max(clip_skip, model.family.last)
+    if skip == 1:
+        return output.last_hidden_state
+    states: Tensor = output.hidden_states[-skip]
+    return states if model.family.last > 1 else encoder.network.final_layer_norm(states)

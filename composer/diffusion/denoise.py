@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from composer.diffusion.conditioning import Text
 from composer.diffusion.model import Model
 from composer.diffusion.samplers import AUTOMATIC, build_scheduler, set_steps
 
@@ -85,25 +86,41 @@ def advance(
 
 
 def predict(
-    model: Model, noisy: Tensor, timestep: Tensor, text: Tensor, cfg_scale: float = 1.0
+    model: Model, noisy: Tensor, timestep: Tensor, text: Text, cfg_scale: float = 1.0
 ) -> Tensor:
     """What the U-Net predicts, float32, shaped as `noisy` (batch, channels, h, w).
 
     timestep: one for all, or (batch,).
-    text: (batch, tokens, dim); or (2 batch, tokens, dim), those without the prompt first, for
-        guidance by `cfg_scale`.
+    text: of batch rows; or of 2 batch, those without the prompt first, for guidance by `cfg_scale`.
     """
     guided = len(text) == 2 * len(noisy)
     if guided:
         noisy = torch.cat([noisy, noisy])
         timestep = torch.cat([timestep, timestep]) if timestep.ndim else timestep
     output: Tensor = model.unet(
-        noisy.to(model.dtype), timestep, encoder_hidden_states=text, return_dict=False
+        noisy.to(model.dtype),
+        timestep,
+        encoder_hidden_states=text.states,
+        added_cond_kwargs=_added(model, noisy, text),
+        return_dict=False,
     )[0].float()
     if not guided:
         return output
     without, with_prompt = output.chunk(2)
     return guide(without, with_prompt, cfg_scale)
+
+
+def _added(model: Model, noisy: Tensor, text: Text) -> dict[str, Tensor] | None:
+    """The pooled text and the picture's sizes, where the family's U-Net asks for them.
+
+    time_ids: (batch, 6), the size that the picture is to have come from, where it was cut out, and
+        its own; the first and the last are what is drawn, and nothing is cut off.
+    """
+    if text.pooled is None:
+        return None
+    height, width = (side * model.multiple for side in noisy.shape[-2:])
+    sizes = torch.tensor([height, width, 0, 0, height, width], device=noisy.device)
+    return {"text_embeds": text.pooled, "time_ids": sizes.to(model.dtype).expand(len(noisy), 6)}
 
 
 def guide(without: Tensor, with_prompt: Tensor, cfg_scale: float) -> Tensor:

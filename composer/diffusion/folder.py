@@ -10,14 +10,11 @@ from safetensors import SafetensorError, safe_open
 
 from composer.errors import ComposerError
 from composer.experts.magic import REFUSED_SUFFIXES
+from composer.families import FAMILIES, Family, find_family
 from composer.outside import parse_json
 
-PIPELINE = "StableDiffusionPipeline"
-_WEIGHTS = {
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-}
+NONE = [None, None]
+_DIFFUSERS = "diffusion_pytorch_model"
 CONVERT = (
     "Only .safetensors are opened here, because the other formats can run code. Download the "
     "safetensors version, or convert the model with one you trust: "
@@ -36,45 +33,65 @@ def read_json(path: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", values)
 
 
-def check_pipeline(folder: Path) -> None:
-    """Refuse a folder whose ``model_index.json`` is missing or of another kind of model."""
+def check_pipeline(folder: Path) -> Family:
+    """The family of a folder, by its components and the width that its U-Net reads.
+
+    Which of diffusers' pipelines saved it does not matter: text to image, image to image and LCM
+    save the same components.
+
+    Raises:
+        ComposerError: ``model_index.json`` is missing, or the folder is of another kind of model.
+    """
     if not (folder / "model_index.json").is_file():
         raise ComposerError(
             f"{folder} is not a diffusers model: model_index.json is missing. Give the folder "
             "that holds model_index.json, unet/, vae/, text_encoder/, tokenizer/ and scheduler/."
         )
-    kind = read_json(folder / "model_index.json").get("_class_name")
-    if kind != PIPELINE:
+    index = read_json(folder / "model_index.json")
+    # one that is left out is there as [null, null]
+    present = {name for name, value in index.items() if isinstance(value, list) and value != NONE}
+    parts = present & {part for family in FAMILIES for part in family.parts}
+    if not any(parts == set(family.parts) for family in FAMILIES):
+        found = ", ".join(sorted(present)) or "no parts"
         raise ComposerError(
-            f"{folder} is a {kind}; Composer composes with Stable Diffusion 1.x and 2.x "
-            f"({PIPELINE}) and cannot load it. Choose another model."
+            f"{folder} is a {str(index.get('_class_name'))[:60]} of {found[:200]}; Composer "
+            f"composes with {', '.join(family.name for family in FAMILIES)} and cannot load it. "
+            "Choose another model."
         )
+    config = folder / "unet" / "config.json"
+    width = read_json(config).get("cross_attention_dim") if config.is_file() else 0
+    return find_family(width if isinstance(width, int) else 0, parts)
 
 
-def check_configs(folder: Path) -> None:
+def check_configs(folder: Path, family: Family) -> None:
     """Refuse a folder that lacks a config; all that is missing is named at once."""
-    wanted = [f"{part}/config.json" for part in _WEIGHTS]
-    wanted += ["tokenizer/tokenizer_config.json", "scheduler/scheduler_config.json"]
-    missing = [name for name in wanted if not (folder / name).is_file()]
-    tokenizer = folder / "tokenizer"
-    if not (tokenizer / "tokenizer.json").is_file():
-        pair = [tokenizer / "vocab.json", tokenizer / "merges.txt"]
-        missing += [f"tokenizer/{path.name}" for path in pair if not path.is_file()]
+    wanted = [f"{part}/config.json" for part in (*family.parts, "vae")]
+    wanted += [f"{encoder.tokenizer}/tokenizer_config.json" for encoder in family.encoders]
+    wanted += ["scheduler/scheduler_config.json"]
+    missing = [
+        n for n in (*wanted, "scheduler/scheduler_config.json") if not (folder / n).is_file()
+    ]
+    for encoder in family.encoders:
+        if not (folder / encoder.tokenizer / "tokenizer.json").is_file():
+            pair = (f"{encoder.tokenizer}/{name}" for name in ("vocab.json", "merges.txt"))
+            missing += [name for name in pair if not (folder / name).is_file()]
     if missing:
         raise ComposerError(
             f"{folder} is not complete: {', '.join(missing)} missing. Download the model again."
         )
 
 
-def check_folder(folder: Path) -> tuple[dict[str, list[Path]], str | None]:
-    """The weight files of each part, and the variant in their names ("fp16") if they have one."""
-    check_pipeline(folder)
-    check_configs(folder)
-    files = {part: _weight_files(folder / part, stem) for part, stem in _WEIGHTS.items()}
+def check_folder(folder: Path) -> tuple[Family, dict[str, list[Path]], str | None]:
+    """The folder's family, the weight files of each part, and the variant in their names ("fp16")
+    if they have one."""
+    family = check_pipeline(folder)
+    check_configs(folder, family)
+    stems = {"unet": _DIFFUSERS, "vae": _DIFFUSERS} | {e.part: "model" for e in family.encoders}
+    files = {part: _weight_files(folder / part, stem) for part, stem in stems.items()}
     check_readable(path for paths in files.values() for path in paths)
-    variants = {_variant(paths[0], _WEIGHTS[part]) for part, paths in files.items()}
+    variants = {_variant(paths[0], stems[part]) for part, paths in files.items()}
     # diffusers takes plain files wherever a part lacks the variant, so one variant is enough.
-    return files, next((variant for variant in variants if variant), None)
+    return family, files, next((variant for variant in variants if variant), None)
 
 
 def check_readable(paths: Iterable[Path]) -> None:

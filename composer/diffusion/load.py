@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
+import inspect
 import os
 import re
 from collections.abc import Generator
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -18,16 +22,22 @@ from composer.diffusion.folder import (
     check_pipeline,
     check_readable,
 )
-from composer.diffusion.model import Model
+from composer.diffusion.model import Model, TextEncoder
 from composer.errors import ComposerError
+from composer.experts.header import read_header
+from composer.families import Family, find_family
 from composer.files import LOADING
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_CHECKPOINT_PARTS = (
-    "model.diffusion_model.input_blocks.",
-    "first_stage_model.",
-    "cond_stage_model.",
-)
+_CHECKPOINT_PARTS = ("model.diffusion_model.input_blocks.", "first_stage_model.")
+_CHECKPOINT_ENCODERS = {
+    "text_encoder": ("cond_stage_model.", "conditioner.embedders.0.transformer."),
+    "text_encoder_2": ("conditioner.embedders.1.", "conditioner.embedders.0.model."),
+}
+"""How the names of a text encoder's tensors begin in a checkpoint; the refiner of SDXL has the
+second alone."""
+_CROSS_ATTENTION = re.compile(r"model\.diffusion_model\.input_blocks\..*\.attn2\.to_k\.weight")
+CONFIGS = Path(__file__).with_name("configs")
 _FILE_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -41,8 +51,9 @@ def load_model(
 
     ``dtype`` is float16 on CUDA and float32 elsewhere unless given. What exists on disk, or looks
     like a path, is never asked of the hub. For a single checkpoint file the configs and the
-    tokenizer come from a diffusers folder beside it with the same name but without ``.safetensors``
-    or, when there is none, from the hub.
+    tokenizers come from a diffusers folder beside it with the same name but without
+    ``.safetensors``; when there is none, they are those of its family's published model, which are
+    part of Composer.
 
     Raises ComposerError, naming the file and the remedy, for anything that cannot be loaded.
     """
@@ -79,19 +90,23 @@ def choose_device(device: str | torch.device) -> torch.device:
     return target
 
 
-def _pipeline_class() -> Any:
-    """diffusers' pipeline, untyped as its methods are; imported when a model is loaded at last."""
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
-        StableDiffusionPipeline,
-    )
-
-    return StableDiffusionPipeline
+def _pipeline_class(family: Family) -> tuple[Any, dict[str, Any]]:
+    """diffusers' pipeline, untyped as its methods are, and what to leave out of it; imported when a
+    model is loaded at last."""
+    found: Any = getattr(import_module("diffusers"), family.pipeline)
+    parameters = inspect.signature(found.__init__).parameters
+    optional = ("safety_checker", "feature_extractor", "image_encoder")
+    without: dict[str, Any] = {name: None for name in optional if name in parameters}
+    if "requires_safety_checker" in parameters:
+        without["requires_safety_checker"] = False
+    return found, without
 
 
 def _load_folder(folder: Path, name: str, device: torch.device, dtype: torch.dtype) -> Model:
-    files, variant = check_folder(folder)
+    family, files, variant = check_folder(folder)
+    kind, without = _pipeline_class(family)
     with _explained(folder):
-        pipeline: Any = _pipeline_class().from_pretrained(
+        pipeline: Any = kind.from_pretrained(
             folder,
             torch_dtype=dtype,
             variant=variant,
@@ -99,11 +114,9 @@ def _load_folder(folder: Path, name: str, device: torch.device, dtype: torch.dty
             local_files_only=True,
             # else every module made meanwhile, in any thread, is made without memory
             low_cpu_mem_usage=False,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
+            **without,
         )
-    return _model(pipeline, name, folder, tuple(files["unet"]), device, dtype)
+    return _model(pipeline, family, name, folder, tuple(files["unet"]), device, dtype)
 
 
 def _load_file(path: Path, device: torch.device, dtype: torch.dtype) -> Model:
@@ -112,67 +125,117 @@ def _load_file(path: Path, device: torch.device, dtype: torch.dtype) -> Model:
     if path.suffix.lower() != ".safetensors":
         raise ComposerError(f"{path} is not a .safetensors file. {CONVERT}")
     check_readable([path])
-    _check_family(path)
+    family, schedule = _read_checkpoint(path)
     beside = path.with_suffix("")
-    configs: dict[str, Any] = {}
+    tokenizers: dict[str, Any] = {}
     if beside.is_dir():
-        check_pipeline(beside)
-        check_configs(beside)
-        configs = {"config": str(beside), "local_files_only": True}
-    remedy = (
-        f"Its configs and tokenizer were looked for in {beside} and on the hub. Put a diffusers "
-        "folder of the same kind of model there (its weights are not needed)."
-    )
-    with _explained(path, remedy):
-        pipeline: Any = _pipeline_class().from_single_file(
+        family = check_pipeline(beside)
+        check_configs(beside, family)
+    elif family.config:
+        beside = CONFIGS / family.config
+        tokenizers = {e.tokenizer: published_tokenizer(e.pads) for e in family.encoders}
+    else:
+        raise ComposerError(
+            f"{path} is {family.name}, whose configs and tokenizer Composer does not have. Put a "
+            f"diffusers folder of the same kind of model at {beside} (its weights are not needed)."
+        )
+    kind, without = _pipeline_class(family)
+    with _explained(path):
+        pipeline: Any = kind.from_single_file(
             str(path),
             torch_dtype=dtype,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-            **configs,
+            config=str(beside),
+            local_files_only=True,
+            **tokenizers,
+            **without,
         )
-    return _model(pipeline, path.stem, path, (path,), device, dtype)
+    model = _model(pipeline, family, path.stem, path, (path,), device, dtype)
+    return replace(model, scheduler_config={**model.scheduler_config, **schedule})
 
 
-def _check_family(path: Path) -> None:
-    """Refuse by name a checkpoint of another architecture, known by the names of its tensors."""
-    from safetensors import safe_open
+def _read_checkpoint(path: Path) -> tuple[Family, dict[str, Any]]:
+    """The family of a checkpoint by the names and shapes of its tensors, and what it says of its
+    noise schedule.
 
-    with safe_open(path, framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]
-        keys: list[str] = list(file.keys())  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-    if any(key.startswith("conditioner.embedders.") for key in keys):
-        raise ComposerError(
-            f"{path} is an SDXL checkpoint; Composer composes with Stable Diffusion 1.x and 2.x "
-            "and cannot load it. Choose another model."
-        )
+    Raises:
+        ComposerError: it is no checkpoint, or one of another architecture.
+    """
+    header = read_header(path)
     for prefix in _CHECKPOINT_PARTS:
-        if not any(key.startswith(prefix) for key in keys):
+        if not any(key.startswith(prefix) for key in header.tensors):
             raise ComposerError(
                 f"{path} is not a Stable Diffusion checkpoint: it has no tensors {prefix}*. "
                 "A LoRA belongs into the LoRA folder; a model holds U-Net, VAE and text encoder."
             )
+    parts = {
+        part
+        for part, prefixes in _CHECKPOINT_ENCODERS.items()
+        if any(key.startswith(prefixes) for key in header.tensors)
+    }
+    if "text_encoder" not in parts:
+        raise ComposerError(
+            f"{path} cannot be used: it has no text encoder of a text-to-image model. The refiner "
+            "of SDXL and a U-Net alone are such files: choose a whole base model."
+        )
+    widths = {its.shape[-1] for key, its in header.tensors.items() if _CROSS_ATTENTION.match(key)}
+    # trainers of v-prediction models mark their checkpoints by empty tensors, or by modelspec
+    said = header.metadata.get("modelspec.prediction_type", "")
+    schedule: dict[str, Any] = {}
+    if said in ("v", "epsilon") or "v_pred" in header.tensors:
+        schedule["prediction_type"] = "epsilon" if said == "epsilon" else "v_prediction"
+    if "ztsnr" in header.tensors:
+        schedule["rescale_betas_zero_snr"] = True
+    return find_family(widths.pop() if len(widths) == 1 else 0, parts), schedule
+
+
+def published_tokenizer(pads: str) -> Any:
+    """The tokenizer of OpenAI's CLIP, which all families read prompts with.
+
+    pads: the token that fills up a prompt; the end of text where it is empty.
+    """
+    from transformers import CLIPTokenizer
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    merges = gzip.decompress((CONFIGS / "clip_merges.txt.gz").read_bytes()).decode().split("\n")
+    letters: list[str] = list(bytes_to_unicode().values())
+    end = "<|endoftext|>"
+    words = [*letters, *(f"{letter}</w>" for letter in letters)]
+    words += [merge.replace(" ", "") for merge in merges] + ["<|startoftext|>", end]
+    return cast(Any, CLIPTokenizer)(
+        vocab={word: index for index, word in enumerate(words)},
+        merges=[tuple(merge.split()) for merge in merges],
+        model_max_length=77,
+        pad_token=pads or end,
+    )
 
 
 def _model(
     pipeline: Any,
+    family: Family,
     name: str,
     path: Path,
     weights: tuple[Path, ...],
     device: torch.device,
     dtype: torch.dtype,
 ) -> Model:
-    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-        part.eval().requires_grad_(False)
+    for part in (*family.parts, "vae"):
+        getattr(pipeline, part).eval().requires_grad_(False)
     return Model(
         name=name,
         path=path,
         weights=weights,
+        family=family,
         unet=pipeline.unet.to(device=device, dtype=dtype),
         vae=pipeline.vae.to(device=device, dtype=torch.float32),
-        text_encoder=pipeline.text_encoder.to(device=device, dtype=dtype),
-        tokenizer=pipeline.tokenizer,
+        encoders={
+            encoder.part: TextEncoder(
+                network=getattr(pipeline, encoder.part).to(device=device, dtype=dtype),
+                tokenizer=getattr(pipeline, encoder.tokenizer),
+            )
+            for encoder in family.encoders
+        },
         scheduler_config=dict(pipeline.scheduler.config),
+        zero_negative=bool(pipeline.config.get("force_zeros_for_empty_prompt", False)),
         device=device,
         dtype=dtype,
     )
@@ -195,7 +258,10 @@ def _download(name: str, path: Path) -> Path:
         "path of a folder."
     )
     with _explained(name, remedy):
-        return Path(_pipeline_class().download(name, use_safetensors=True, safety_checker=None))
+        from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+        hub: Any = DiffusionPipeline
+        return Path(hub.download(name, use_safetensors=True, safety_checker=None))
 
 
 @contextlib.contextmanager

@@ -13,34 +13,48 @@ import torch
 from torch import nn
 
 from composer.errors import ComposerError
+from composer.families import Family
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TextEncoder:
+    """A text encoder of transformers, and the tokenizer it was trained with."""
+
+    network: Any
+    tokenizer: Any
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Model:
-    """The parts of a Stable Diffusion 1.x or 2.x pipeline on one device.
+    """The parts of a Stable Diffusion pipeline on one device.
 
-    The parts are the ordinary classes of diffusers and transformers. ``unet`` and ``text_encoder``
-    have ``dtype``; the ``vae`` is always float32, because in float16 it overflows to black
-    pictures. ``scheduler_config`` is the noise schedule the model was trained with.
+    The parts are the ordinary classes of diffusers and transformers. ``unet`` and ``encoders``,
+    which are named as in ``family``, have ``dtype``; the ``vae`` is always float32, because in
+    float16 it overflows to black pictures. ``scheduler_config`` is the noise schedule the model was
+    trained with. ``zero_negative``: an empty negative prompt is not read by the text encoders, but
+    is all zeros, as most SDXL models ask for.
     """
 
     name: str
     path: Path
     weights: tuple[Path, ...]
+    family: Family
     unet: Any
     vae: Any
-    text_encoder: Any
-    tokenizer: Any
+    encoders: Mapping[str, TextEncoder]
     scheduler_config: Mapping[str, Any]
     device: torch.device
     dtype: torch.dtype
+    zero_negative: bool = False
 
     def __post_init__(self) -> None:
-        expects, gives = self.cross_attention_dim, int(self.text_encoder.config.hidden_size)
+        widths = [int(e.network.config.hidden_size) for e in self.encoders.values()]
+        expects, gives = self.cross_attention_dim, sum(widths)
         if expects != gives:
             raise ComposerError(
                 f"{self.name}: the U-Net reads text vectors of {expects} numbers, but the text "
-                f"encoder gives {gives}. The folder mixes parts of two models: download it again."
+                f"{'encoder gives' if len(widths) == 1 else 'encoders give'} {gives}. The folder "
+                "mixes parts of two models: download it again."
             )
         if self.latent_channels != self.vae.config.latent_channels:
             raise ComposerError(
@@ -52,7 +66,7 @@ class Model:
     @property
     def models(self) -> dict[str, nn.Module]:
         """The parts that LoRAs change, by the prefix of their sites."""
-        return {"unet": self.unet, "text_encoder": self.text_encoder}
+        return {"unet": self.unet, **{p: e.network for p, e in self.encoders.items()}}
 
     @property
     def multiple(self) -> int:
@@ -78,8 +92,8 @@ class Model:
     def token_limit(self) -> int:
         """Tokens in one chunk of a prompt, with its start and end."""
         return min(
-            int(self.tokenizer.model_max_length),
-            int(self.text_encoder.config.max_position_embeddings),
+            min(int(e.tokenizer.model_max_length), int(e.network.config.max_position_embeddings))
+            for e in self.encoders.values()
         )
 
     @property

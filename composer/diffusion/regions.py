@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from composer.diffusion.conditioning import encode_prompts
+from composer.diffusion.conditioning import Text, encode_prompts
 from composer.diffusion.denoise import predict
 from composer.diffusion.model import Model
 from composer.experts.triggers import without_words
@@ -105,7 +105,7 @@ class RegionMaps:
             for index, less in enumerate(asked)
             if triggers[index].reaches().local and any(some is not None for some in less)
         ]
-        self._text = self._encode(prompts, clip_skip) if self._asked else torch.empty(0)
+        self._text = self._encode(prompts, clip_skip) if self._asked else None
 
     def update(self, noisy: Tensor, timestep: Tensor, step: int) -> None:
         """Give the gates the maps of these latents, (pictures, channels, height, width), at every
@@ -118,7 +118,7 @@ class RegionMaps:
         """Where each expert acts, (pictures, experts, h, w)."""
         reaches = [trigger.reaches() for trigger in self._regions.triggers]
         changes = noisy.new_zeros(len(reaches), *noisy.shape, dtype=torch.float32)
-        if self._asked and len(reaches) > 1:
+        if self._text is not None and len(reaches) > 1:
             model = self._regions.model
             rows = torch.cat([noisy] * (1 + len(self._asked)))
             times = timestep.repeat(1 + len(self._asked)) if timestep.ndim else timestep
@@ -129,11 +129,11 @@ class RegionMaps:
                 changes[index] = whole - part
         return region_maps(changes, self.called, reaches)
 
-    def _encode(self, prompts: Sequence[str], clip_skip: int) -> Tensor:
-        """Text vectors ((1 + asked) * pictures, tokens, dim): the prompts, then without words."""
-        known: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
-        whole: list[Tensor] = []
-        parts: list[Tensor] = []
+    def _encode(self, prompts: Sequence[str], clip_skip: int) -> Text:
+        """Text of (1 + asked) * pictures rows: the prompts, then without words."""
+        known: dict[tuple[str, str], tuple[Text, Text]] = {}
+        whole: list[Text] = []
+        parts: list[Text] = []
         for _, less in self._asked:
             for prompt, some in zip(prompts, less, strict=True):
                 pair = (prompt, prompt if some is None else some)
@@ -144,4 +144,4 @@ class RegionMaps:
                 parts.append(known[pair][1])
         by_prompt = {prompt: vectors for (prompt, _), (vectors, _) in known.items()}
         whole += [by_prompt[prompt] for prompt in prompts]
-        return torch.cat([*whole, *parts])
+        return Text.joined([*whole, *parts])

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from composer.clock import Clock
-from composer.diffusion.conditioning import encode_prompts
+from composer.diffusion.conditioning import Text, encode_prompts
 from composer.diffusion.denoise import Denoised, denoise, draw_noise, predict, scheduler_for
 from composer.diffusion.model import Model
 from composer.diffusion.preview import preview, to_image
@@ -108,7 +108,7 @@ def _pictures(
         many, latents = len(pictures), torch.empty(0)
         for step in denoise_pictures(
             model,
-            conditioning.rows.repeat_interleave(many, dim=0),
+            conditioning.rows.repeated(many),
             [request.seed_of(index) for index in pictures],
             shape,
             sampler=request.sampler,
@@ -148,7 +148,7 @@ def _pictures(
 
 def denoise_pictures(
     model: Model,
-    text: Tensor,
+    text: Text,
     seeds: Sequence[int],
     shape: tuple[int, int, int],
     *,
@@ -161,7 +161,7 @@ def denoise_pictures(
 ) -> Iterator[Denoised]:
     """The steps of one batch of pictures, one for each seed, in float32 throughout.
 
-    text: (batch, tokens, dim), or for guidance (2 batch, tokens, dim), without the prompt first.
+    text: of batch rows, or for guidance of 2 batch, without the prompt first.
     shape: of the latents of one picture, (channels, h, w).
     maps: are kept up to date, for gates that need them.
     """

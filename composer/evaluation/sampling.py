@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from PIL import Image
 
-from composer.diffusion.conditioning import encode_prompts
+from composer.diffusion.conditioning import Text, encode_prompts
 from composer.diffusion.denoise import latent_shape
 from composer.diffusion.model import Model
 from composer.diffusion.preview import to_image
@@ -72,9 +72,10 @@ def _batch(
     negative = "" if sampling.cfg_scale > 1 else None
     text = [encode_prompts(model, shot.prompt, negative).rows for shot in shots]
     made: dict[int, Image.Image] = {}
-    for length in sorted({vectors.shape[1] for vectors in text}):
-        chosen = [i for i, vectors in enumerate(text) if vectors.shape[1] == length]
-        rows = torch.stack([text[i] for i in chosen], dim=1).flatten(0, 1)
+    for length in sorted({vectors.states.shape[1] for vectors in text}):
+        chosen = [i for i, vectors in enumerate(text) if vectors.states.shape[1] == length]
+        # all rows without a prompt first, then all with theirs
+        rows = Text.joined(text[i][[row]] for row in range(len(text[0])) for i in chosen)
         maps = regions and regions.of([shots[i].prompt for i in chosen])
         latents = torch.empty(0)
         for step in denoise_pictures(

@@ -10,15 +10,10 @@ import re
 
 from composer.experts.formats import parse_key
 from composer.experts.header import Header
+from composer.families import SDXL, find_family
 
-_FAMILIES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL"}
 _CROSS_KEY = re.compile(r"attn2[._]to_k$")
 _TEXT_QUERY = re.compile(r"self_attn[._]q_proj$")
-
-
-def family(text_width: int) -> str:
-    """Name the family of models whose U-Net reads text of this width."""
-    return _FAMILIES.get(text_width, f"a model with text width {text_width}")
 
 
 def guess_base(header: Header) -> str:
@@ -29,10 +24,10 @@ def guess_base(header: Header) -> str:
         if key is None or key.slot != "down" or len(entry.shape) < 2:
             continue
         if _CROSS_KEY.search(key.module):
-            return family(entry.shape[1])
-        if key.part == "text_encoder_2":
-            return family(2048)
+            return find_family(entry.shape[1]).name
+        if key.part == SDXL.pooled:
+            return SDXL.name
         if _TEXT_QUERY.search(key.module):
             text_query = entry.shape[1]
     # Only the text encoder was trained: its own width is what the U-Net reads, except in SDXL.
-    return family(text_query) if text_query is not None else ""
+    return find_family(text_query).name if text_query is not None else ""

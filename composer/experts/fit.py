@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from composer.errors import ComposerError
-from composer.experts.base_model import family
 from composer.experts.module_names import ModuleNames, Shape
+from composer.families import find_family
 
 
 def misfit(
@@ -22,7 +22,9 @@ def misfit(
         there = _sizes(modules.weight_shape(site) or ())
         difference = f"{site} is {_sizes(shape)} in the LoRA and {there} in the model"
     width = modules.text_width
-    loaded = f"{modules.model!r}" + (f" ({family(width)})" if width else "")
+    loaded = f"{modules.model!r}" + (
+        f" ({find_family(width, modules.shapes).name})" if width else ""
+    )
     return ComposerError(
         f"{path}: this LoRA seems to be made for {base or 'another model'}, and the model loaded "
         f"is {loaded}: {difference}. Use a LoRA made for this model, or load the LoRA's model."

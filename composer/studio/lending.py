@@ -9,10 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from composer.diffusion.model import Model
+from composer.diffusion.model import Model, TextEncoder
 from composer.experts import Expert
-
-PARTS = ("unet", "text_encoder", "vae")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,22 +28,26 @@ def copy_for_training(model: Model) -> Model:
     nothing; only of a model in float16 they are copied, into a type whose gradients do not vanish.
     The model must be bare: what is attached would be copied with it.
     """
+    parts: dict[str, nn.Module] = {**model.models, "vae": model.vae}
     memo: dict[int, Any] = {}
-    for part in PARTS:
-        module: nn.Module = getattr(model, part)
+    for module in parts.values():
         for parameter in module.parameters():
             memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
         for buffer in module.buffers():
             memo[id(buffer)] = buffer
-    copies = {part: copy.deepcopy(getattr(model, part), memo) for part in PARTS}
+    copies: dict[str, Any] = {part: copy.deepcopy(its, memo) for part, its in parts.items()}
     dtype = model.dtype
     if dtype == torch.float16:
         brain = model.device.type == "cuda" and torch.cuda.is_bf16_supported()
         dtype = torch.bfloat16 if brain else torch.float32
-        for part in ("unet", "text_encoder"):
+        for part in model.models:
             copies[part].to(dtype)
     # A tokenizer is not safe to use from two threads.
-    tokenizer = copy.deepcopy(model.tokenizer)
-    copied = replace(model, **copies, tokenizer=tokenizer, dtype=dtype)
+    encoders = {
+        part: TextEncoder(network=copies[part], tokenizer=copy.deepcopy(encoder.tokenizer))
+        for part, encoder in model.encoders.items()
+    }
+    unet, vae = copies["unet"], copies["vae"]
+    copied = replace(model, unet=unet, vae=vae, encoders=encoders, dtype=dtype)
     vars(copied)["hash"] = model.hash  # read once for both
     return copied

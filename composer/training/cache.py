@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from composer.diffusion.conditioning import split_into_chunks
+from composer.diffusion.conditioning import Text, encode_ids, first_chunks
 from composer.diffusion.model import Model
 
 
@@ -48,12 +48,12 @@ class LatentCache:
 
 @dataclass(frozen=True)
 class CaptionCache:
-    """Token ids of each different caption, (captions, tokens), the empty one first; and what the
-    text encoder makes of them, (captions, tokens, width), unless it is being trained."""
+    """Token ids of each different caption, the empty one first, (captions, tokens) for each text
+    encoder; and what the encoders make of them, a row each, unless one is being trained."""
 
     index: dict[str, int]
-    ids: Tensor
-    states: Tensor | None
+    ids: dict[str, Tensor]
+    text: Text | None
 
     def rows(self, captions: Sequence[str]) -> list[int]:
         """Where these captions are."""
@@ -79,28 +79,22 @@ def encode_pictures(vae: Any, images: Sequence[Image.Image], *, flip: bool) -> L
     return replace(caches[0], mirrored=caches[1]) if flip else caches[0]
 
 
-def encode_captions(model: Model, captions: Sequence[str], *, keep_states: bool) -> CaptionCache:
-    """`keep_states` is false when the text encoder is trained, for its states then change.
+def encode_captions(model: Model, captions: Sequence[str], *, keep_text: bool) -> CaptionCache:
+    """`keep_text` is false when a text encoder is trained, for what it gives then changes.
 
     Of a caption with more tokens than the model reads at once, the rest is left out.
     """
     different = list(dict.fromkeys(["", *captions]))
-    ids = torch.tensor([split_into_chunks(model, caption)[0] for caption in different])
-    states = None
-    if keep_states:
+    ids, cpu = first_chunks(model, different), torch.device("cpu")
+    text = None
+    if keep_text:
         with torch.no_grad():
-            states = torch.cat(
-                [
-                    text_states(model.text_encoder, ids[start : start + 64]).float().cpu()
-                    for start in range(0, len(ids), 64)
-                ]
-            )
-    return CaptionCache({caption: row for row, caption in enumerate(different)}, ids, states)
-
-
-def text_states(text_encoder: Any, ids: Tensor) -> Tensor:
-    """(batch, tokens) -> (batch, tokens, width): the last hidden states, as the U-Net is given."""
-    return text_encoder(ids.to(text_encoder.device))[0]
+            some = [
+                {part: rows[start : start + 64] for part, rows in ids.items()}
+                for start in range(0, len(different), 64)
+            ]
+            text = Text.joined(encode_ids(model, part).to(cpu, torch.float32) for part in some)
+    return CaptionCache({caption: row for row, caption in enumerate(different)}, ids, text)
 
 
 def _pixels(image: Image.Image) -> Tensor:

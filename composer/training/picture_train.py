@@ -14,6 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 import composer
+from composer.diffusion.conditioning import Text, encode_ids
+from composer.diffusion.denoise import predict
 from composer.diffusion.model import Model
 from composer.diffusion.request import Request
 from composer.diffusion.sample import Picture, generate
@@ -25,7 +27,6 @@ from composer.training.cache import (
     LatentCache,
     encode_captions,
     encode_pictures,
-    text_states,
 )
 from composer.training.core import Learner, Trainer
 from composer.training.draws import Draws
@@ -144,13 +145,9 @@ class PictureTrainer(Trainer[Progress]):
         apart = cast(Any, torch.random).fork_rng(devices=devices)
         with apart, self.network.record_routing() as tape, half:
             cast(Any, torch).manual_seed(draw.seed)
-            predicted: Tensor = self.model.unet(
-                noised.to(device, self.model.dtype),
-                draw.timesteps.to(device),
-                encoder_hidden_states=self._states(captions).to(device, self.model.dtype),
-                return_dict=False,
-            )[0]
-        errors = (predicted.float() - target).square().mean(dim=(1, 2, 3))
+            text = self._text(captions).to(device, self.model.dtype)
+            predicted = predict(self.model, noised.to(device), draw.timesteps.to(device), text)
+        errors = (predicted - target).square().mean(dim=(1, 2, 3))
         loss = (errors * weights.to(device)).mean() + self.network.router_loss(tape).to(device)
         return loss, {}
 
@@ -175,12 +172,12 @@ class PictureTrainer(Trainer[Progress]):
     def load_own(self, tensors: dict[str, Tensor]) -> None:
         self.network.load_state(tensors)
 
-    def _states(self, captions: list[str]) -> Tensor:
+    def _text(self, captions: list[str]) -> Text:
         cache = self.dataset.captions
         rows = cache.rows(captions)
-        if cache.states is not None:
-            return cache.states[rows]
-        return text_states(self.model.text_encoder, cache.ids[rows])
+        if cache.text is not None:
+            return cache.text[rows]
+        return encode_ids(self.model, {part: ids[rows] for part, ids in cache.ids.items()})
 
     def _preview(self) -> Image.Image:
         """What the model draws now for the preview's prompt, always from the same seed."""
@@ -330,7 +327,7 @@ def _prepare(
     captions = encode_captions(
         model,
         [picture.caption for picture in pictures],
-        keep_states=not task.trains_text,
+        keep_text=not task.trains_text,
     )
     objective = Objective.from_scheduler(model.scheduler_config)
     draws = Draws(

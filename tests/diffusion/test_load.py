@@ -31,9 +31,25 @@ def test_sizes_come_from_the_configs(tiny_sd: Path, tiny_zero_snr_sd: Path) -> N
     assert load_model(tiny_zero_snr_sd).prediction_type == "v_prediction"
 
 
+@pytest.mark.parametrize(
+    "name", ["StableDiffusionImg2ImgPipeline", "LatentConsistencyModelPipeline"]
+)
+def test_which_pipeline_saved_the_folder_does_not_matter(copy: Path, name: str) -> None:
+    path = copy / "model_index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"_class_name": name}))
+    assert set(load_model(copy).models) == {"unet", "text_encoder"}
+
+
+def test_sdxl_has_two_text_encoders(tiny_sdxl: Path) -> None:
+    model = load_model(tiny_sdxl)
+    assert set(model.models) == {"unet", "text_encoder", "text_encoder_2"}
+    assert (model.size, model.cross_attention_dim, model.zero_negative) == (16, 80, True)
+    assert model.family.name == "a model with text width 80"
+
+
 def test_half_precision_keeps_the_vae_in_float32_and_trains_nothing(tiny_sd: Path) -> None:
     model = load_model(str(tiny_sd), dtype=torch.float16)
-    assert model.unet.dtype == model.text_encoder.dtype == torch.float16
+    assert model.unet.dtype == model.models["text_encoder"].dtype == torch.float16
     assert model.vae.dtype == torch.float32
     assert not any(p.requires_grad for part in model.models.values() for p in part.parameters())
 
@@ -61,10 +77,10 @@ def _cut_off(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def _another_kind(folder: Path) -> None:
-    index = json.loads((folder / "model_index.json").read_text())
-    index["_class_name"] = "StableDiffusionXLPipeline"
-    (folder / "model_index.json").write_text(json.dumps(index))
+def _with_parts(folder: Path, name: str, *parts: str) -> None:
+    """Another `model_index.json`: these parts and the VAE."""
+    index = {part: ["some", "Class"] for part in (*parts, "vae", "scheduler")}
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": name} | index))
 
 
 def _mixed_parts(folder: Path) -> None:
@@ -88,7 +104,18 @@ def _mixed_parts(folder: Path) -> None:
         ),
         (_only_pickles, "only as diffusion_pytorch_model.bin. Only .safetensors .*save_pretrained"),
         (_cut_off, "vae/diffusion_pytorch_model.safetensors is not a whole safetensors file"),
-        (_another_kind, "is a StableDiffusionXLPipeline; .* Choose another model"),
+        (
+            lambda f: _with_parts(f, "FluxPipeline", "transformer", "text_encoder"),
+            "is a FluxPipeline of .*transformer.*; .* Choose another model",
+        ),
+        (
+            lambda f: _with_parts(f, "StableDiffusionXLImg2ImgPipeline", "unet", "text_encoder_2"),
+            "is a StableDiffusionXLImg2ImgPipeline of .*; .* Choose another model",
+        ),
+        (
+            lambda f: _with_parts(f, "X", "unet", "text_encoder", "text_encoder_2"),
+            "not complete: text_encoder_2/config.json, tokenizer_2/tokenizer_config.json",
+        ),
         (_mixed_parts, "cannot be loaded"),
     ],
 )
@@ -152,6 +179,8 @@ def test_checkpoint_files_that_cannot_be_used(tmp_path: Path) -> None:
     save_file({"lora_unet.down": torch.zeros(1)}, tmp_path / "lora.safetensors")
     with pytest.raises(ComposerError, match=r"lora.safetensors is not a Stable Diffusion"):
         load_model(tmp_path / "lora.safetensors")
-    save_file({"conditioner.embedders.0.x": torch.zeros(1)}, tmp_path / "xl.safetensors")
-    with pytest.raises(ComposerError, match=r"xl.safetensors is an SDXL checkpoint"):
-        load_model(tmp_path / "xl.safetensors")
+    names = ("model.diffusion_model.input_blocks.0", "first_stage_model.0")
+    refiner = {n: torch.zeros(1) for n in (*names, "conditioner.embedders.0.model.x")}
+    save_file(refiner, tmp_path / "refiner.safetensors")
+    with pytest.raises(ComposerError, match=r"refiner.safetensors .* no text encoder of a text"):
+        load_model(tmp_path / "refiner.safetensors")

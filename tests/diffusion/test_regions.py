@@ -97,7 +97,7 @@ def test_maps_follow_from_two_predictions_each(model: Model, mixture: Mixture) -
                 model.unet(
                     noisy[row : row + 1],
                     timestep,
-                    encoder_hidden_states=encode_prompts(model, words, None).positive,
+                    encoder_hidden_states=encode_prompts(model, words, None).positive.states,
                 ).sample
                 for words in (prompt, less)
             ]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
@@ -34,12 +34,12 @@ def pixels(picture: Picture) -> bytes:
 
 @pytest.mark.parametrize("sampler", ["DDIM", "Euler", "DPM++ 2M", "Euler a", "PNDM", "Heun"])
 @pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("folder", ["tiny_sd", "tiny_zero_snr_sd"])
+@pytest.mark.parametrize("folder", ["tiny_sd", "tiny_zero_snr_sd", "tiny_sdxl"])
 def test_same_latents_as_the_pipeline(
     folder: str, count: int, sampler: str, request: pytest.FixtureRequest
 ) -> None:
     path: Path = request.getfixturevalue(folder)
-    pipeline: Any = StableDiffusionPipeline.from_pretrained(path, local_files_only=True)
+    pipeline: Any = DiffusionPipeline.from_pretrained(path, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = build_scheduler(sampler, pipeline.scheduler.config)
     asked = Request(

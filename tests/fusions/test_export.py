@@ -11,7 +11,7 @@ import torch
 from tiny_loras import write_lora as write_tiny
 
 from composer.diffusion.load import load_model
-from composer.diffusion.model import Model
+from composer.diffusion.model import Model, TextEncoder
 from composer.errors import ComposerError
 from composer.experts import Expert, LoraInfo, LowRank, ModuleNames, read_expert, write_lora
 from composer.fusions.export import (
@@ -51,7 +51,7 @@ def predict(model: Model) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     ids = torch.arange(model.token_limit)[None]
     with torch.no_grad():
-        text = model.text_encoder(ids).last_hidden_state
+        text = model.models["text_encoder"](ids).last_hidden_state
         latents = torch.randn(1, model.latent_channels, 8, 8, generator=generator)
         return model.unet(latents, 7, text).sample
 
@@ -102,7 +102,11 @@ def test_diffusers_loads_it(
 
 
 def pipeline_as_model(pipeline: Any, model: Model) -> Model:
-    return dataclasses.replace(model, unet=pipeline.unet, text_encoder=pipeline.text_encoder)
+    return dataclasses.replace(
+        model,
+        unet=pipeline.unet,
+        encoders={"text_encoder": TextEncoder(network=pipeline.text_encoder, tokenizer=None)},
+    )
 
 
 def test_a_unit_that_is_left_out_keeps_its_constant_weights(

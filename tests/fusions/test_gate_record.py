@@ -36,7 +36,7 @@ def mixture(model: Model, tmp_path: Path) -> Iterator[Mixture]:
         ).sites
         for i, name in enumerate(("ada", "ink"))
     }
-    with attach({"unet": model.unet, "text_encoder": model.text_encoder}, experts) as made:
+    with attach(model.models, experts) as made:
         torch.manual_seed(0)
         gate = LearnedGate(GateSettings(time=True), 32, [True, True], time_width=128)
         assert gate.clock is not None

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import torch
 from tiny_loras import write_lora
-from torch import nn
 
 from composer.diffusion.load import load_model
 from composer.experts import ModuleNames, read_expert
@@ -16,10 +15,11 @@ def test_a_copy_shares_the_weights_and_nothing_else(tiny_sd: Path, tmp_path: Pat
     model = load_model(tiny_sd)
     modules = {name: list(part.modules()) for name, part in model.models.items()}
     copied = copy_for_training(model)
-    assert copied.hash == model.hash and copied.tokenizer is not model.tokenizer
-    for part in ("unet", "text_encoder", "vae"):
-        ours: nn.Module = getattr(model, part)
-        theirs: nn.Module = getattr(copied, part)
+    assert copied.hash == model.hash
+    for part, encoder in model.encoders.items():
+        assert copied.encoders[part].tokenizer is not encoder.tokenizer
+    pairs = [(model.models[part], copied.models[part]) for part in model.models]
+    for ours, theirs in [*pairs, (model.vae, copied.vae)]:
         for (name, one), (_, other) in zip(
             ours.named_parameters(), theirs.named_parameters(), strict=True
         ):

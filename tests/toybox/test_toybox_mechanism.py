@@ -75,7 +75,7 @@ def outputs(unet: Any, text_encoder: Any) -> tuple[Tensor, Tensor]:
 
 
 def of(model: Model) -> tuple[Tensor, Tensor]:
-    return outputs(model.unet, model.text_encoder)
+    return outputs(model.unet, model.models["text_encoder"])
 
 
 def same_bits(some: tuple[Tensor, ...], others: tuple[Tensor, ...]) -> bool:

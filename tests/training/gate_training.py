@@ -79,7 +79,7 @@ def put_gates_in(model: Model, mixture: Mixture, config: GateTraining) -> list[t
     def once() -> None:
         latents = torch.zeros(1, model.latent_channels, 8, 8)
         model.unet(latents, 5, torch.zeros(1, model.token_limit, model.cross_attention_dim))
-        model.text_encoder(torch.zeros(1, model.token_limit, dtype=torch.long))
+        model.models["text_encoder"](torch.zeros(1, model.token_limit, dtype=torch.long))
 
     mixture.set_weights(dict.fromkeys(mixture.names, 1.0))
     settings = dict.fromkeys(

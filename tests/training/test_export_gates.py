@@ -16,7 +16,7 @@ from tiny_loras import write_lora
 
 from composer.diffusion.conditioning import encode_prompts
 from composer.diffusion.load import load_model
-from composer.diffusion.model import Model
+from composer.diffusion.model import Model, TextEncoder
 from composer.errors import ComposerError
 from composer.experts import Expert, ModuleNames, read_expert, read_header
 from composer.fusions.gate_file import GateFile, read_gates
@@ -85,7 +85,7 @@ def exported(model: Model, experts: list[Expert], file: GateFile, config: GateEx
 def predict(model: Model, prompt: str = "ada in ink", time: int = 400) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        text = encode_prompts(model, prompt, None).positive
+        text = encode_prompts(model, prompt, None).positive.states
         latents = torch.randn(1, model.latent_channels, 8, 8, generator=generator)
         return model.unet(latents, time, text).sample
 
@@ -136,7 +136,11 @@ def test_diffusers_gives_the_gated_picture(
     exported(model, experts, constant, config)
     pipeline: Any = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None)
     pipeline.load_lora_weights(str(tmp_path), weight_name="out.safetensors")
-    theirs = dataclasses.replace(model, unet=pipeline.unet, text_encoder=pipeline.text_encoder)
+    theirs = dataclasses.replace(
+        model,
+        unet=pipeline.unet,
+        encoders={"text_encoder": TextEncoder(network=pipeline.text_encoder, tokenizer=None)},
+    )
     wanted = gated(model, experts, constant)
     torch.testing.assert_close(predict(theirs), wanted, rtol=1e-4, atol=1e-4)
 

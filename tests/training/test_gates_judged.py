@@ -99,7 +99,7 @@ def test_judges_are_the_models_with_each_expert_alone(model: Model, tmp_path: Pa
     def errors(picture: int) -> torch.Tensor:
         one = slice(picture, picture + 1)
         noisy = process.noised(clean[one], noise[one], levels[one])
-        text = encode_prompts(model, prompts[picture], None).positive
+        text = encode_prompts(model, prompts[picture], None).positive.states
         out = model.unet(noisy, levels[one], encoder_hidden_states=text).sample
         right = process.target(clean[one], noise[one], levels[one])
         return (out - right).square()[0].mean(0)
@@ -117,7 +117,7 @@ def test_a_step_along_the_gradient_lowers_the_loss_by_as_much(model: Model, tmp_
     """Through the gated U-Net, the clean picture it predicts, and the judges."""
     config = training(tmp_path, batch_size=3)
     experts = experts_for(model, tmp_path)
-    frozen = [*model.unet.parameters(), *model.text_encoder.parameters()]
+    frozen = [p for network in model.models.values() for p in network.parameters()]
     for parameter in frozen:
         parameter.requires_grad_(False)
     with attach(model.models, {e.name: e.sites for e in experts}, granularity="block") as mixture:
@@ -191,7 +191,7 @@ def test_less_memory_is_the_same_training(
 
 
 def test_nothing_but_gates_is_changed(model: Model, tmp_path: Path) -> None:
-    parts = (model.unet, model.vae, model.text_encoder)
+    parts = (*model.models.values(), model.vae)
     before = [p.detach().clone() for part in parts for p in part.parameters()]
     made = run(model, experts_for(model, tmp_path), training(tmp_path, steps=4))
     assert set(made[4].losses) == {"loss", "ada", "ink"}
@@ -265,7 +265,7 @@ def test_judges_in_company_are_sums_with_an_expert_and_without(
     def log_errors(some: Sequence[str]) -> torch.Tensor:
         with attach(model.models, {name: sites[name] for name in some}) as mixture:
             mixture.set_weights(dict.fromkeys(some, 1.0))
-            text = torch.cat([encode_prompts(model, prompt, None).positive for prompt in prompts])
+            text = torch.cat([encode_prompts(model, p, None).positive.states for p in prompts])
             out = model.unet(noisy, levels, encoder_hidden_states=text).sample
         return (out - right).square().mean((1, 2, 3)).log()
 

@@ -49,7 +49,7 @@ def test_no_other_constants_change_the_outputs_less(
     experts = experts_for(model, tmp_path)
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(2, model.latent_channels, 8, 8, generator=generator)
-    text = torch.cat([encode_prompts(model, p, None).positive for p in ("", "ada in ink")])
+    text = torch.cat([encode_prompts(model, p, None).positive.states for p in ("", "ada in ink")])
 
     def predict() -> None:
         model.unet(latents, 400, text)

@@ -43,7 +43,7 @@ def attached(model: Model, expert: Expert, file: GateFile) -> Mixture:
 @torch.no_grad()
 def predictions(model: Model) -> torch.Tensor:
     """Of a picture twice as wide as the model's, early and late."""
-    text = encode_prompts(model, "a cat, ada", None).positive
+    text = encode_prompts(model, "a cat, ada", None).positive.states
     generator = torch.Generator().manual_seed(1)
     latents = torch.randn(2, model.latent_channels, 8, 16, generator=generator).to(model.dtype)
     return model.unet(latents, torch.tensor([900, 40]), text.expand(2, -1, -1)).sample

@@ -158,7 +158,8 @@ def test_a_step_along_the_gradient_lowers_the_loss_by_as_much(
     """Through the U-Net, the clean picture it predicts, its decoding and CLIP."""
     config = training(tmp_path, paper=True, clip=str(clip_folder), batch_size=2)
     experts = experts_for(model, tmp_path)
-    frozen = [*model.unet.parameters(), *model.text_encoder.parameters(), *model.vae.parameters()]
+    parts = (*model.models.values(), model.vae)
+    frozen = [p for network in parts for p in network.parameters()]
     for parameter in frozen:
         parameter.requires_grad_(False)
     with attach(model.models, {e.name: e.sites for e in experts}, granularity="block") as mixture:
@@ -177,7 +178,8 @@ def test_a_step_along_the_gradient_of_the_words_gates_does_too(
     """Through the text encoder, whose other weights want no gradient."""
     config = training(tmp_path, paper=True, clip=str(clip_folder), batch_size=2)
     experts = experts_for(model, tmp_path)
-    frozen = [*model.unet.parameters(), *model.text_encoder.parameters(), *model.vae.parameters()]
+    parts = (*model.models.values(), model.vae)
+    frozen = [p for network in parts for p in network.parameters()]
     for parameter in frozen:
         parameter.requires_grad_(False)
     with attach(model.models, {e.name: e.sites for e in experts}, granularity="block") as mixture:

@@ -120,11 +120,11 @@ def test_diffusers_reads_what_was_trained(
     detach = network.LoraNetwork.detach
 
     def look_and_detach(trained: network.LoraNetwork) -> None:
-        seen.append(output(model.unet, model.text_encoder))
+        seen.append(output(model.unet, model.models["text_encoder"]))
         detach(trained)
 
     monkeypatch.setattr(network.LoraNetwork, "detach", look_and_detach)
-    plain = output(model.unet, model.text_encoder)
+    plain = output(model.unet, model.models["text_encoder"])
     list(train_lora(model, config, pictures=pictures()))
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_sd, local_files_only=True)
     pipeline.load_lora_weights(str(config.output))

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from composer.diffusion.conditioning import encode_prompts, split_into_chunks
+from composer.diffusion.conditioning import Text, count_chunks, encode_prompts
 from composer.diffusion.denoise import (
     denoise,
     draw_noise,
@@ -179,13 +179,13 @@ class Trajectories:
     predictions: list[Tensor] = field(default_factory=list[Tensor])
     timesteps: list[Tensor] = field(default_factory=list[Tensor])
 
-    def text(self, model: Model) -> Tensor:
-        """Text vectors (batch or 2 batch, tokens, dim) as the model is; without it first."""
+    def text(self, model: Model) -> Text:
+        """Text of batch or 2 batch rows as the model is; without the prompt first."""
         guided = self.cfg_scale > 1
         known = {p: encode_prompts(model, p, "" if guided else None) for p in self.prompts}
         texts = [known[prompt] for prompt in self.prompts]
         without = [each.negative for each in texts if each.negative is not None]
-        return torch.cat([*without, *(each.positive for each in texts)])
+        return Text.joined([*without, *(each.positive for each in texts)])
 
     def sample(
         self,
@@ -232,7 +232,7 @@ class Trajectories:
             yield
 
     @torch.no_grad()
-    def distance(self, model: Model, step: int, text: Tensor) -> Tensor:
+    def distance(self, model: Model, step: int, text: Text) -> Tensor:
         """||v_gated - v||^2 of each picture, (batch,), with v as the model is now.
 
         text: what `text` gives as the model is now.
@@ -252,7 +252,7 @@ def plan_trajectories(
     """
     by_length: dict[int, list[int]] = {}
     for index in range(pictures):
-        length = len(split_into_chunks(model, prompts[index % len(prompts)]))
+        length = count_chunks(model, prompts[index % len(prompts)])
         by_length.setdefault(length, []).append(index)
     return [
         Trajectories(

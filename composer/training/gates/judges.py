@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composer.diffusion.conditioning import split_into_chunks
+from composer.diffusion.conditioning import count_chunks
 from composer.diffusion.denoise import (
     advance,
     denoise,
@@ -182,7 +182,7 @@ class Judged:
         for name in mixture.names:
             # prompts of its own that the text encoder reads at once, as the others have to be
             own = config.alone.get(name, ())
-            short = [prompt for prompt in own if len(split_into_chunks(model, prompt)) == 1]
+            short = [prompt for prompt in own if count_chunks(model, prompt) == 1]
             known.append(short or config.prompts)
         with mixture.weighing_rows():
             drawing = draw_alone(judges.sums, known, seed=config.seed, purpose="gates judged alone")

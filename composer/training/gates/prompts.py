@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from composer.diffusion.conditioning import split_into_chunks
+from composer.diffusion.conditioning import count_chunks
 from composer.errors import ComposerError
 from composer.training.gates.settings import GateTraining
 
@@ -93,7 +93,7 @@ def check_prompts(model: Model, names: Sequence[str], config: GateTraining) -> N
                 raise ComposerError(f"There is no prompt for {name!r} alone: give at least one.")
         read += [prompt for prompts in config.alone.values() for prompt in prompts]
     for prompt in read:
-        if len(split_into_chunks(model, prompt)) > 1:
+        if count_chunks(model, prompt) > 1:
             raise ComposerError(
                 f"The prompt {prompt!r} is longer than the {model.token_limit - 2} tokens that "
                 "the text encoder reads at once: shorten it."

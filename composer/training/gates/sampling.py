@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from composer.diffusion.conditioning import encode_prompts, split_into_chunks
+from composer.diffusion.conditioning import Text, encode_ids, encode_prompts, first_chunks
 from composer.diffusion.denoise import (
     Denoised,
     denoise,
@@ -42,18 +42,16 @@ class Texts:
 
     model: Model
     learning: bool
-    _known: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    _known: dict[str, Text] = field(default_factory=dict[str, Text])
 
-    def __call__(self, prompts: Sequence[str]) -> Tensor:
-        """(prompts, tokens, dim), as `encode_prompts` gives them."""
+    def __call__(self, prompts: Sequence[str]) -> Text:
+        """A row for each prompt, as `encode_prompts` gives it."""
         if self.learning:
-            ids = torch.tensor([split_into_chunks(self.model, prompt)[0] for prompt in prompts])
-            read = self.model.text_encoder(ids.to(self.model.device))
-            return read.last_hidden_state.to(self.model.dtype)
+            return encode_ids(self.model, first_chunks(self.model, prompts))
         with torch.no_grad():
             for prompt in set(prompts) - self._known.keys():
                 self._known[prompt] = encode_prompts(self.model, prompt, None).positive
-        return torch.cat([self._known[prompt] for prompt in prompts])
+        return Text.joined(self._known[prompt] for prompt in prompts)
 
 
 class Sums:
@@ -64,10 +62,10 @@ class Sums:
 
     def __init__(self, model: Model, mixture: Mixture) -> None:
         self.model, self.mixture = model, mixture
-        self._texts: dict[tuple[str, Together], Tensor] = {}
+        self._texts: dict[tuple[str, Together], Text] = {}
 
-    def text(self, prompt: str, experts: Together) -> Tensor:
-        """Text vectors (1, tokens, dim) as the text encoder gives them with these experts."""
+    def text(self, prompt: str, experts: Together) -> Text:
+        """Text of one row, as the text encoder gives them with these experts."""
         key = (prompt, experts)
         if key not in self._texts:
             self.mixture.weigh_rows(self._weights([experts]))
@@ -83,7 +81,7 @@ class Sums:
         timesteps: one, or one for each of the latents.
         """
         with torch.no_grad():
-            text = torch.cat([self.text(p, some) for some in chosen for p in prompts])
+            text = Text.joined(self.text(p, some) for some in chosen for p in prompts)
         self.mixture.weigh_rows(self._weights([some for some in chosen for _ in prompts]))
         rows = torch.cat([latents] * len(chosen))
         times = timesteps.repeat(len(chosen)) if timesteps.ndim else timesteps

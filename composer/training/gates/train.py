@@ -12,7 +12,7 @@ from torch import Tensor
 
 from composer.clock import Clock
 from composer.diffusion.conditioning import encode_prompts
-from composer.diffusion.denoise import latent_shape
+from composer.diffusion.denoise import latent_shape, predict
 from composer.diffusion.model import Model
 from composer.diffusion.regions import Regions, Trigger, regions_of
 from composer.diffusion.request import Request
@@ -154,7 +154,7 @@ class GateTrainer(Trainer[GateProgress]):
             model_hash=model.hash,
             experts=gated(self.experts),
             granularity=config.granularity,
-            settings=_settings(self.experts, config),
+            settings=_settings(model, self.experts, config),
             tensors=gate_tensors(self.mixture),
             sizes=gate_sizes(self.mixture),
             training={
@@ -326,10 +326,12 @@ def _reported(
     return None
 
 
-def _settings(experts: Sequence[Expert], config: GateTraining) -> dict[str, GateSettings]:
+def _settings(
+    model: Model, experts: Sequence[Expert], config: GateTraining
+) -> dict[str, GateSettings]:
     """Of the gates, by part of the model; a text encoder knows no timestep."""
     gate = gate_for(config, [expert.info.role for expert in experts])
-    return {"unet": gate, "text_encoder": gate} if config.paper else {"unet": gate}
+    return dict.fromkeys(model.family.parts if config.paper else ("unet",), gate)
 
 
 def _gates(
@@ -339,11 +341,10 @@ def _gates(
 
     @torch.no_grad()
     def once() -> None:
-        text = encode_prompts(model, "", None).positive
-        latents = torch.zeros(1, *latent_shape(model), device=model.device, dtype=model.dtype)
-        model.unet(latents, 0, encoder_hidden_states=text)
+        latents = torch.zeros(1, *latent_shape(model), device=model.device)
+        predict(model, latents, torch.tensor(0), encode_prompts(model, "", None).positive)
 
-    made = new_gates(mixture, _settings(experts, config), once, seed=config.seed)
+    made = new_gates(mixture, _settings(model, experts, config), once, seed=config.seed)
     gates = {name: gate for name, gate in made.items() if _governed(mixture, config, name)}
     for gate in gates.values():
         if gate.b is not None:

@@ -12,9 +12,6 @@ from composer.training.lora.settings import LoraTraining
 from composer.training.picture_train import PictureTrainer, versions
 from composer.training.pictures import TrainingPicture
 
-# The families of Stable Diffusion by the width of the text they read, as kohya and modelspec
-# call them.
-FAMILIES = {768: ("sd_v1", "stable-diffusion-v1"), 1024: ("sd_v2", "stable-diffusion-v2")}
 OPTIMIZERS = {"adamw": "torch.optim.AdamW", "muon": "composer.training.muon.Muon"}
 _PATHS = ("output", "pictures", "prior_pictures")
 
@@ -26,7 +23,8 @@ def training_metadata(trainer: PictureTrainer, config: LoraTraining) -> dict[str
     """
     model, pictures, learner = trainer.model, trainer.dataset.pictures, trainer.learner
     finished = datetime.now(timezone.utc)
-    family, architecture = FAMILIES.get(model.cross_attention_dim, (model.name, model.name))
+    family = model.family.kohya or model.name
+    architecture = model.family.modelspec or model.name
     subjects = [picture for picture in pictures if not picture.is_prior]
     folder = config.pictures.resolve().name if config.pictures is not None else config.name
     width, height = subjects[0].image.size

@@ -47,7 +47,8 @@ def train_lora(
     resolution = check_model(model, config)
     check_targets(model.unet, "U-Net", config.targets)
     if config.text_encoder:
-        check_targets(model.text_encoder, "text encoder", config.text_targets)
+        for encoder in model.encoders.values():
+            check_targets(encoder.network, "text encoder", config.text_targets)
     check_writable(config.output)
     if pictures is None and config.pictures is None:
         raise ComposerError("There is nothing to train on: give a folder of pictures.")
@@ -68,17 +69,18 @@ def train_lora(
 
 def _attach(model: Model, config: LoraTraining) -> LoraNetwork:
     """Fresh layers on the targets."""
-    targets = {"unet": config.unet_targets}
+    targets, rates = {"unet": config.unet_targets}, {"unet": config.learning_rate}
     if config.text_encoder:
-        targets["text_encoder"] = config.text_targets
-    text_rate = config.text_learning_rate or config.learning_rate / 2
+        text_rate = config.text_learning_rate or config.learning_rate / 2
+        targets |= dict.fromkeys(model.encoders, config.text_targets)
+        rates |= dict.fromkeys(model.encoders, text_rate)
     return LoraNetwork(
-        {"unet": model.unet, "text_encoder": model.text_encoder},
+        model.models,
         targets,
         rank=config.rank,
         alpha=config.scale * config.rank,
         seed=config.seed,
-        rates={"unet": config.learning_rate, "text_encoder": text_rate},
+        rates=rates,
     )
 
 
