@@ -33,6 +33,7 @@ class Factors:
     down: Tensor
     up: Tensor
     scale: float
+    offset: Tensor | None = None
 
 
 Experts = dict[str, dict[str, Factors]]

@@ -7,27 +7,40 @@ is neither.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
-from composer.experts.formats import parse_key
+from composer.experts.formats import Key
 from composer.experts.header import Header
 from composer.families import SDXL, find_family
 
-_CROSS_KEY = re.compile(r"attn2[._]to_k$")
+# The second is lora_diffusion's first attn2.to_k; see lora_diffusion.py.
+_CROSS_KEY = re.compile(r"attn2[._]to_k$|^:6$")
+_ON_INPUT = ("down", "hada_w1_b", "a2", "diff")
+_ON_INPUT_PARTS = ("lokr_w1", "lokr_w1_b", "lokr_w2", "lokr_w2_b")
 _TEXT_QUERY = re.compile(r"self_attn[._]q_proj$")
 
 
-def guess_base(header: Header) -> str:
+def guess_base(header: Header, keys: Mapping[str, Key]) -> str:
     """The family a LoRA seems to be made for; empty if its shapes do not show it."""
     text_query = None
-    for name, entry in header.tensors.items():
-        key = parse_key(name)
-        if key is None or key.slot != "down" or len(entry.shape) < 2:
-            continue
-        if _CROSS_KEY.search(key.module):
-            return find_family(entry.shape[1]).name
-        if key.part == SDXL.pooled:
+    for (part, module), width in _widths(header, keys).items():
+        if _CROSS_KEY.search(module):
+            return find_family(width).name
+        if part == SDXL.pooled:
             return SDXL.name
-        if _TEXT_QUERY.search(key.module):
-            text_query = entry.shape[1]
+        if _TEXT_QUERY.search(module):
+            text_query = width
     # Only the text encoder was trained: its own width is what the U-Net reads, except in SDXL.
     return find_family(text_query).name if text_query is not None else ""
+
+
+def _widths(header: Header, keys: Mapping[str, Key]) -> dict[tuple[str | None, str], int]:
+    """How wide the input of each module is, where one of its tensors shows it."""
+    widths: dict[tuple[str | None, str], int] = {}
+    for name, key in keys.items():
+        shape, module = header.tensors[name].shape, (key.part, key.module)
+        if len(shape) > 1 and key.slot in _ON_INPUT:
+            widths[module] = shape[1]
+        elif len(shape) > 1 and key.slot in _ON_INPUT_PARTS:  # the input is w1's times w2's
+            widths[module] = widths.get(module, 1) * shape[1]
+    return widths

@@ -15,7 +15,8 @@ class Expert:
     """The factors of one LoRA file at each site, in float32, and what the file says of itself.
 
     Sites are `part.module`, as in `unet.mid_block.attentions.0.proj_in`. `unmatched` are the keys
-    of the file that belong to no module of the model it was read for.
+    of the file that belong to no module of the model it was read for, `modules` how many modules
+    the file changes, whether the model has them or not.
     """
 
     name: str
@@ -23,5 +24,11 @@ class Expert:
     sites: Mapping[str, LowRank]
     info: LoraInfo
     unmatched: tuple[str, ...]
+    modules: int
     sha256: str
     tensor_hash: str
+
+    @property
+    def share(self) -> float:
+        """How much of the file is at work: of its modules, those that the model has."""
+        return len(self.sites) / self.modules

@@ -27,6 +27,8 @@ class LoraInfo:
         description: a text for people.
         preview: a picture that lies beside the file.
         format: the naming of its tensors ("kohya", "diffusers", ...).
+        kinds: of adapter, the commonest first ("LoRA", "LoHa", "DoRA", ...).
+        embeddings: words of textual inversion that it holds besides, which are not used.
         weight: the strength its user or maker prefers.
         negative: words for the negative prompt.
         notes: the user's own.
@@ -42,6 +44,8 @@ class LoraInfo:
     description: str = ""
     preview: Path | None = None
     format: str = ""
+    kinds: tuple[str, ...] = ()
+    embeddings: tuple[str, ...] = ()
     weight: float = 1.0
     negative: str = ""
     notes: str = ""

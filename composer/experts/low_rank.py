@@ -14,11 +14,14 @@ class LowRank:
 
     Linear site: `down` (rank, in), `up` (out, rank). Conv2d site: `down` (rank, in, kh, kw), `up`
     (out, rank, 1, 1): a k×k convolution into the rank, then a 1×1 convolution out of it.
+    An adapter that changes the bias too has an `offset` (rank,): it adds scale · up · offset to it,
+    for what the site gives is scale · up · (down · x + offset).
     """
 
     down: Tensor
     up: Tensor
     scale: float
+    offset: Tensor | None = None
 
     @property
     def rank(self) -> int:
@@ -29,6 +32,12 @@ class LowRank:
     def weight_shape(self) -> tuple[int, ...]:
         """The shape of the weight that this changes: (out, in) or (out, in, kh, kw)."""
         return (self.up.shape[0], *self.down.shape[1:])
+
+    def bias(self) -> Tensor | None:
+        """What is added to the site's bias (out,); None for nothing."""
+        if self.offset is None:
+            return None
+        return torch.mul(self.up.flatten(1).float() @ self.offset.float(), self.scale)
 
     def dense(self) -> Tensor:
         """ΔW itself, in the shape of the site's weight."""

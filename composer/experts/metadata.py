@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from composer.experts.base_model import guess_base
-from composer.experts.formats import parse_key
+from composer.experts.formats import DORA, KINDS, Key, find_embeddings, parse_key
 from composer.experts.header import Header
 from composer.experts.info import ROLES, LoraInfo
 from composer.outside import parse_object
 
 MAX_TAGS = 24
+_RANKS = ("down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b", "a2")
+"""The slots whose first side is the rank."""
 _MAX_EXTRA = 1000
 _BASES = {
     "sd_v1": "Stable Diffusion 1.x",
@@ -31,6 +33,7 @@ def read_info(header: Header) -> LoraInfo:
     Shapes go before claims where both name the base, but for our own `composer.base`.
     """
     metadata = header.metadata
+    keys = {name: key for name in header.tensors if (key := parse_key(name)) is not None}
 
     def first(*keys: str) -> str:
         return next((metadata[key].strip() for key in keys if metadata.get(key, "").strip()), "")
@@ -40,11 +43,13 @@ def read_info(header: Header) -> LoraInfo:
     return LoraInfo(
         trigger=first("composer.trigger", "modelspec.trigger_phrase"),
         role=role if role in ROLES else "other",
-        base=first("composer.base") or guess_base(header) or _BASES.get(claimed, claimed),
-        rank=_commonest_rank(header),
+        base=first("composer.base") or guess_base(header, keys) or _BASES.get(claimed, claimed),
+        rank=_commonest_rank(header, keys),
         title=first("composer.title", "modelspec.title", "ss_output_name") or header.path.stem,
         description=first("composer.description", "modelspec.description"),
-        format=_commonest_format(header),
+        format=_commonest(key.format for key in keys.values())[0] if keys else "",
+        kinds=_kinds(keys.values()),
+        embeddings=tuple(dict.fromkeys(find_embeddings(header.tensors).values())),
         weight=parse_weight(first("composer.weight", "modelspec.lora_default_weight")),
         negative=first("composer.negative"),
         tags=_top_tags(metadata.get("ss_tag_frequency", "")),
@@ -74,18 +79,25 @@ def parse_table(text: str | bytes) -> dict[str, Any]:
         return {}
 
 
-def _commonest_rank(header: Header) -> int:
+def _commonest_rank(header: Header, keys: Mapping[str, Key]) -> int:
     ranks = Counter(
-        entry.shape[0]
-        for name, entry in header.tensors.items()
-        if len(entry.shape) > 1 and (key := parse_key(name)) is not None and key.slot == "down"
+        shape[0]
+        for name, key in keys.items()
+        if key.slot in _RANKS and len(shape := header.tensors[name].shape) > 1
     )
     return max(ranks, key=lambda rank: (ranks[rank], rank), default=0)
 
 
-def _commonest_format(header: Header) -> str:
-    formats = Counter(key.format for key in map(parse_key, header.tensors) if key is not None)
-    return formats.most_common(1)[0][0] if formats else ""
+def _kinds(keys: Iterable[Key]) -> tuple[str, ...]:
+    """The kinds of adapter by how many modules have them; DoRA and biases go with others."""
+    slots = {"mid": "Tucker", "hada_t1": "Tucker", "lokr_t2": "Tucker", "bm": "Tucker"}
+    slots |= dict.fromkeys(("bias", "diff_b"), "biases") | dict.fromkeys(DORA, "DoRA")
+    found = {(slots.get(key.slot) or KINDS.get(key.slot), key.part, key.module) for key in keys}
+    return _commonest(kind for kind, *_ in sorted(found, key=str) if kind is not None)
+
+
+def _commonest(words: Iterable[str]) -> tuple[str, ...]:
+    return tuple(word for word, _ in Counter(words).most_common())
 
 
 def _top_tags(text: str) -> tuple[str, ...]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
 
-from torch import nn
+from torch import Tensor, nn
 
+from composer.errors import ComposerError
+from composer.experts.lora_diffusion import numbered_names
 from composer.experts.sgm import sgm_names
 
 Shape = tuple[int, ...]
+
+
+Host = nn.Linear | nn.Conv2d
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,17 +25,31 @@ class ModuleNames:
 
     `shapes` goes from a part ("unet", "text_encoder", "text_encoder_2") to its modules' dotted
     names and weight shapes: (out, in) or (out, in, kh, kw). `model` is the name that messages use.
+
+    `hosts` are the modules themselves, by site. Some kinds of adapter say how a weight is turned or
+    scaled, so that what they add depends on it. An attached mixture leaves these modules as they
+    are, and only stands before them.
     """
 
     model: str
     shapes: Mapping[str, Mapping[str, Shape]]
+    hosts: Mapping[str, Host] = field(default_factory=dict[str, Host], repr=False, compare=False)
 
     @classmethod
     def of(cls, models: Mapping[str, nn.Module], *, model: str) -> ModuleNames:
         """Collect the names from the modules themselves, before any expert is attached to them."""
+        hosts = {part: dict(_hosts(root)) for part, root in models.items()}
         return cls(
             model=model,
-            shapes={part: dict(_weight_shapes(root)) for part, root in models.items()},
+            shapes={
+                part: {name: tuple(host.weight.shape) for name, host in there.items()}
+                for part, there in hosts.items()
+            },
+            hosts={
+                f"{part}.{name}": host
+                for part, there in hosts.items()
+                for name, host in there.items()
+            },
         )
 
     @cached_property
@@ -55,6 +74,25 @@ class ModuleNames:
         part, _, module = site.partition(".")
         return self.shapes.get(part, {}).get(module)
 
+    def weight(self, site: str) -> Tensor:
+        """The model's own weight at a site.
+
+        Raises:
+            ComposerError: it is not at hand, or not in numbers that can be counted with.
+        """
+        host = self.hosts.get(site)
+        if host is None or host.weight.is_meta or not host.weight.is_floating_point():
+            raise ComposerError(
+                f"{site} of {self.model!r} is quantised or not in memory, and what this LoRA adds "
+                "depends on it. Load the model in float32, float16 or bfloat16, without offloading."
+            )
+        return host.weight.detach()
+
+    def bias(self, site: str) -> Tensor | None:
+        """The model's own bias at a site; None if it has none."""
+        host = self.hosts.get(site)
+        return None if host is None or host.bias is None else host.bias.detach()
+
     @property
     def text_width(self) -> int | None:
         """How wide the text is that the U-Net attends to: 768 for SD 1, 2048 for SDXL."""
@@ -64,12 +102,12 @@ class ModuleNames:
         return None
 
 
-def _weight_shapes(root: nn.Module) -> Iterator[tuple[str, Shape]]:
+def _hosts(root: nn.Module) -> Iterator[tuple[str, Host]]:
     # torch's own annotation of named_modules is incomplete.
     modules = cast("Iterable[tuple[str, nn.Module]]", root.named_modules())
     for name, module in modules:
         if isinstance(module, nn.Linear | nn.Conv2d):
-            yield name, tuple(module.weight.shape)
+            yield name, module
 
 
 def _spellings(part: str, names: tuple[str, ...]) -> dict[str, str]:
@@ -85,4 +123,5 @@ def _spellings(part: str, names: tuple[str, ...]) -> dict[str, str]:
             spelled |= {bare: name, prefix + bare: name}
         # a part of a language model is one of its modules, and PEFT begins with it
         spelled |= {f"{part}.{name}": name for name in names}
-    return spelled | {alias.replace(".", "_"): name for alias, name in spelled.items()}
+    spelled |= {alias.replace(".", "_"): name for alias, name in spelled.items()}
+    return spelled | numbered_names(part, names)

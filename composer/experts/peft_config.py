@@ -7,18 +7,28 @@ before each name, into the header's metadata.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 from composer.errors import ComposerError
 from composer.experts.header import Header
 from composer.experts.metadata import parse_table
+from composer.experts.patterns import compile_pattern, is_expression
 
 _DIFFUSERS_KEY = "lora_adapter_metadata"
 _MAX_BYTES = 2**20
+_TYPES = ("LORA", "LOHA", "LOKR", "IA3")
+_MAX_NAMES, _MAX_EXPRESSIONS = 2000, 50
+
+# How A and B begin. These leave the model as it is; others take a part of it away at first.
+_PLAIN_STARTS = ("true", "false", "gaussian", "eva", "orthogonal", "mica")
+STARTS = ("pissa", "olora")
+"""The beginnings that take a part away that its weight alone decides."""
+
+_Rules = list[tuple[Callable[[str], bool], object]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,47 +39,87 @@ class PeftConfig:
     fields: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        """Refuse what the factors alone cannot express."""
-        kind = self.fields.get("peft_type", "LORA")
-        if kind != "LORA":
+        """Refuse what the file's tensors and the model's weights cannot tell."""
+        kind = self.fields.get("peft_type") or "LORA"
+        if kind not in _TYPES:
             raise ComposerError(
                 f"{self.path}: its PEFT type is {str(kind)[:40]}, which Composer does not read. "
-                "Use a LORA adapter."
+                f"Use an adapter of type {', '.join(_TYPES)}, or merge it into its model with PEFT."
             )
-        if self.fields.get("use_dora"):
-            raise ComposerError(f"{self.path}: is a DoRA. Use the plain LoRA, if there is one.")
+        start = self.start
+        if start not in (*_PLAIN_STARTS, *STARTS):
+            raise ComposerError(
+                f"{self.path}: began as {start[:40]!r} (init_lora_weights), which took away a part "
+                "of the model that the file does not hold. Convert it to a plain LoRA: PEFT's "
+                "save_pretrained(..., path_initial_model_for_weight_conversion=...)."
+            )
 
-    def alpha(self, module: str, rank: int) -> float:
-        """Alpha of a module, by `alpha_pattern` or for all; scale is alpha / rank.
+    @property
+    def start(self) -> str:
+        """How A and B began: `init_lora_weights`, in small letters."""
+        given = self.fields.get("init_lora_weights")
+        return "true" if given is None else str(given).lower()
 
-        With `use_rslora` (Kalajdzievski 2023) scale is alpha / √rank.
+    def scale(self, module: str, rank: int | None) -> float:
+        """alpha / rank of a module, by `alpha_pattern` or for all; of no rank, by the config's own.
+
+        With `use_rslora` (Kalajdzievski 2023) it is alpha / √rank.
         """
-        alpha = self.fields.get("lora_alpha", rank)
-        for key, value in self._patterns().items():
-            if module == key or module.endswith(f".{key}"):
-                alpha = value
-                break
+        if rank is None:
+            rank = max(1, int(self._number("rank_pattern", module, self.fields.get("r", 1))))
+        alpha = self.fields.get("lora_alpha", self.fields.get("alpha", rank))
+        alpha = self._number("alpha_pattern", module, alpha)
+        return alpha / (math.sqrt(rank) if self.fields.get("use_rslora") else rank)
+
+    def _number(self, pattern: str, module: str, otherwise: object) -> float:
+        """Of the first expression in a pattern that means the module."""
+        rules = self._alphas if pattern == "alpha_pattern" else self._ranks
         try:
-            alpha = float(alpha)
+            given = next((value for means, value in rules if means(module)), otherwise)
+        except ValueError as error:
+            raise self._refused(pattern, f"for {module} {error}") from None
+        try:
+            number = float(cast("Any", given))
         except (TypeError, ValueError, OverflowError):
-            raise ComposerError(f"{self.path}: alpha {str(alpha)[:40]!r} is no number.") from None
-        return alpha * math.sqrt(rank) if self.fields.get("use_rslora") else alpha
+            number = math.nan
+        if not math.isfinite(number):
+            what = pattern.removesuffix("_pattern")
+            raise ComposerError(
+                f"{self.path}: {what} {str(given)[:40]!r} of {module} is no number. Write the "
+                "one it was trained with."
+            )
+        return number
 
-    def _patterns(self) -> dict[str, Any]:
-        """`alpha_pattern`: the end of a module's name → its alpha.
+    @cached_property
+    def _alphas(self) -> _Rules:
+        return self._rules("alpha_pattern")
 
-        PEFT lets a key be any regular expression. One from a stranger's file can keep a processor
-        busy for ever, so only plain names are read.
-        """
-        patterns = cast("dict[str, Any]", self.fields.get("alpha_pattern") or {})
-        plain = {key.removeprefix("^").replace("\\.", "."): patterns[key] for key in patterns}
-        for key in plain:
-            if not re.fullmatch(r"[\w.]+", key):
-                raise ComposerError(
-                    f"{self.path}: alpha_pattern {key[:60]!r} is an expression; write out the "
-                    "names of the modules instead."
-                )
-        return plain
+    @cached_property
+    def _ranks(self) -> _Rules:
+        return self._rules("rank_pattern")
+
+    def _rules(self, pattern: str) -> _Rules:
+        """Of `alpha_pattern` or `rank_pattern`: expressions for modules' names, their numbers."""
+        given: object = self.fields.get(pattern) or {}
+        if not isinstance(given, dict):
+            raise self._refused(pattern, "is no table")
+        table = cast("dict[str, object]", given)
+        if len(table) > _MAX_NAMES or sum(map(is_expression, table)) > _MAX_EXPRESSIONS:
+            raise self._refused(
+                pattern, f"has over {_MAX_NAMES} names or {_MAX_EXPRESSIONS} expressions"
+            )
+        found: _Rules = []
+        for key, value in table.items():
+            try:
+                found.append((compile_pattern(key), value))
+            except ValueError as error:
+                raise self._refused(pattern, f"{key[:60]!r} {error}") from None
+        return found
+
+    def _refused(self, pattern: str, reason: str) -> ComposerError:
+        return ComposerError(
+            f"{self.path}: {pattern} {reason}; write out the names of the modules instead."
+        )
 
 
 def beside(path: Path) -> PeftConfig:

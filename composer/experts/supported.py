@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from composer.errors import ComposerError
-from composer.experts.formats import find_unsupported, parse_key
+from composer.experts.formats import KINDS, find_embeddings, find_unsupported, parse_key
 from composer.experts.header import Header
 
 GATES = "composer.gates"
@@ -34,9 +34,16 @@ def check_supported(header: Header) -> None:
         raise ComposerError(
             f"{header.path}: holds {names} (tensor {key!r}), which Composer does not read. {remedy}"
         )
-    if not any(key and key.slot == "down" for key in map(parse_key, header.tensors)):
+    if not any(key and key.slot in KINDS for key in map(parse_key, header.tensors)):
+        embeddings = find_embeddings(header.tensors)
+        if embeddings:
+            raise ComposerError(
+                f"{header.path}: holds a textual inversion embedding ({next(iter(embeddings))!r}) "
+                "and no LoRA. Composer reads LoRAs; embeddings are another kind of file."
+            )
         some = ", ".join(map(repr, list(header.tensors)[:3])) or "none"
         raise ComposerError(
-            f"{header.path}: holds no LoRA in a naming that Composer knows (kohya, diffusers, "
-            f"PEFT, ComfyUI); its first tensors: {some}. Use a LoRA for Stable Diffusion."
+            f"{header.path}: holds no LoRA in a naming that Composer knows (kohya, LyCORIS, "
+            f"diffusers, PEFT, ComfyUI, lora_diffusion); its first tensors: {some}. Use a LoRA for "
+            "Stable Diffusion."
         )

@@ -71,6 +71,8 @@ def _kohya_tensors(sites: Mapping[str, LowRank]) -> Iterable[tuple[str, Tensor]]
         yield f"{name}.lora_down.weight", factors.down
         yield f"{name}.lora_up.weight", factors.up
         yield f"{name}.alpha", torch.tensor(factors.scale * factors.rank)
+        if (bias := factors.bias()) is not None:
+            yield f"{name}.diff_b", bias
 
 
 def _diffusers_tensors(sites: Mapping[str, LowRank]) -> Iterable[tuple[str, Tensor]]:
@@ -78,6 +80,8 @@ def _diffusers_tensors(sites: Mapping[str, LowRank]) -> Iterable[tuple[str, Tens
         name = ".".join(_file_name(site))
         yield f"{name}.lora_A.weight", factors.down
         yield f"{name}.lora_B.weight", factors.up.float() * factors.scale
+        if (bias := factors.bias()) is not None:
+            yield f"{name}.lora_B.bias", bias
 
 
 def _file_name(site: str) -> tuple[str, str]:

@@ -133,12 +133,21 @@ def _side_by_side(experts: Mapping[str, Expert], site: str, weights: Sequence[fl
     """The experts' ranks of one site, weighted."""
     downs: list[torch.Tensor] = []
     ups: list[torch.Tensor] = []
+    offsets: list[torch.Tensor | None] = []
     for expert, weight in zip(experts.values(), weights, strict=True):
         factors = expert.sites.get(site)
         if factors is not None:
             downs.append(factors.down.float())
             ups.append(factors.up.float() * (factors.scale * weight))
-    return LowRank(down=torch.cat(downs, dim=0), up=torch.cat(ups, dim=1), scale=1.0)
+            offsets.append(factors.offset)
+    offset = None
+    if any(each is not None for each in offsets):
+        filled = (
+            torch.zeros(down.shape[0]) if each is None else each
+            for each, down in zip(offsets, downs, strict=True)
+        )
+        offset = torch.cat(tuple(filled))
+    return LowRank(down=torch.cat(downs, dim=0), up=torch.cat(ups, dim=1), scale=1.0, offset=offset)
 
 
 def _lies(site: str, places: Sequence[str]) -> bool:

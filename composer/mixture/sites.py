@@ -1,8 +1,9 @@
 """Sites: the stand-ins for one Linear or Conv2d, with the low-rank factors of all experts there.
 
-    y = W x + B_cat ((g (x) 1_r) * (A_cat x))
+    y = W x + B_cat ((g (x) 1_r) * (A_cat x + o_cat))
 
-A_cat stacks the experts' down factors, B_cat their up factors, g (x) 1_r repeats each expert's gate
+A_cat stacks the experts' down factors, B_cat their up factors, o_cat their offsets (with which they
+change the bias; most have none), g (x) 1_r repeats each expert's gate
 weight over its ranks. So N experts cost two thin products, whatever their ranks; an expert that
 does not change this site has no rows here.
 """
@@ -21,7 +22,10 @@ from composer.mixture.routing import Routing
 
 
 class LowRankLike(Protocol):
-    """delta = scale * up @ down; down (rank, in[, kh, kw]), up (out, rank[, 1, 1])."""
+    """delta = scale * up @ down; down (rank, in[, kh, kw]), up (out, rank[, 1, 1]).
+
+    scale * up @ offset is added to the bias; offset (rank,).
+    """
 
     @property
     def down(self) -> Tensor: ...
@@ -32,6 +36,9 @@ class LowRankLike(Protocol):
     @property
     def scale(self) -> float: ...
 
+    @property
+    def offset(self) -> Tensor | None: ...
+
 
 class Site(nn.Module, ABC):
     """One module of the host model and what the experts add to it.
@@ -39,6 +46,7 @@ class Site(nn.Module, ABC):
     base: the original module, untouched. (Named so, as diffusers unwraps a child `base_layer`.)
     down: (ranks, in[, kh, kw]) and up: (out, ranks[, 1, 1]): the experts' factors one after the
         other in the host's dtype, each expert's scale multiplied into its down factor.
+    offset: (ranks,): what is added to the product with down; None where no expert changes the bias.
     owner: (ranks,): which expert each rank belongs to.
     ranks: the same, as (expert, rank) of each expert that changes this site.
     routing: the weight of each expert, shared by the sites of a unit.
@@ -47,6 +55,7 @@ class Site(nn.Module, ABC):
     base: nn.Linear | nn.Conv2d
     down: Tensor
     up: Tensor
+    offset: Tensor | None
     owner: Tensor
 
     def __init__(
@@ -63,6 +72,7 @@ class Site(nn.Module, ABC):
         outputs, inputs, *kernel = weight.shape
         downs: list[Tensor] = []
         ups: list[Tensor] = []
+        offsets: list[Tensor] = []
         ranks: list[tuple[int, int]] = []
         for expert, factor in enumerate(factors):
             if factor is None:
@@ -74,9 +84,13 @@ class Site(nn.Module, ABC):
             # In float32: a small scale would push float16 factors below the normal numbers.
             downs.append((down.float() * factor.scale).to(weight))
             ups.append(up.to(weight))
+            offset = torch.zeros(rank) if factor.offset is None else factor.offset.detach()
+            offsets.append((offset.float() * factor.scale).to(weight))
             ranks.append((expert, rank))
         self.register_buffer("down", torch.cat(downs, dim=0), persistent=False)
         self.register_buffer("up", torch.cat(ups, dim=1), persistent=False)
+        given = any(factor is not None and factor.offset is not None for factor in factors)
+        self.register_buffer("offset", torch.cat(offsets) if given else None, persistent=False)
         self.ranks = tuple(ranks)
         owner = torch.tensor([e for e, rank in ranks for _ in range(rank)], device=weight.device)
         self.register_buffer("owner", owner, persistent=False)
@@ -106,7 +120,7 @@ class Site(nn.Module, ABC):
 
     @abstractmethod
     def low(self, hidden: Tensor) -> Tensor:
-        """(g (x) 1_r) * (A_cat x), in the dtype of the product."""
+        """(g (x) 1_r) * (A_cat x + o_cat), in the dtype of the product."""
 
     @abstractmethod
     def up_of(self, low: Tensor) -> Tensor:
@@ -129,7 +143,7 @@ class ExpertLinear(Site):
     """
 
     def low(self, hidden: Tensor) -> Tensor:
-        low = functional.linear(hidden, self.down)  # (batch, ..., ranks)
+        low = functional.linear(hidden, self.down, self.offset)  # (batch, ..., ranks)
         gate = self.gate()
         tokens = low.shape[1:-1]
         if gate.ndim == 3 and (not tokens or gate.shape[1] != tokens.numel()):
@@ -163,7 +177,7 @@ class ExpertConv2d(Site):
     def low(self, hidden: Tensor) -> Tensor:
         # The base's own stride, padding (and its mode) and dilation.
         conv = cast(nn.Conv2d, self.base)
-        low = conv._conv_forward(hidden, self.down, None)  # pyright: ignore[reportPrivateUsage]
+        low = conv._conv_forward(hidden, self.down, self.offset)  # pyright: ignore[reportPrivateUsage]
         gate = self.gate()
         if gate.ndim == 3:
             gate = _as_map(gate, self.routing.grid, (low.shape[2], low.shape[3]))

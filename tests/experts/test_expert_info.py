@@ -28,7 +28,7 @@ def info(path: Path, tensors: dict[str, torch.Tensor] | None = None, **metadata:
 
 def test_a_file_that_says_nothing(path: Path) -> None:
     assert info(path) == LoraInfo(
-        title="my.hat", format="kohya", rank=2, base="a model with text width 32"
+        title="my.hat", format="kohya", kinds=("LoRA",), rank=2, base="a model with text width 32"
     )
 
 

@@ -141,18 +141,11 @@ def test_what_belongs_to_no_module_is_reported(path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "kind"),
     [
-        (f"{KOHYA}.hada_w1_a", "LoHa"),
-        (f"{KOHYA}.lokr_w1", "LoKr"),
-        (f"{KOHYA}.dora_scale", "DoRA"),
-        ("unet.mid_block.to_q.lora_magnitude_vector", "DoRA"),
-        (f"{KOHYA}.lora_mid.weight", "Tucker"),
-        (f"{KOHYA}.diff", "full weight differences"),
         (f"{KOHYA}.w_norm", "norms"),
-        (f"{KOHYA}.oft_blocks", "OFT"),
-        ("unet.mid_block.to_q.lora_B.bias", "biases"),
-        ("<s1>", "textual inversion"),
-        ("bundle_emb.hat.string_to_param.*", "textual inversion"),
-        ("unet:0:up", "lora_diffusion"),
+        (f"{KOHYA}.oft_diag", "old OFT"),
+        (f"{KOHYA}.lambda_layer", "T-LoRA"),
+        (f"{KOHYA}.bias_indices", "sparse remainder"),
+        ("base_model.model.mid_block.to_q.oft_R.weight", "OFT or BOFT of PEFT's"),
         ("transformer.single_blocks.0.attn.to_q.lora_A.weight", "transformer model"),
         ("lora_unet_double_blocks_0_img_attn_proj.lora_down.weight", "transformer model"),
         ("diffusion_model.layers.0.attention.qkv.lora_A.weight", "transformer model"),
@@ -164,6 +157,43 @@ def test_other_kinds_are_refused_by_name(path: Path, key: str, kind: str) -> Non
     with pytest.raises(ComposerError, match=kind) as error:
         read(path, kohya_pair() | {key: torch.ones(2, 2)})
     assert key in str(error.value)
+
+
+def test_embeddings_inside_a_lora_are_named(path: Path) -> None:
+    """They are another kind of file, put inside by lora_diffusion and others; the LoRA is read."""
+    inside = {"<s1>": torch.ones(32), "bundle_emb.hat.string_to_param.*": torch.ones(2, 32)}
+    expert = read(path, kohya_pair() | inside)
+    assert (expert.info.embeddings, expert.unmatched) == (("<s1>", "hat"), ())
+    with pytest.raises(ComposerError, match=r"textual inversion embedding \('<s1>'\) and no LoRA"):
+        read(path, inside)
+
+
+PREFIX = ATTENTION.removeprefix("unet.")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"unet.base_model.model.{PREFIX}.lora_A",
+        f"base_model.model.unet.{PREFIX}.lora_A",
+        f"{KOHYA}.lora_A",
+        f"{KOHYA}.lora_A.default",
+        f"unet.{PREFIX}.lora_down",
+        f"lycoris_{KOHYA[10:]}.lora_down",
+    ],
+)
+def test_prefixes_of_one_program_with_endings_of_another(path: Path, name: str) -> None:
+    path.with_name("adapter_config.json").write_text('{"lora_alpha": 6}')
+    other = name.replace("lora_A", "lora_B").replace("lora_down", "lora_up")
+    expert = read(path, {f"{name}.weight": torch.ones(2, 32), f"{other}.weight": torch.ones(32, 2)})
+    assert (set(expert.sites), expert.unmatched) == ({ATTENTION}, ())
+    assert expert.sites[ATTENTION].scale == (3 if "base_model" in name else 1)
+
+
+def test_a_share_of_the_file_is_at_work(path: Path) -> None:
+    stranger = renamed("attn2_to_k", "attn9_to_k")
+    expert = read(path, kohya_pair() | stranger | {"some.weight": torch.ones(2)})
+    assert (expert.modules, expert.share) == (2, 0.5)
 
 
 def test_no_lora_at_all(path: Path) -> None:
@@ -186,7 +216,7 @@ def test_nan_is_refused_with_the_tensor_named(path: Path, number: float, slot: s
     ("change", "message"),
     [
         ({"lora_up.weight": None}, "has no up factor"),
-        ({"lora_down.weight": None, "lora_up.weight": torch.ones(32, 2)}, "holds no LoRA"),
+        ({"lora_down.weight": None, "lora_up.weight": torch.ones(32, 2)}, "has no down factor"),
         ({"lora_up.weight": torch.ones(32, 3)}, "do not fit each other"),
         ({"lora_up.weight": torch.ones(32, 2, 3, 3)}, "no known shape"),
         ({"lora_down.weight": torch.ones(64)}, "no known shape"),
@@ -254,10 +284,15 @@ class TestPeftConfig:
         ("config", "message"),
         [
             ([], "does not lie beside it or cannot be read"),
-            ({"peft_type": "LOHA"}, "PEFT type is LOHA"),
-            ({"peft_type": "LORA", "use_dora": True}, "DoRA"),
-            ({"lora_alpha": "many"}, "'many' is no number"),
-            ({"lora_alpha": 8, "alpha_pattern": {"(a+)+$": 1}}, "is an expression"),
+            ({"peft_type": "VERA"}, "PEFT type is VERA"),
+            ({"lora_alpha": "many"}, r"'many' of down_blocks\.0.* is no number"),
+            ({"lora_alpha": 8, "alpha_pattern": {r"(a)\1": 1}}, "an escape that is not read"),
+            ({"lora_alpha": 8, "alpha_pattern": {"a" * 301 + "+": 1}}, "longer than 300"),
+            ({"lora_alpha": 8, "alpha_pattern": dict.fromkeys(map(str, range(2001)))}, "over 2000"),
+            ({"lora_alpha": 8, "alpha_pattern": {"attn2.to_k": "big"}}, "alpha 'big' of"),
+            ({"lora_alpha": 8, "alpha_pattern": [1]}, "is no table"),
+            ({"init_lora_weights": "corda"}, "began as 'corda'"),
+            ({"init_lora_weights": "loftq"}, "began as 'loftq'"),
         ],
     )
     def test_refused(self, path: Path, config: object, message: str) -> None:

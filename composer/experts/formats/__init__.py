@@ -6,13 +6,20 @@ them, as old trainers did for the two text encoders.
 
 from __future__ import annotations
 
-from composer.experts.formats import comfyui, diffusers, kohya, peft, processors
-from composer.experts.formats.key import Key, Slot
-from composer.experts.formats.unsupported import find_unsupported
+from composer.experts.formats import comfyui, diffusers, kohya, lora_diffusion, peft, processors
+from composer.experts.formats.key import DORA, KINDS, Key
+from composer.experts.formats.unsupported import find_embeddings, find_unsupported
 
-__all__ = ["FORMATS", "Key", "Slot", "find_unsupported", "parse_key"]
+__all__ = ["DORA", "FORMATS", "KINDS", "Key", "find_embeddings", "find_unsupported", "parse_key"]
 
-FORMATS = (kohya.parse, comfyui.parse, peft.parse, processors.parse, diffusers.parse)
+FORMATS = (
+    kohya.parse,
+    lora_diffusion.parse,
+    comfyui.parse,
+    peft.parse,
+    processors.parse,
+    diffusers.parse,
+)
 """Tried in this order; diffusers comes last, since its keys may have no prefix at all."""
 
 

@@ -8,25 +8,14 @@ from __future__ import annotations
 
 import re
 
-from composer.experts.formats.key import AB_SLOTS, LORA_AB, PART, SLOTS, Key
+from composer.experts.formats.key import PART, Key, split_ending
 
 _PART = re.compile(PART + r"(?P<rest>.+)")
-_OLD = re.compile(r"(?P<module>.+?)\.(?:lora|lora_linear_layer)\.(?P<slot>down|up)\.weight")
-_ALPHA = re.compile(r"(?P<module>.+?)(?:\.lora|\.lora_linear_layer)?\.alpha")
 
 
 def parse(key: str) -> Key | None:
     """Read one of diffusers' keys; None if it is not one."""
     outer = _PART.fullmatch(key)
-    if outer is None:
+    if outer is None or (split := split_ending(outer["rest"])) is None:
         return None
-    part, rest = outer["part"], outer["rest"]
-    if match := LORA_AB.fullmatch(rest):
-        return Key(
-            format="diffusers", part=part, module=match["module"], slot=AB_SLOTS[match["slot"]]
-        )
-    if match := _OLD.fullmatch(rest):
-        return Key(format="diffusers", part=part, module=match["module"], slot=SLOTS[match["slot"]])
-    if match := _ALPHA.fullmatch(rest):
-        return Key(format="diffusers", part=part, module=match["module"], slot="alpha")
-    return None
+    return Key(format="diffusers", part=outer["part"], module=split[0], slot=split[1])

@@ -1,21 +1,22 @@
-"""PEFT's own adapter files: `base_model.model....to_q.lora_A.weight` beside adapter_config.json."""
+"""PEFT's own adapter files: `base_model.model....to_q.lora_A.weight` beside adapter_config.json.
+
+SimpleTuner puts the part of the pipeline before all of it: `unet.base_model.model....`
+"""
 
 from __future__ import annotations
 
 import re
 
-from composer.experts.formats.key import AB_SLOTS, LORA_AB, PART, Key
+from composer.experts.formats.key import PART, Key, split_ending
 
-_PREFIX = "base_model.model."
-_PART = re.compile(PART + r"(?P<rest>.+)")
+_INNER = PART.replace("<part>", "<inner>")
+_KEY = re.compile(PART + r"base_model\.model\." + _INNER + r"(?P<rest>.+)")
 
 
 def parse(key: str) -> Key | None:
     """Read one of PEFT's keys; None if it is not one."""
-    outer = _PART.fullmatch(key.removeprefix(_PREFIX))
-    match = LORA_AB.fullmatch(outer["rest"]) if outer and key.startswith(_PREFIX) else None
-    if outer is None or match is None:
+    outer = _KEY.fullmatch(key)
+    if outer is None or (split := split_ending(outer["rest"])) is None:
         return None
-    return Key(
-        format="PEFT", part=outer["part"], module=match["module"], slot=AB_SLOTS[match["slot"]]
-    )
+    part = outer["part"] or outer["inner"]
+    return Key(format="PEFT", part=part, module=split[0], slot=split[1])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from composer.experts.formats.key import PART, SLOTS, Key
+from composer.experts.formats.key import PART, Key
 
 _KEY = re.compile(
     PART + r"(?P<attention>.+?)(?:\.processor)?\.(?P<projection>to_(?:q|k|v|out))_lora\."
@@ -31,5 +31,5 @@ def parse(key: str) -> Key | None:
         format="attention processors",
         part=match["part"],
         module=f"{match['attention']}.{projection}",
-        slot=SLOTS[match["slot"]],
+        slot=match["slot"],
     )

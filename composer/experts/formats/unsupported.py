@@ -9,26 +9,30 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-_CONVERT = "Convert it to kohya naming, or use another LoRA."
-
 _KINDS: tuple[tuple[str, str, str], ...] = (
     # what it is called, which keys show it, what to do
-    ("LoHa (LyCORIS)", r"\.hada_", "Extract a plain LoRA from it, or use another."),
-    ("LoKr (LyCORIS)", r"\.lokr_", "Extract a plain LoRA from it, or use another."),
-    ("GLoRA (LyCORIS)", r"\.[ab][12]\.weight$", "Extract a plain LoRA from it, or use another."),
-    ("(IA)³", r"\.on_input$|\.ia3_l$", "Use a LoRA instead."),
-    ("OFT or BOFT", r"\.oft_(blocks|diag|r\b)|\.boft_", "Use a LoRA instead."),
-    ("DoRA", r"\.dora_scale$|lora_magnitude_vector", "Use the plain LoRA of it, if there is one."),
-    ("LoCon with Tucker factors", r"\.lora_mid\.", "Train it again without `use_tucker`/`use_cp`."),
-    ("a LoRA with biases", r"\.lora_[AB](\.[^.]+)?\.bias$", "Train it again with `lora_bias` off."),
-    ("full weight differences (.diff)", r"\.diff(_b|_m)?$", "Extract a plain LoRA from it."),
-    ("trained norms", r"\.[wb]_norm$", "Train it again without norms."),
     (
-        "a textual inversion embedding",
-        r"^<.*>$|^bundle_emb\.|^emb_params$|^string_to_param|^clip_[lg]$",
-        "Composer reads LoRAs; embeddings are another kind of file.",
+        "OFT or BOFT of PEFT's",
+        r"\.(oft_[rR]|boft_[RsPm])(\.|$)",
+        "Merge it into its model with PEFT, or use an OFT of kohya's or LyCORIS'.",
     ),
-    ("lora_diffusion (cloneofsimo)", r"^(unet|text_encoder):\d+:(up|down)$", _CONVERT),
+    (
+        "an old OFT (LyCORIS before 2.0)",
+        r"\.oft_diag$",
+        "Load it with the LyCORIS of its time and save it as a LoRA.",
+    ),
+    (
+        "T-LoRA",
+        r"\.lambda_layer$|\.[pq]_layer\.weight$",
+        "It is the difference from a state that the file does not hold: merge it with its trainer "
+        "and extract a LoRA.",
+    ),
+    (
+        "a LoRA with a sparse remainder",
+        r"\.bias_(indices|values|size)$",
+        "Extract it again without `--sparse_bias`.",
+    ),
+    ("trained norms", r"\.[wb]_norm$", "Train it again without norms (`train_norm` off)."),
     (
         "a LoRA for a transformer model (Flux, SD 3 and the like)",
         r"^(transformer|lora_transformer)[._]|double_blocks|single_blocks|joint_blocks"
@@ -43,6 +47,8 @@ _KINDS: tuple[tuple[str, str, str], ...] = (
         "Put it among the models.",
     ),
 )
+_EMBEDDING = re.compile(r"<(?P<token>.*)>|bundle_emb\.(?P<bundled>[^.]+)(?:\..*)?", re.DOTALL)
+_LONE_EMBEDDING = re.compile(r"emb_params|string_to_param.*|clip_[lg]", re.DOTALL)
 _PATTERNS = tuple((name, re.compile(pattern), remedy) for name, pattern, remedy in _KINDS)
 
 
@@ -53,4 +59,19 @@ def find_unsupported(keys: Iterable[str]) -> dict[str, tuple[str, str]]:
         for name, pattern, remedy in _PATTERNS:
             if name not in found and pattern.search(key):
                 found[name] = (key, remedy)
+    return found
+
+
+def find_embeddings(keys: Iterable[str]) -> dict[str, str]:
+    """The textual inversion embeddings among the keys: key → the word that calls it.
+
+    lora_diffusion keeps them as `<word>`, others as `bundle_emb.<name>.…`; the keys of a file that
+    holds one embedding alone name none, and stand for themselves.
+    """
+    found: dict[str, str] = {}
+    for key in keys:
+        if match := _EMBEDDING.fullmatch(key):
+            found[key] = match["bundled"] or key
+        elif _LONE_EMBEDDING.fullmatch(key):
+            found[key] = key
     return found

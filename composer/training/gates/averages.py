@@ -105,9 +105,9 @@ class Nearest:
 def low_of(site: Site, hidden: Tensor) -> Tensor:
     """A x of all experts, whatever their gate gives: as the site's own `low` is shaped."""
     if isinstance(site, ExpertLinear):
-        return functional.linear(hidden, site.down)
+        return functional.linear(hidden, site.down, site.offset)
     conv = cast(nn.Conv2d, site.base)
-    return conv._conv_forward(hidden, site.down, None)  # pyright: ignore[reportPrivateUsage]
+    return conv._conv_forward(hidden, site.down, site.offset)  # pyright: ignore[reportPrivateUsage]
 
 
 def products(site: Site, low: Tensor, other: Tensor, count: int) -> Tensor:

@@ -299,10 +299,10 @@ def _gated(model: Model, experts: Sequence[Expert], file: GateFile) -> Mixture:
 def _as_written(sites: Mapping[str, LowRank], config: GateExport) -> dict[str, LowRank]:
     """With the numbers that the file will hold, so that its loss is measured."""
     return {
-        site: LowRank(
+        site: replace(
+            factors,
             down=factors.down.to(_DTYPES[config.file_type]).float(),
             up=factors.up.to(_DTYPES[config.file_type]).float(),
-            scale=factors.scale,
         )
         for site, factors in sites.items()
     }
