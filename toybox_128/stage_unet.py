@@ -92,7 +92,8 @@ def train_unet(
     ring: int = 12288,
     start: Path | None = None,
 ) -> UNet2DConditionModel:
-    """Train the U-Net; `start` is a folder of weights to begin with instead of with none.
+    """Train the U-Net; `start` is a folder of weights to begin with instead of with none, and
+    `batch` is that of all processes together.
 
     The loss is the squared error of v, weighted by min(1, 5 / (SNR + 1)): even over the noisy
     steps, where words become shapes, and as min-SNR-5 over the clean ones.
@@ -105,6 +106,7 @@ def train_unet(
     rng = stage.rng()
     moved(vae.requires_grad_(False), stage.device)
     moved(text_encoder.requires_grad_(False), stage.device)
+    batch //= world()[1]
     data = _Latents(vae, rng, ring // world()[1], stage.device)
     for _ in range(64):
         data.renew(32)

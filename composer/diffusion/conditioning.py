@@ -1,4 +1,5 @@
-"""Prompts into text vectors: chunks of the tokenizer's own length, as many as the prompt needs."""
+"""Prompts into text vectors, as A1111 does it: words weighted by their emphasis, in chunks of the
+tokenizer's own length, as many as the prompt needs."""
 
 from __future__ import annotations
 
@@ -9,8 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from composer.diffusion.emphasis import Emphasised, parse_emphasis
 from composer.diffusion.model import Model, TextEncoder
 from composer.errors import ComposerError
+
+COMMA_WITHIN = 20
+"""Tokens; words after a comma that near to the end of a full chunk go into the next one."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -98,34 +103,60 @@ def encode(model: Model, prompt: str, chunks: int, *, clip_skip: int = 1) -> Tex
     """Text of one row, of as many chunks: the last ones empty, where the prompt has fewer."""
     split, empty = split_into_chunks(model, prompt), split_into_chunks(model, "")
     padded = {part: rows + empty[part] * (chunks - len(rows)) for part, rows in split.items()}
-    ids = {part: torch.tensor(rows) for part, rows in padded.items()}
-    text = encode_ids(model, ids, clip_skip=clip_skip)
+    ids = {part: torch.tensor([row.ids for row in rows]) for part, rows in padded.items()}
+    weights = {part: torch.tensor([row.weights for row in rows]) for part, rows in padded.items()}
+    text = encode_ids(model, ids, weights, clip_skip=clip_skip)
     states = text.states.reshape(1, -1, text.states.shape[-1])
     # what A1111 and ComfyUI take of a prompt of several chunks
     pooled = None if text.pooled is None else text.pooled[:1]
     return Text(states=states, pooled=pooled)
 
 
-def encode_ids(model: Model, ids: dict[str, Tensor], *, clip_skip: int = 1) -> Text:
-    """Rows of token ids, (rows, tokens) for each text encoder, in the U-Net's dtype."""
+def encode_ids(
+    model: Model,
+    ids: dict[str, Tensor],
+    weights: dict[str, Tensor] | None = None,
+    *,
+    clip_skip: int = 1,
+) -> Text:
+    """Rows of token ids, (rows, tokens) for each text encoder, in the U-Net's dtype.
+
+    weights: the emphasis of each token; None is 1 for all. A row's vectors are multiplied by them,
+        and then by one number that gives the row the mean it had.
+    """
     states: list[Tensor] = []
     pooled: Tensor | None = None
     for part, encoder in model.encoders.items():
         output = encoder.network(ids[part].to(model.device), output_hidden_states=True)
-        states.append(_layer(model, encoder, output, clip_skip))
+        vectors = _layer(model, encoder, output, clip_skip)
+        if weights is not None and bool((weights[part] != 1).any()):
+            weighted = vectors * weights[part].to(vectors)[:, :, None]
+            means = (each.mean((1, 2), keepdim=True) for each in (vectors, weighted))
+            vectors = weighted * torch.div(*means)
+        states.append(vectors)
         if part == model.family.pooled:
             pooled = output.text_embeds.to(model.dtype)
     joined = torch.cat(states, dim=-1) if len(states) > 1 else states[0]
     return Text(states=joined.to(model.dtype), pooled=pooled)
 
 
-def split_into_chunks(model: Model, text: str) -> dict[str, list[list[int]]]:
-    """Token ids of ``text`` for each text encoder, by its part, equally many rows for all.
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """Token ids of one chunk, start, end and padding among them, and the emphasis of each."""
 
-    A row has ``model.token_limit`` tokens: start, up to limit - 2, end, padding. It ends between
-    words where it can. The empty text is one row.
+    ids: list[int]
+    weights: list[float]
+
+
+def split_into_chunks(model: Model, text: str) -> dict[str, list[Chunk]]:
+    """The chunks of ``text`` for each text encoder, by its part, equally many for all.
+
+    A chunk has ``model.token_limit`` tokens: start, up to limit - 2, end, padding. A new one begins
+    at BREAK, and where one is full: after its last comma, if that is among its last
+    ``COMMA_WITHIN`` tokens. The empty text is one chunk.
     """
-    return {part: _chunks(model, encoder, text) for part, encoder in model.encoders.items()}
+    stretches = parse_emphasis(text)
+    return {part: _chunks(model, encoder, stretches) for part, encoder in model.encoders.items()}
 
 
 def count_chunks(model: Model, text: str) -> int:
@@ -134,27 +165,50 @@ def count_chunks(model: Model, text: str) -> int:
 
 
 def first_chunks(model: Model, prompts: Sequence[str]) -> dict[str, Tensor]:
-    """Token ids of the first chunk of each prompt, (prompts, tokens) for each text encoder."""
-    split = [split_into_chunks(model, prompt) for prompt in prompts]
-    return {part: torch.tensor([rows[part][0] for rows in split]) for part in model.encoders}
+    """Token ids of the first chunk of each prompt, (prompts, tokens) for each text encoder; every
+    bracket is part of the text, as captions have them."""
+    found: dict[str, Tensor] = {}
+    for part, encoder in model.encoders.items():
+        split = [_chunks(model, encoder, [Emphasised(text=prompt)])[0] for prompt in prompts]
+        found[part] = torch.tensor([chunk.ids for chunk in split])
+    return found
 
 
-def _chunks(model: Model, encoder: TextEncoder, text: str) -> list[list[int]]:
-    tokenizer = encoder.tokenizer
-    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-    ends_word = [token.endswith("</w>") for token in tokenizer.convert_ids_to_tokens(ids)]
-    room = model.token_limit - 2
-    rows: list[list[int]] = []
-    start = 0
-    while start < len(ids) or not rows:
-        end = min(start + room, len(ids))
-        if end < len(ids):
-            whole = [i + 1 for i in range(start, end) if ends_word[i]]
-            end = whole[-1] if whole else end
-        row = [tokenizer.bos_token_id, *ids[start:end], tokenizer.eos_token_id]
-        rows.append(row + [tokenizer.pad_token_id] * (model.token_limit - len(row)))
-        start = end
-    return rows
+def _chunks(model: Model, encoder: TextEncoder, stretches: Iterable[Emphasised]) -> list[Chunk]:
+    tokenizer, room = encoder.tokenizer, model.token_limit - 2
+    comma: int = tokenizer.convert_tokens_to_ids(",</w>")
+    chunks: list[Chunk] = []
+    ids: list[int] = []
+    weights: list[float] = []
+    after_comma = 0  # where the words after the last comma begin; 0 without one
+
+    def finish(upto: int) -> None:
+        """The first so many tokens are a chunk; the others begin the next one."""
+        nonlocal after_comma
+        row = [tokenizer.bos_token_id, *ids[:upto], tokenizer.eos_token_id]
+        padding = model.token_limit - len(row)
+        row += [tokenizer.pad_token_id] * padding
+        chunks.append(Chunk(ids=row, weights=[1.0, *weights[:upto], 1.0, *[1.0] * padding]))
+        del ids[:upto], weights[:upto]
+        after_comma = 0
+
+    for stretch in stretches:
+        if stretch.new_chunk:
+            finish(len(ids))
+        tokens: list[int] = tokenizer(
+            stretch.text, add_special_tokens=False, verbose=False
+        ).input_ids
+        for token in tokens:
+            if len(ids) == room:
+                near = after_comma and room - after_comma < COMMA_WITHIN and token != comma
+                finish(after_comma if near else room)
+            ids.append(token)
+            weights.append(stretch.weight)
+            if token == comma:
+                after_comma = len(ids)
+    if ids or not chunks:
+        finish(len(ids))
+    return chunks
 
 
 def _layer(model: Model, encoder: TextEncoder, output: Any, clip_skip: int) -> Tensor:

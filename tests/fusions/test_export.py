@@ -11,7 +11,7 @@ import torch
 from tiny_loras import write_lora as write_tiny
 
 from composer.diffusion.load import load_model
-from composer.diffusion.model import Model, TextEncoder
+from composer.diffusion.model import Model
 from composer.errors import ComposerError
 from composer.experts import Expert, LoraInfo, LowRank, ModuleNames, read_expert, write_lora
 from composer.fusions.export import (
@@ -105,7 +105,11 @@ def pipeline_as_model(pipeline: Any, model: Model) -> Model:
     return dataclasses.replace(
         model,
         unet=pipeline.unet,
-        encoders={"text_encoder": TextEncoder(network=pipeline.text_encoder, tokenizer=None)},
+        encoders={
+            "text_encoder": dataclasses.replace(
+                model.encoders["text_encoder"], network=pipeline.text_encoder
+            )
+        },
     )
 
 

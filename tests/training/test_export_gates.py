@@ -16,7 +16,7 @@ from tiny_loras import write_lora
 
 from composer.diffusion.conditioning import encode_prompts
 from composer.diffusion.load import load_model
-from composer.diffusion.model import Model, TextEncoder
+from composer.diffusion.model import Model
 from composer.errors import ComposerError
 from composer.experts import Expert, ModuleNames, read_expert, read_header
 from composer.fusions.gate_file import GateFile, read_gates
@@ -139,7 +139,11 @@ def test_diffusers_gives_the_gated_picture(
     theirs = dataclasses.replace(
         model,
         unet=pipeline.unet,
-        encoders={"text_encoder": TextEncoder(network=pipeline.text_encoder, tokenizer=None)},
+        encoders={
+            "text_encoder": dataclasses.replace(
+                model.encoders["text_encoder"], network=pipeline.text_encoder
+            )
+        },
     )
     wanted = gated(model, experts, constant)
     torch.testing.assert_close(predict(theirs), wanted, rtol=1e-4, atol=1e-4)
