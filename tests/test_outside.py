@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from collections.abc import Callable
 import pytest
 from work import growth
 
+from composer.diffusion.other_programs import from_texts
 from composer.diffusion.parameters import from_parameters, read_pairs
 from composer.diffusion.prompt import parse_prompt
 from composer.experts.triggers import taken_back, with_words, without_words
@@ -76,6 +78,38 @@ def test_pairs_are_those_of_a1111s_own_expression() -> None:
         assert list(read_pairs(line)) == theirs.findall(line), line
 
 
+def test_json_lists_and_objects_are_values_of_pairs() -> None:
+    line = (
+        'Steps: 8, Hashes: {"lora:a, b": "1:2"}, Empty: [], Civitai resources: [{"a": "]"}], '
+        'Open: [1, "x", Seed: 5'
+    )
+    assert dict(read_pairs(line)) == {
+        "Steps": "8",
+        "Hashes": '{"lora:a, b": "1:2"}',
+        "Empty": "[]",
+        "Civitai resources": '[{"a": "]"}]',
+        "Open": "[1",
+        "Seed": "5",
+    }
+
+
+def comfy(text: str) -> object:
+    return from_texts({"prompt": text})
+
+
+def chain(n: int, **inputs: object) -> str:
+    """A ComfyUI graph with a node that samples and others that come each from the next."""
+    sampler = {"steps": 8, "sampler_name": "euler", "seed": ["n0", 0], "positive": ["n0", 0]}
+    sampler |= {"negative": ["n0", 1], "latent_image": ["n0", 0]}
+    nodes = {
+        f"n{i:03}": {"class_type": "X", "inputs": {**inputs, "a": [f"n{(i + 1) % n:03}", 0]}}
+        for i in range(n)
+    }
+    return json.dumps({"s": {"class_type": "KSampler", "inputs": sampler}, **nodes}).replace(
+        '"n0"', '"n000"'
+    )
+
+
 def with_trigger(prompt: str) -> object:
     trigger = "zibo fox, pink bow"
     return (
@@ -97,6 +131,25 @@ HOSTILE: dict[str, tuple[Callable[[str], object], Callable[[int], str]]] = {
         from_parameters,
         lambda n: f'x <lora:a:1>\n{SETTINGS}, Lora hashes: "{"a: 1, " * n}"',
     ),
+    "lists": (from_parameters, lambda n: f"{SETTINGS}, " + "ab: [], " * n),
+    "lists that never end": (from_parameters, lambda n: f"{SETTINGS}, " + "ab: [" * n),
+    "texts in lists that never end": (from_parameters, lambda n: f"{SETTINGS}, " + 'ab: ["' * n),
+    "escapes in lists": (from_parameters, lambda n: f'{SETTINGS}, ab: ["' + '\\"' * n),
+    "resources": (
+        from_parameters,
+        lambda n: f"{SETTINGS}, Civitai resources: [{'{}, ' * n}1]",
+    ),
+    "files": (
+        from_parameters,
+        lambda n: f'{SETTINGS}, Lora weights: "{", ".join(f"a{i:03}: 1" for i in range(n // 2))}"',
+    ),
+    "keys": (
+        from_parameters,
+        lambda n: ", ".join(f"k{i:03}: 1" for i in range(n)) + f", {SETTINGS}",
+    ),
+    "nodes": (comfy, chain),
+    "nodes with links": (comfy, lambda n: chain(n, seed=["s", 0], text=["s", 0])),
+    "nodes with LoRAs": (comfy, lambda n: chain(n // 2, lora_name="a", strength_model=1)),
     "lines": (from_parameters, lambda n: "a\n" * n + SETTINGS),
     "tags": (parse_prompt, lambda n: "".join(f"<lora:{i:03}:1>" for i in range(n // 2))),
     "tags that open": (parse_prompt, lambda n: "<lora:" * n),

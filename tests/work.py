@@ -103,9 +103,9 @@ class _Pattern:
         self._from(text, 0, lambda place: place == len(text))
         return self._pattern.fullmatch(text)
 
-    def search(self, text: str) -> re.Match[str] | None:
-        found = self._pattern.search(text)
-        self._between(text, 0, found.start() if found else len(text))
+    def search(self, text: str, place: int = 0) -> re.Match[str] | None:
+        found = self._pattern.search(text, place)
+        self._between(text, place, found.start() if found else len(text))
         return found
 
     def finditer(self, text: str) -> Any:

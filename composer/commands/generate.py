@@ -63,7 +63,9 @@ def generate(
     ),
     adapter: Path | None = typer.Option(None, help="A MixLoRA or LoRA for the language model."),
     again: Path | None = typer.Option(
-        None, help="A picture (PNG) to make again; what else is given changes it."
+        None,
+        help="A picture to make again, also one of another program (PNG, JPEG or WebP); what else "
+        "is given changes it.",
     ),
     output: Path = typer.Option(Path("outputs"), help="The folder of pictures."),
     model: str = typer.Option(

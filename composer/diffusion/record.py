@@ -21,7 +21,8 @@ FORMAT = 1
 class LoraRecord:
     """A LoRA as it was used. ``sha256`` is the file's, ``tensor_hash`` that of its tensors alone.
 
-    A hash read from another program's picture is only its first digits; an unknown one is empty.
+    What another program's picture says of a hash is only its first digits, and may be of either:
+    it is in ``tensor_hash``. An unknown one is empty.
     """
 
     name: str

@@ -177,7 +177,8 @@ def build_scheduler(
     if schedule in _BY_SIGMA and chosen.scheduler == "EulerAncestralDiscreteScheduler":
         # The one class here that spreads no sigmas; Euler's are its own otherwise.
         spread = diffusers.EulerDiscreteScheduler.from_config(config, **settings)
-        scheduler.set_timesteps = functools.partial(_set_as, scheduler, spread)
+        own = scheduler.set_timesteps
+        scheduler.set_timesteps = functools.partial(_set_as, scheduler, own, spread)
     return scheduler
 
 
@@ -190,10 +191,9 @@ def _as_loaded(model_config: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _set_as(scheduler: Any, other: Any, steps: int, device: Any = None) -> None:
-    """Lay out the steps of one scheduler as another does."""
-    own: Any = type(scheduler)
-    own.set_timesteps(scheduler, steps, device=device)
+def _set_as(scheduler: Any, own: Any, other: Any, steps: int, device: Any = None) -> None:
+    """Lay out the steps of one scheduler, after its own way, as another does."""
+    own(steps, device=device)
     other.set_timesteps(steps, device=device)
     scheduler.sigmas, scheduler.timesteps = other.sigmas, other.timesteps
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from composer.experts.hashes import tensor_hash_of
+from composer.experts.hashes import file_hash_of, tensor_hash_of
 from composer.experts.header import read_header
 from composer.experts.info import LoraInfo
 from composer.experts.library import GATES_FOLDER, MIXLORA_FOLDER, Entry, Kind
@@ -34,6 +34,7 @@ LORAS = Kind(
     read=read_card,
     # What the metadata claims is not asked: trainers have written the same for all files.
     hash=tensor_hash_of,
+    other_hash=file_hash_of,
     unknown="LoRA {name}: there is no such LoRA.",
     remedy="Put its .safetensors file into one of the LoRA folders ({folders}).",
     blank=lambda path: LoraInfo(title=expert_name(path)),

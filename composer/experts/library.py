@@ -35,7 +35,7 @@ class Kind(Generic[Info]):
         folder itself and all folders in it but those of `skipped`, which must be there.
     suffixes: of the files' names.
     read: what a file says of itself, without reading all of it; ComposerError if it cannot be used.
-    hash: of one file, read whole.
+    hash: of one file, read whole. other_hash: another that programs know such files by.
     unknown: what to say of a `{name}` that no file has; remedy: what to do then, in `{folders}`.
     blank: what stands for what a file says that cannot be used.
     beside: adds what lies beside a file, and may change while the file does not.
@@ -45,6 +45,7 @@ class Kind(Generic[Info]):
     suffixes: tuple[str, ...]
     read: Callable[[Path], Info]
     hash: Callable[[Path], str]
+    other_hash: Callable[[Path], str] | None = None
     unknown: str
     remedy: str
     place: str = ""
@@ -88,6 +89,7 @@ class _Known(Generic[Info]):
     facts: Info | None
     error: str | None
     hash: str | None = None
+    other_hash: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +221,24 @@ class Library(Generic[Info]):
         except OSError:
             return ""
         return known.hash
+
+    def is_known_by(self, entry: Entry[Info], digits: str) -> bool:
+        """Whether one of the file's hashes begins so; the other one is read only where the first
+        does not."""
+        if self.hash(entry).startswith(digits):
+            return True
+        try:
+            known = self._read(entry.path)
+            if known.other_hash is None and self.kind.other_hash is not None:
+                known.other_hash = self.kind.other_hash(entry.path)
+        except OSError:
+            return False
+        return (known.other_hash or "").startswith(digits)
+
+    def known_by(self, digits: str) -> tuple[Entry[Info], ...]:
+        """The usable files of the last scan of which either hash begins so; all may be read."""
+        usable = (entry for entry in self.seen if digits and entry.error is None)
+        return tuple(entry for entry in usable if self.is_known_by(entry, digits))
 
     def with_hash(self, digits: str, *, wait: bool = True) -> tuple[Entry[Info], ...]:
         """The usable files of the last scan whose hash begins so, however called.

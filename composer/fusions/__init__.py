@@ -3,10 +3,12 @@
 from composer.fusions.learned import Gates
 from composer.fusions.recipe import Offer, Plan, Recipe, Weight
 from composer.fusions.registry import PLAIN, RECIPES, read_recipe, recorded_recipe
-from composer.fusions.rows import LoraRow, Pin, read_pins
+from composer.fusions.rows import BLOCK_PRESETS, BLOCKS, LoraRow, Pin, read_pins, with_blocks
 from composer.fusions.sums import MixLora, Normalised, Regions, Sum
 
 __all__ = [
+    "BLOCKS",
+    "BLOCK_PRESETS",
     "PLAIN",
     "RECIPES",
     "Gates",
@@ -23,4 +25,5 @@ __all__ = [
     "read_pins",
     "read_recipe",
     "recorded_recipe",
+    "with_blocks",
 ]

@@ -137,6 +137,7 @@ class Recipe:
     missing: how messages name it, and what is done without it.
     none: what to say where no such file fits the LoRAs; page: where one is made.
     gated: gates decide, all of whose LoRAs are attached, with units of their own.
+    by_blocks: each LoRA's weight may be another in each block of the U-Net.
     numbers: those of a page's row that count: the weights of a sum, or the strength under gates.
     """
 
@@ -151,6 +152,7 @@ class Recipe:
     none: ClassVar[str] = ""
     page: ClassVar[str] = ""
     gated: ClassVar[bool] = False
+    by_blocks: ClassVar[bool] = False
     numbers: ClassVar[tuple[str, ...]] = ("weight", "text_encoder")
 
     file: str = ""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -25,6 +25,29 @@ ALWAYS: Span = (0.0, 1.0)
 MAX_WEIGHT = 10.0
 MAX_PINS = 256
 MAX_LENGTH = 2000  # of one pin's line
+BLOCKS = (
+    "text_encoder",
+    *(f"down_blocks.{block}.[ar]*.{place}" for block in (0, 1, 2) for place in (0, 1)),
+    "mid_block.*",
+    *(f"up_blocks.{block}.[ar]*.{place}" for block in (1, 2, 3) for place in (0, 1, 2)),
+)
+"""What the 17 block weights (LBW) of a LoRA for SD 1.x and 2.x are for, BASE, IN01 to OUT11: the
+text encoder, and units of the U-Net, attentions and resnets, as pins name them."""
+BLOCK_PRESETS: Mapping[str, tuple[float, ...]] = {
+    name: tuple(map(float, digits))
+    for name, digits in {
+        "NONE": "0" * 17,
+        "ALL": "1" * 17,
+        "INS": "11110000000000000",
+        "IND": "10001110000000000",
+        "INALL": "11111110000000000",
+        "MIDD": "10001111111100000",
+        "OUTD": "10000000111100000",
+        "OUTS": "10000000000011111",
+        "OUTALL": "10000000111111111",
+    }.items()
+} | {"ALL0.5": (0.5,) * 17}
+"""The names that the block weight extension ships for some of them."""
 PARTS: tuple[Part, ...] = ("steps", "depth")
 
 
@@ -158,6 +181,27 @@ def read_pins(text: str) -> tuple[Pin, ...]:
     if len(lines) > MAX_PINS:
         raise ComposerError(f"There are {len(lines)} pins; {MAX_PINS} are the most.")
     return tuple(map(Pin.read, lines))
+
+
+def with_blocks(
+    rows: Sequence[LoraRow], blocks: Mapping[str, Sequence[float]]
+) -> tuple[tuple[LoraRow, ...], tuple[Pin, ...]]:
+    """The rows and pins of a weighted sum with block weights for some of its LoRAs.
+
+    blocks: by a row's name, how many times its weight holds in each of `BLOCKS`.
+    """
+    if not any(blocks.values()):
+        return tuple(rows), ()
+    by_row = {row.name: blocks.get(row.name) or BLOCK_PRESETS["ALL"] for row in rows}
+    words = [
+        replace(row, text_encoder=row.weights["text_encoder"] * by_row[row.name][0]) for row in rows
+    ]
+    pins = tuple(
+        Pin(units, {row.name: row.weight * by_row[row.name][place] for row in rows if row.on})
+        for place, units in enumerate(BLOCKS)
+        if place
+    )
+    return tuple(words), pins
 
 
 def spans_to_record(rows: Mapping[str, LoraRow], pins: Iterable[Pin]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ class Sum(Recipe):
     title = "Weighted sum"
     description = "Each LoRA is added with its own weight, exactly as other programs do it."
     brief = "each in full, added up"
+    by_blocks = True
 
     @classmethod
     def evenly(cls, count: int) -> tuple[str, str] | None:
@@ -98,6 +99,7 @@ class Normalised(Sum):
         "gets weaker as more join."
     )
     brief = "weights that share 1 evenly"
+    by_blocks = False
 
     @classmethod
     def evenly(cls, count: int) -> tuple[str, str] | None:
@@ -131,6 +133,7 @@ class Regions(Sum):
         "everywhere. Needs no training; a picture takes longer."
     )
     brief = "each where its words act"
+    by_blocks = False
 
     @classmethod
     def evenly(cls, count: int) -> tuple[str, str] | None:

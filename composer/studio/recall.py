@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
+from composer.diffusion.prompt import parse_prompt
 from composer.diffusion.record import LoraRecord, PictureRecord
 from composer.errors import ComposerError
 from composer.experts.hashes import LEAST_DIGITS, SHORT
@@ -15,6 +16,7 @@ from composer.fusions.rows import recorded_pins, recorded_spans
 from composer.studio.requests import ComposeRequest, row_of
 
 if TYPE_CHECKING:
+    from composer.experts.card import Card
     from composer.fusions.libraries import Libraries
 
 
@@ -34,13 +36,25 @@ def recall(record: PictureRecord, libraries: Libraries) -> Recalled:
     for lora in record.loras:
         name = names[lora.name]
         row = replace(row_of(lora), name=name, **cast(Any, spans.get(lora.name, {})))
-        rows.setdefault(name, row)
+        rows[name] = _added(rows[name], row) if name in rows else row
     before = recorded_recipe(record.fusion)
     recipe = recipe_now(record.fusion, libraries, notes)
     pins = () if before is None else before.pins_for(recipe, recorded_pins(record.fusion))
     chosen, pins = recipe.recalled(record.fusion, tuple(rows.values()), pins, names, libraries)
-    asked = ComposeRequest(request=record.request, rows=chosen, recipe=recipe, pins=pins)
+    request = record.request
+    negative = parse_prompt(request.negative_prompt, notes)
+    if negative.loras:
+        tags = ", ".join(map(str, negative.loras))
+        notes.append(f"LoRAs act on the whole picture: {tags} in the negative prompt is left out.")
+    request = replace(request, negative_prompt=negative.text)
+    asked = ComposeRequest(request=request, rows=chosen, recipe=recipe, pins=pins)
     return Recalled(asked=asked, notes=(*record.notes, *notes))
+
+
+def _added(one: LoraRow, other: LoraRow) -> LoraRow:
+    """Two rows of one file, which another program loaded by two names."""
+    sums = {part: weight + other.weights[part] for part, weight in one.weights.items()}
+    return replace(one, weight=sums["unet"], text_encoder=sums["text_encoder"])
 
 
 def _find_loras(
@@ -52,12 +66,12 @@ def _find_loras(
     problems: dict[str, str] = {}
     for lora in loras:
         try:
-            card = libraries.lora(lora.name)
+            card = _named(lora.name, libraries)
         except ComposerError as error:
             problems[lora.name] = str(error)
             continue
         names[lora.name] = card.name
-        if lora.tensor_hash and not library.hash(card).startswith(lora.tensor_hash):
+        if lora.tensor_hash and not library.is_known_by(card, lora.tensor_hash):
             problems[lora.name] = (
                 f"The file of the LoRA {card.name!r} has changed since, so the picture will differ."
             )
@@ -65,7 +79,7 @@ def _find_loras(
     for lora in loras:
         if lora.name not in problems or len(lora.tensor_hash) < LEAST_DIGITS:
             continue
-        same = [card for card in library.with_hash(lora.tensor_hash) if card.name not in taken]
+        same = [card for card in library.known_by(lora.tensor_hash) if card.name not in taken]
         if same:
             names[lora.name] = same[0].name
             taken.add(same[0].name)
@@ -76,3 +90,17 @@ def _find_loras(
                 "that into a LoRA folder."
             )
     return names, list(problems.values())
+
+
+def _named(name: str, libraries: Libraries) -> Card:
+    """The card of that name; its folder may have another name here than in another program.
+
+    Raises:
+        ComposerError: there is none.
+    """
+    try:
+        return libraries.lora(name)
+    except ComposerError:
+        if "/" not in name:
+            raise
+        return libraries.lora(name.rpartition("/")[2])

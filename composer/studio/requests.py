@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from composer.diffusion.prompt import MAX_LORAS, LoraTag, parse_prompt
 from composer.diffusion.record import LoraRecord
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
-from composer.fusions import LoraRow, Pin, Recipe, Sum
+from composer.fusions import LoraRow, Pin, Recipe, Sum, with_blocks
 from composer.fusions.recipe import NONE
 
 
@@ -25,7 +26,7 @@ class ComposeRequest:
     """Pictures with several LoRAs: the rows, how they are fused, and how to sample.
 
     The prompt may hold tags, `<lora:name:weight>`: a tag rules over the row of the same name, and
-    adds a row where there is none.
+    adds a row where there is none. Its block weights become pins of the U-Net's blocks.
 
     recipe: how the LoRAs are fused.
     gate_map: whether the weights that gates give are kept beside each picture.
@@ -73,8 +74,18 @@ class ComposeRequest:
         full_name: what the library calls a LoRA that was named more shortly; it refuses a name
             that it does not know. Rows that are off are not looked up, unless gates are asked to
             leave them out, or pins may make them active.
+
+        Raises:
+            ComposerError: a tag is malformed, stands in the negative prompt, or asks for what the
+                recipe cannot do.
         """
         parsed = parse_prompt(self.request.prompt)
+        if strange := parse_prompt(self.request.negative_prompt).loras:
+            raise ComposerError(
+                f"The negative prompt holds the tag {str(strange[0])!r}: a LoRA acts on the whole "
+                "picture, so tags count in the prompt alone. Move it there, with a weight below 0 "
+                "to keep out what it teaches, or take it out."
+            )
         named = [
             replace(row, name=full_name(row.name))
             if row.active or self.recipe.gated or self.pins
@@ -82,14 +93,33 @@ class ComposeRequest:
             for row in self.rows
         ]
         limited = {row.name: {"steps": row.steps, "depth": row.depth} for row in named}
-        tagged: list[LoraRow] = []
+        tags: dict[str, LoraTag] = {}
         for tag in parsed.loras:
             name = full_name(tag.name)
-            tagged.append(replace(row_of(tag), name=name, **limited.get(name, {})))
+            tags[name] = tags[name].plus(tag) if name in tags else tag
+        tagged = [
+            replace(row_of(tag), name=name, **(limited.get(name, {}) | self._own_span(tag)))
+            for name, tag in tags.items()
+        ]
         names = {name: full_name(name) for pin in self.pins for name in pin.weights}
-        return replace(
+        merged = replace(
             self,
             request=replace(self.request, prompt=parsed.text),
             rows=tuple(named),
             pins=tuple(pin.renamed(names) for pin in self.pins),
         ).with_rows(tagged)
+        blocks = {name: tag.blocks for name, tag in tags.items() if tag.blocks}
+        if blocks and not self.recipe.by_blocks:
+            raise ComposerError(
+                f"The tag {str(tags[next(iter(blocks))])!r} has block weights, which hold in a "
+                f"weighted sum and not in {self.recipe.title!r}. Choose the weighted sum, or take "
+                "lbw= out."
+            )
+        rows, pins = with_blocks(merged.rows, blocks)
+        return replace(merged, rows=rows, pins=(*pins, *merged.pins))
+
+    def _own_span(self, tag: LoraTag) -> dict[str, Any]:
+        """The steps of a tag that says them."""
+        if tag.start is None and tag.stop is None:
+            return {}
+        return {"steps": tag.span(self.request.steps)}

@@ -223,7 +223,7 @@ def _result() -> dict[str, Any]:
         strip = component("strip", {"pictures": [], "selected": None}, elem_id="strip")
         restore = gr.File(
             label="Drop a picture here to get its settings back",
-            file_types=[".png"],
+            file_types=[".png", ".jpg", ".jpeg", ".webp"],
             type="filepath",
             height=84,
             elem_id="restore",

@@ -12,7 +12,7 @@ from tiny_loras import write_lora
 from composer.diffusion.record import LoraRecord, PictureRecord
 from composer.diffusion.request import Request
 from composer.experts import LORAS, Library
-from composer.experts.hashes import tensor_hash, tensor_hash_of
+from composer.experts.hashes import file_hash_of, tensor_hash, tensor_hash_of
 from composer.fusions import Normalised, Sum
 from composer.fusions.libraries import Libraries
 from composer.studio import History, Recalled, Studio
@@ -72,6 +72,35 @@ def test_a_renamed_lora_is_found_by_its_hash(
     rows, notes = recalled(replace(record, loras=tuple(short)), folder)
     assert rows == {"fox v2": 0.8, "neon": 0.5}
     assert notes == "The LoRA 'zibo' is called 'fox v2' now."
+
+
+@pytest.mark.parametrize("digits", [10, 64])
+def test_the_files_own_hash_is_accepted_too(
+    folder: Path, record: PictureRecord, digits: int
+) -> None:
+    """AutoV2, which Civitai and Fooocus write where A1111 writes the tensors' hash."""
+    lora = replace(record.loras[0], tensor_hash=file_hash_of(folder / "zibo.safetensors")[:digits])
+    one = replace(record, loras=(lora,))
+    assert recalled(one, folder) == ({"zibo": 0.8}, "")
+    (folder / "zibo.safetensors").rename(folder / "fox v2.safetensors")
+    assert recalled(one, folder) == ({"fox v2": 0.8}, "The LoRA 'zibo' is called 'fox v2' now.")
+
+
+def test_a_folder_of_another_program_is_not_asked_for(folder: Path, record: PictureRecord) -> None:
+    lora = LoraRecord(name="styles/neon", unet=0.5, text_encoder=0.5)
+    assert recalled(replace(record, loras=(lora,)), folder) == ({"neon": 0.5}, "")
+    twice = (lora, LoraRecord(name="neon", unet=0.25, text_encoder=1))
+    (row,) = look_up(replace(record, loras=twice), folder).asked.rows
+    assert row.weights == {"unet": 0.75, "text_encoder": 1.5}
+
+
+def test_tags_in_a_negative_prompt_are_said_and_left_out(
+    folder: Path, record: PictureRecord
+) -> None:
+    asked = replace(record.request, negative_prompt="blurry <lora:neon:1>")
+    found = look_up(replace(record, request=asked), folder)
+    assert found.asked.request.negative_prompt == "blurry"
+    assert "<lora:neon:1> in the negative prompt is left out" in " ".join(found.notes)
 
 
 def test_edited_metadata_is_no_change(folder: Path, record: PictureRecord) -> None:

@@ -1,0 +1,64 @@
+"""LoRA tags of a prompt become rows and pins."""
+
+from __future__ import annotations
+
+import pytest
+
+from composer.diffusion.request import Request
+from composer.errors import ComposerError
+from composer.fusions import BLOCKS, LoraRow, Normalised, Pin, Recipe, Sum
+from composer.fusions.export import LBW_SD1
+from composer.studio import ComposeRequest
+
+
+def merged(
+    prompt: str, *rows: LoraRow, recipe: Recipe | None = None, negative: str = ""
+) -> ComposeRequest:
+    request = Request(prompt=prompt, negative_prompt=negative, steps=20)
+    asked = ComposeRequest(request=request, rows=rows, recipe=recipe or Sum())
+    return asked.merged(lambda name: name.lower())
+
+
+def test_a_lora_named_twice_counts_once_with_the_sum_of_its_weights() -> None:
+    assert merged("a fox <lora:neon:0.5> <lyco:Neon:1:0.25>").rows == (
+        LoraRow(name="neon", weight=0.75, text_encoder=1.5),
+    )
+    with pytest.raises(ComposerError, match="twice with other limits"):
+        merged("<lora:neon:0.5> <lora:Neon:0.5:stop=5>")
+
+
+def test_steps_of_a_tag_rule_over_those_of_its_row() -> None:
+    row = LoraRow(name="neon", steps=(0.5, 1.0), depth=(0.0, 0.5))
+    (plain,) = merged("<lora:neon:0.8>", row).rows
+    assert (plain.weight, plain.steps, plain.depth) == (0.8, (0.5, 1.0), (0.0, 0.5))
+    (limited,) = merged("<lora:neon:0.8:start=5:stop=10>", row).rows
+    assert (limited.steps, limited.depth) == ((0.25, 0.5), (0.0, 0.5))
+    with pytest.raises(ComposerError, match=r"active from 1.5 to 1 of the steps"):
+        merged("<lora:neon:0.8:start=30>")
+
+
+def test_block_weights_become_pins_beside_the_other_loras() -> None:
+    tag = "<lora:neon:0.5:1:lbw=0.5,1,0,0,0,0,0,2,0,0,0,0,0,0,0,0,0>"
+    asked = merged(f"a fox {tag}", LoraRow(name="zibo", weight=0.7), LoraRow(name="off", on=False))
+    rows = {row.name: row.weights for row in asked.rows}
+    assert rows["neon"] == {"unet": 1, "text_encoder": 0.25} and rows["zibo"]["text_encoder"] == 0.7
+    assert len(asked.pins) == 16
+    assert asked.pins[0] == Pin(BLOCKS[1], {"zibo": 0.7, "neon": 1.0})
+    assert asked.pins[6] == Pin("mid_block.*", {"zibo": 0.7, "neon": 2.0})
+    with pytest.raises(ComposerError, match=r"'<lora:neon:0.5:1:lbw=.*Normalised sum"):
+        merged(tag, recipe=Normalised())
+
+
+def test_blocks_are_those_of_the_export() -> None:
+    for units, places in zip(BLOCKS[1:], LBW_SD1[1:], strict=True):
+        pin = Pin(units, {"a": 1})
+        everywhere = [f"{place}.0" if place.endswith("mid_block") else place for place in places]
+        assert all(map(pin.means, everywhere))
+        others = [place for other in LBW_SD1[1:] if other != places for place in other]
+        assert not any(map(pin.means, [*others, "unet.down_blocks.0.downsamplers.0"]))
+
+
+def test_a_tag_in_the_negative_prompt_is_told() -> None:
+    with pytest.raises(ComposerError, match=r"negative prompt holds the tag '<lora:neon:1>'"):
+        merged("a fox", negative="<lora:neon:1> blurry")
+    assert merged("a fox", negative="blurry").request.negative_prompt == "blurry"
