@@ -39,6 +39,7 @@ class Family:
     pooled: the part whose projected end of text joins the timestep, with the picture's sizes
         (arXiv 2307.01952, section 2.2); empty where there is none.
     kohya, modelspec: the family in the metadata of sd-scripts and of modelspec.
+    attention: the stages of the U-Net that have attention, on the way down and up again.
     pipeline: diffusers' class.
     config: the configs of its published model, in `composer/diffusion/configs`; empty for a family
         that is not one of FAMILIES.
@@ -51,6 +52,7 @@ class Family:
     pooled: str = ""
     kohya: str = ""
     modelspec: str = ""
+    attention: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     pipeline: str = "StableDiffusionPipeline"
     config: str = ""
 
@@ -58,6 +60,23 @@ class Family:
     def parts(self) -> tuple[str, ...]:
         """All parts that LoRAs change."""
         return ("unet", *(encoder.part for encoder in self.encoders))
+
+    @property
+    def blocks(self) -> tuple[tuple[str, ...], ...]:
+        """What each number of a string of block weights (LBW) stands for, as beginnings of the
+        names of sites: first the text encoders, then the blocks that have attention, in order."""
+        down, up = self.attention
+        return (
+            self.parts[1:],
+            *(_block("down", stage, place) for stage in down for place in (0, 1)),
+            ("unet.mid_block",),
+            *(_block("up", stage, place) for stage in up for place in (0, 1, 2)),
+        )
+
+
+def _block(side: str, stage: int, place: int) -> tuple[str, ...]:
+    begun = f"unet.{side}_blocks.{stage}"
+    return f"{begun}.attentions.{place}", f"{begun}.resnets.{place}"
 
 
 _ONE = Encoder(part="text_encoder", tokenizer="tokenizer", kohya="lora_te_", comfyui="clip_l")
@@ -67,6 +86,7 @@ STABLE_DIFFUSION_1 = Family(
     encoders=(_ONE,),
     kohya="sd_v1",
     modelspec="stable-diffusion-v1",
+    attention=((0, 1, 2), (1, 2, 3)),
     config="sd1",
 )
 STABLE_DIFFUSION_2 = Family(
@@ -75,6 +95,7 @@ STABLE_DIFFUSION_2 = Family(
     encoders=(replace(_ONE, comfyui="clip_h", pads="!"),),
     kohya="sd_v2",
     modelspec="stable-diffusion-v2",
+    attention=STABLE_DIFFUSION_1.attention,
     config="sd2",
 )
 SDXL = Family(
@@ -94,6 +115,7 @@ SDXL = Family(
     pooled="text_encoder_2",
     kohya="sdxl_base_v1-0",
     modelspec="stable-diffusion-xl-v1-base",
+    attention=((1, 2), (0, 1)),
     pipeline="StableDiffusionXLPipeline",
     config="sdxl",
 )
@@ -117,6 +139,12 @@ def find_family(text_width: int, parts: Iterable[str] = ()) -> Family:
         modelspec="",
         config="",
     )
+
+
+def blocks_of(count: int) -> tuple[tuple[str, ...], ...]:
+    """What so many numbers of a string of block weights stand for; nothing where no family has as
+    many."""
+    return next((family.blocks for family in FAMILIES if len(family.blocks) == count), ())
 
 
 def named(attribute: str) -> dict[str, str]:

@@ -97,8 +97,8 @@ def _print(exported: Exported, *, lbw: bool) -> None:
     if lbw and exported.unplaced:
         typer.secho(
             f"{len(exported.unplaced)} of the places that these LoRAs change, such as "
-            f"{exported.unplaced[0]}, have none among the 17 numbers, which are those of Stable "
-            "Diffusion 1.x and 2.x: the strings do not hold them.",
+            f"{exported.unplaced[0]}, have no number in a string of block weights: the strings do "
+            "not hold them.",
             fg=typer.colors.YELLOW,
             err=True,
         )

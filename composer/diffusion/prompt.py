@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from composer.errors import ComposerError
-from composer.fusions import BLOCK_PRESETS, BLOCKS
+from composer.families import FAMILIES, blocks_of
+from composer.fusions import BLOCK_PRESETS
 
 MAX_LORAS = 100
 """Of one picture."""
@@ -19,7 +20,7 @@ _TAG = re.compile(rf"<({_KINDS}|hypernet):([^<>]*)>", re.IGNORECASE)
 _OPENING = re.compile(rf"<(?:{_KINDS}|hypernet)\b[^<>]*>?", re.IGNORECASE)
 _FORMS = (
     "<lora:name:weight>, <lora:name:text_encoder:unet> or <lora:name:te=0.5:unet=1>, with "
-    ":start=5:stop=15 to limit it to these steps and :lbw=1,0,1,... for 17 block weights"
+    ":start=5:stop=15 to limit it to these steps and :lbw=1,0,1,... for block weights"
 )
 _STEP_WEIGHTS = (
     "a weight that changes from step to step is not possible here: give one weight, and start= "
@@ -34,7 +35,8 @@ class LoraTag:
     """One LoRA asked for in a prompt, with its weight in the U-Net and in the text encoder.
 
     start, stop: the steps, counted from 0, from which and before which it acts; None for no limit.
-    blocks: how many times its weight holds in each of `BLOCKS`; empty for once everywhere.
+    blocks: how many times its weight holds in each block of the model's family; empty for once
+        everywhere.
     """
 
     name: str
@@ -178,11 +180,11 @@ def _blocks(text: str) -> tuple[float, ...]:
     if text.upper() in BLOCK_PRESETS:
         return BLOCK_PRESETS[text.upper()]
     numbers = text.split(",")
-    if len(numbers) != len(BLOCKS):
-        names = ", ".join(BLOCK_PRESETS)
+    if not blocks_of(len(numbers)):
+        known = (f"{len(family.blocks)} ({family.name})" for family in FAMILIES)
         raise ValueError(
-            f"block weights {text[:80]!r}, which are neither {len(BLOCKS)} numbers, for a LoRA of "
-            f"Stable Diffusion 1 or 2, nor one of {names}"
+            f"block weights {text[:80]!r}, which are neither numbers, {', '.join(known)}, nor one "
+            f"of {', '.join(BLOCK_PRESETS)}"
         )
     return tuple(map(_number, numbers))
 

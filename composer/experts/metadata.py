@@ -11,6 +11,7 @@ from composer.experts.base_model import guess_base
 from composer.experts.formats import DORA, KINDS, Key, find_embeddings, parse_key
 from composer.experts.header import Header
 from composer.experts.info import ROLES, LoraInfo
+from composer.families import FAMILIES, STABLE_DIFFUSION_2
 from composer.outside import parse_object
 
 MAX_TAGS = 24
@@ -18,12 +19,9 @@ _RANKS = ("down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b", "a2")
 """The slots whose first side is the rank."""
 _MAX_EXTRA = 1000
 _BASES = {
-    "sd_v1": "Stable Diffusion 1.x",
-    "sd_v2": "Stable Diffusion 2.x",
-    "sd_v2_768_v": "Stable Diffusion 2.x",
-    "sdxl_base_v1-0": "SDXL",
-    "stable-diffusion-v1/lora": "Stable Diffusion 1.x",
-    "stable-diffusion-xl-v1-base/lora": "SDXL",
+    **{family.kohya: family.name for family in FAMILIES},
+    **{f"{family.modelspec}/lora": family.name for family in FAMILIES},
+    "sd_v2_768_v": STABLE_DIFFUSION_2.name,
 }
 
 

@@ -3,11 +3,10 @@
 from composer.fusions.learned import Gates
 from composer.fusions.recipe import Offer, Plan, Recipe, Weight
 from composer.fusions.registry import PLAIN, RECIPES, read_recipe, recorded_recipe
-from composer.fusions.rows import BLOCK_PRESETS, BLOCKS, LoraRow, Pin, read_pins, with_blocks
+from composer.fusions.rows import BLOCK_PRESETS, LoraRow, Pin, read_pins, with_blocks
 from composer.fusions.sums import MixLora, Normalised, Regions, Sum
 
 __all__ = [
-    "BLOCKS",
     "BLOCK_PRESETS",
     "PLAIN",
     "RECIPES",

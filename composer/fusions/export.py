@@ -6,7 +6,7 @@ are constant weights in its place, unit by unit; how much is lost must be measur
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,25 +14,8 @@ from torch import Tensor
 from composer.errors import ComposerError
 from composer.experts import Expert
 from composer.experts.low_rank import LowRank
+from composer.families import FAMILIES
 from composer.mixture import ConstantGate, Mixture, Unit
-
-LBW_SD1: tuple[tuple[str, ...], ...] = (
-    ("text_encoder",),
-    ("unet.down_blocks.0.attentions.0", "unet.down_blocks.0.resnets.0"),
-    ("unet.down_blocks.0.attentions.1", "unet.down_blocks.0.resnets.1"),
-    ("unet.down_blocks.1.attentions.0", "unet.down_blocks.1.resnets.0"),
-    ("unet.down_blocks.1.attentions.1", "unet.down_blocks.1.resnets.1"),
-    ("unet.down_blocks.2.attentions.0", "unet.down_blocks.2.resnets.0"),
-    ("unet.down_blocks.2.attentions.1", "unet.down_blocks.2.resnets.1"),
-    ("unet.mid_block",),
-    *(
-        (f"unet.up_blocks.{block}.attentions.{place}", f"unet.up_blocks.{block}.resnets.{place}")
-        for block in (1, 2, 3)
-        for place in (0, 1, 2)
-    ),
-)
-"""The 17 numbers of a LoRA block weight string for SD 1.x and 2.x, as the units each stands for:
-BASE, IN01, IN02, IN04, IN05, IN07, IN08, MID, OUT03 to OUT11."""
 
 
 def merged(
@@ -61,16 +44,16 @@ def merged_by_blocks(
 ) -> dict[str, LowRank]:
     """One LoRA's factors, as strings of block weights add the experts up.
 
-    numbers: by expert, its 17 numbers.
+    numbers: by expert, those of its string.
 
     Raises:
         ComposerError: the experts are not those of the mixture.
         ValueError: some of `unplaced_sites`, which the numbers do not cover.
     """
-    by_name = _by_name(mixture, experts)
+    by_name, blocks = _by_name(mixture, experts), blocks_for(mixture)
     found: dict[str, LowRank] = {}
     for site in mixture.sites:
-        here = [index for index, places in enumerate(LBW_SD1) if _lies(site, places)]
+        here = [index for index, places in enumerate(blocks) if _lies(site, places)]
         if not here:
             raise ValueError(f"no block weight covers {site}")
         given = [numbers[name][here[0]] for name in mixture.names]
@@ -90,14 +73,14 @@ def _weights_of(name: str, unit: Unit, weights: Mapping[str, Sequence[float]]) -
 def block_weights(
     mixture: Mixture, expert: str, weights: Mapping[str, Sequence[float]]
 ) -> tuple[float, ...]:
-    """The 17 numbers of one LoRA for the block weight extensions, for SD 1.x and 2.x.
+    """The numbers of one LoRA for the block weight extensions, one for each of `blocks_for`.
 
     Each is the mean over the units of its block, a larger unit counting in all that it covers; 0
     where the expert changes nothing there.
     """
     index = mixture.names.index(expert)
     numbers: list[float] = []
-    for places in LBW_SD1:
+    for places in blocks_for(mixture):
         here = [
             _weights_of(name, unit, weights)[index]
             for name, unit in mixture.units.items()
@@ -107,9 +90,19 @@ def block_weights(
     return tuple(numbers)
 
 
+def blocks_for(mixture: Mixture) -> tuple[tuple[str, ...], ...]:
+    """The blocks of the family that has most of these sites in them."""
+    layouts = [family.blocks for family in FAMILIES]
+    return min(layouts, key=lambda blocks: len(_unplaced(mixture, blocks)))
+
+
 def unplaced_sites(mixture: Mixture) -> tuple[str, ...]:
-    """The sites that none of the 17 numbers covers: some in every model but SD 1.x and 2.x."""
-    everywhere = [place for places in LBW_SD1 for place in places]
+    """The sites that no block weight covers."""
+    return _unplaced(mixture, blocks_for(mixture))
+
+
+def _unplaced(mixture: Mixture, blocks: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    everywhere = [place for places in blocks for place in places]
     return tuple(site for site in mixture.sites if not _lies(site, everywhere))
 
 

@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from composer.errors import ComposerError
+from composer.families import blocks_of
 
 if TYPE_CHECKING:
     from composer.mixture import Mixture
@@ -25,14 +26,6 @@ ALWAYS: Span = (0.0, 1.0)
 MAX_WEIGHT = 10.0
 MAX_PINS = 256
 MAX_LENGTH = 2000  # of one pin's line
-BLOCKS = (
-    "text_encoder",
-    *(f"down_blocks.{block}.[ar]*.{place}" for block in (0, 1, 2) for place in (0, 1)),
-    "mid_block.*",
-    *(f"up_blocks.{block}.[ar]*.{place}" for block in (1, 2, 3) for place in (0, 1, 2)),
-)
-"""What the 17 block weights (LBW) of a LoRA for SD 1.x and 2.x are for, BASE, IN01 to OUT11: the
-text encoder, and units of the U-Net, attentions and resnets, as pins name them."""
 BLOCK_PRESETS: Mapping[str, tuple[float, ...]] = {
     name: tuple(map(float, digits))
     for name, digits in {
@@ -47,7 +40,7 @@ BLOCK_PRESETS: Mapping[str, tuple[float, ...]] = {
         "OUTALL": "10000000111111111",
     }.items()
 } | {"ALL0.5": (0.5,) * 17}
-"""The names that the block weight extension ships for some of them."""
+"""The names that the block weight extension ships for some block weights of SD 1.x and 2.x."""
 PARTS: tuple[Part, ...] = ("steps", "depth")
 
 
@@ -188,20 +181,36 @@ def with_blocks(
 ) -> tuple[tuple[LoraRow, ...], tuple[Pin, ...]]:
     """The rows and pins of a weighted sum with block weights for some of its LoRAs.
 
-    blocks: by a row's name, how many times its weight holds in each of `BLOCKS`.
+    blocks: by a row's name, how many times its weight holds in each block of the model's family.
+
+    Raises:
+        ComposerError: they are of several families.
     """
-    if not any(blocks.values()):
+    counts = {len(numbers) for numbers in blocks.values() if numbers}
+    if not counts:
         return tuple(rows), ()
-    by_row = {row.name: blocks.get(row.name) or BLOCK_PRESETS["ALL"] for row in rows}
+    if len(counts) > 1:
+        raise ComposerError(
+            f"The prompt has block weights of {' and of '.join(map(str, sorted(counts)))} numbers, "
+            "which are of several families of models. Keep those of the model."
+        )
+    layout = blocks_of(counts.pop())
+    by_row = {row.name: blocks.get(row.name) or (1.0,) * len(layout) for row in rows}
     words = [
         replace(row, text_encoder=row.weights["text_encoder"] * by_row[row.name][0]) for row in rows
     ]
     pins = tuple(
         Pin(units, {row.name: row.weight * by_row[row.name][place] for row in rows if row.on})
-        for place, units in enumerate(BLOCKS)
+        for place, units in enumerate(map(block_units, layout))
         if place
     )
     return tuple(words), pins
+
+
+def block_units(places: Sequence[str]) -> str:
+    """The units of the U-Net in a block, attention and resnet, as a pin names them."""
+    first = places[0].removeprefix("unet.")
+    return f"{first}.*" if len(places) == 1 else first.replace(".attentions.", ".[ar]*.")
 
 
 def spans_to_record(rows: Mapping[str, LoraRow], pins: Iterable[Pin]) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def test_text_is_tidy(prompt: str, text: str) -> None:
         ("<lora:wren:strong>", "has 'strong' where a number is needed"),
         ("<lora:wren:nan>", "has 'nan' where a number"),
         ("<lora:wren:1:2:3>", "too many weights"),
-        ("<lora:wren:1:lbw=SOME>", "block weights 'SOME', which are neither 17 .* nor one of NONE"),
+        ("<lora:wren:1:lbw=SOME>", "'SOME', which are neither numbers, 17 .* nor one of NONE"),
         ("<lora:wren:1:1,0,1>", "block weights '1,0,1'"),
         ("<lora:wren:1:lbwe=ATTNON>", "'lbwe=ATTNON', which is not known"),
         ("<lora:wren:0@0,1@0.5>", "'0@0,1@0.5', and a weight that changes from step to step"),

@@ -6,8 +6,9 @@ import pytest
 
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
-from composer.fusions import BLOCKS, LoraRow, Normalised, Pin, Recipe, Sum
-from composer.fusions.export import LBW_SD1
+from composer.families import FAMILIES, Family
+from composer.fusions import LoraRow, Normalised, Pin, Recipe, Sum
+from composer.fusions.rows import block_units
 from composer.studio import ComposeRequest
 
 
@@ -43,18 +44,20 @@ def test_block_weights_become_pins_beside_the_other_loras() -> None:
     rows = {row.name: row.weights for row in asked.rows}
     assert rows["neon"] == {"unet": 1, "text_encoder": 0.25} and rows["zibo"]["text_encoder"] == 0.7
     assert len(asked.pins) == 16
-    assert asked.pins[0] == Pin(BLOCKS[1], {"zibo": 0.7, "neon": 1.0})
+    assert asked.pins[0] == Pin("down_blocks.0.[ar]*.0", {"zibo": 0.7, "neon": 1.0})
     assert asked.pins[6] == Pin("mid_block.*", {"zibo": 0.7, "neon": 2.0})
     with pytest.raises(ComposerError, match=r"'<lora:neon:0.5:1:lbw=.*Normalised sum"):
         merged(tag, recipe=Normalised())
 
 
-def test_blocks_are_those_of_the_export() -> None:
-    for units, places in zip(BLOCKS[1:], LBW_SD1[1:], strict=True):
-        pin = Pin(units, {"a": 1})
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_pin_is_for_one_block(family: Family) -> None:
+    assert len(family.blocks) == (12 if family.name == "SDXL" else 17)
+    for places in family.blocks[1:]:
+        pin = Pin(block_units(places), {"a": 1})
         everywhere = [f"{place}.0" if place.endswith("mid_block") else place for place in places]
         assert all(map(pin.means, everywhere))
-        others = [place for other in LBW_SD1[1:] if other != places for place in other]
+        others = [place for other in family.blocks[1:] if other != places for place in other]
         assert not any(map(pin.means, [*others, "unet.down_blocks.0.downsamplers.0"]))
 
 

@@ -58,7 +58,7 @@ class ExportedLora:
     timesteps: of these two, as the noise schedule counts: from much noise to little.
     loss: over these steps: the squared distance from the gates' prediction, as a part of the bare
         model's; 0 is nothing lost, 1 as far as the bare model.
-    blocks: for each expert, its 17 block weights.
+    blocks: for each expert, its block weights.
     """
 
     path: Path
