@@ -97,7 +97,7 @@ class Pin:
     """Weights that hold in some units, by LoRA; those that are not named have weight 0 there.
 
     units: the name of one, or a pattern of theirs as for files, `unet.mid_block.*`; `unet.` may be
-        left out.
+        left out. A ? before it allows that there is none: many LoRAs leave some blocks alone.
     """
 
     units: str
@@ -155,7 +155,8 @@ class Pin:
 
     def means(self, unit: str) -> bool:
         """Whether it holds in that unit."""
-        return any(fnmatchcase(name, self.units) for name in (unit, unit.removeprefix("unet.")))
+        pattern = self.units.removeprefix("?")
+        return any(fnmatchcase(name, pattern) for name in (unit, unit.removeprefix("unet.")))
 
 
 _HOW = (
@@ -202,14 +203,14 @@ def with_blocks(
     pins = tuple(
         Pin(units, {row.name: row.weight * by_row[row.name][place] for row in rows if row.on})
         for place, units in enumerate(map(block_units, layout))
-        if place
+        if place and any(numbers[place] != 1 for numbers in by_row.values())
     )
     return tuple(words), pins
 
 
 def block_units(places: Sequence[str]) -> str:
-    """The units of the U-Net in a block, attention and resnet, as a pin names them."""
-    first = places[0].removeprefix("unet.")
+    """The units of the U-Net in a block, attention and resnet, as a pin names them if any are."""
+    first = f"?{places[0].removeprefix('unet.')}"
     return f"{first}.*" if len(places) == 1 else first.replace(".attentions.", ".[ar]*.")
 
 
@@ -286,11 +287,11 @@ def pinned(pin: Pin, units: Iterable[str]) -> tuple[str, ...]:
     """The units that a pin holds in.
 
     Raises:
-        ComposerError: there are none.
+        ComposerError: there are none, and must be some.
     """
     units = tuple(units)
     found = tuple(unit for unit in units if pin.means(unit))
-    if not found:
+    if not found and not pin.units.startswith("?"):
         some = ", ".join(units[:3])
         raise ComposerError(
             f"The pin {str(pin)!r} is for no unit of this picture's {len(units)}, which are called "

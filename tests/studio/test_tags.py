@@ -8,7 +8,7 @@ from composer.diffusion.request import Request
 from composer.errors import ComposerError
 from composer.families import FAMILIES, Family
 from composer.fusions import LoraRow, Normalised, Pin, Recipe, Sum
-from composer.fusions.rows import block_units
+from composer.fusions.rows import block_units, pinned
 from composer.studio import ComposeRequest
 
 
@@ -43,11 +43,20 @@ def test_block_weights_become_pins_beside_the_other_loras() -> None:
     asked = merged(f"a fox {tag}", LoraRow(name="zibo", weight=0.7), LoraRow(name="off", on=False))
     rows = {row.name: row.weights for row in asked.rows}
     assert rows["neon"] == {"unet": 1, "text_encoder": 0.25} and rows["zibo"]["text_encoder"] == 0.7
-    assert len(asked.pins) == 16
-    assert asked.pins[0] == Pin("down_blocks.0.[ar]*.0", {"zibo": 0.7, "neon": 1.0})
-    assert asked.pins[6] == Pin("mid_block.*", {"zibo": 0.7, "neon": 2.0})
+    assert len(asked.pins) == 15  # in the one left out, all hold as they are
+    assert asked.pins[0] == Pin("?down_blocks.0.[ar]*.1", {"zibo": 0.7, "neon": 0.0})
+    assert asked.pins[5] == Pin("?mid_block.*", {"zibo": 0.7, "neon": 2.0})
+    assert merged("<lora:neon:1:lbw=ALL>").pins == ()
     with pytest.raises(ComposerError, match=r"'<lora:neon:0.5:1:lbw=.*Normalised sum"):
         merged(tag, recipe=Normalised())
+
+
+def test_a_block_that_the_lora_leaves_alone_is_no_mistake() -> None:
+    units = ["unet.mid_block.attentions.0", "unet.up_blocks.1.resnets.0"]
+    assert pinned(Pin("?down_blocks.2.[ar]*.1", {"a": 1}), units) == ()
+    assert pinned(Pin("?up_blocks.1.[ar]*.0", {"a": 1}), units) == (units[1],)
+    with pytest.raises(ComposerError, match="for no unit"):
+        pinned(Pin("down_blocks.2.*", {"a": 1}), units)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
