@@ -53,6 +53,11 @@ def parser() -> argparse.ArgumentParser:
         "--auth", "--gradio-auth", metavar="NAME:PASSWORD", help="ask visitors for these"
     )
     options.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    options.add_argument(
+        "--partial",
+        action="store_true",
+        help="use LoRAs of which much does nothing for this model",
+    )
     options.add_argument("--dtype", help="float32, float16 or bfloat16 (default: as the device)")
     options.add_argument(
         "--open",
@@ -83,6 +88,7 @@ def main() -> None:
         given.output_dir,
         device=given.device,
         dtype=given.dtype,
+        partial=given.partial,
         language_model=given.language_model,
         adapter=given.adapter,
     )

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import typer
 from accelerate.commands.launch import launch_command_parser
+from safetensors.torch import load_file, save_file
+from tiny_loras import write_lora
 from torch.distributed.run import get_args_parser
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -17,6 +23,7 @@ import composer
 from composer import commands
 from composer.cli import Commands, app
 from composer.errors import ComposerError
+from composer.experts.hashes import file_hash_of, tensor_hash_of
 
 
 def test_help_lists_a_command_for_each_module() -> None:
@@ -32,6 +39,45 @@ def test_version_names_composer_and_its_libraries() -> None:
     assert done.exit_code == 0
     assert f"composer {composer.__version__}" in done.output
     assert "torch 2." in done.output
+
+
+class TestInspect:
+    def said(self, *words: str) -> dict[str, Any]:
+        done = CliRunner().invoke(app, ["inspect", *words, "--json"])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    def test_a_file_alone(self, tmp_path: Path) -> None:
+        path = write_lora(tmp_path / "hat.safetensors", seed=1, ss_network_module="networks.lora")
+        said = self.said(str(path))
+        assert (said["kind"], said["naming"], said["rank"]) == (["LoRA"], "kohya", 4)
+        assert said["trainer"] == "kohya's sd-scripts (networks.lora)"
+        assert said["base"] == "a model with text width 32"
+        assert file_hash_of(path).startswith(said["AutoV2"]) and len(said["AutoV2"]) == 10
+        assert tensor_hash_of(path).startswith(said["AutoV3"]) and len(said["AutoV3"]) == 12
+        assert (said["modules"], said["left"], said["spikes"]) == (4, [], [])
+        assert set(said["energy"]) == {"unet.down_blocks_0", "text_encoder.layers_0"}
+        assert sum(said["energy"].values()) == pytest.approx(1)
+        plain = CliRunner().invoke(app, ["inspect", str(path)]).output
+        assert "rank: 4" in plain and "embeddings" not in plain
+
+    def test_beside_a_model(self, tiny_sd: Path, tmp_path: Path) -> None:
+        path = write_lora(tmp_path / "hat.safetensors", seed=1)
+        stray = "lora_unet_nowhere_attn2_to_v"
+        tensors = load_file(path)
+        tensors |= {f"{stray}.{slot}.weight": torch.ones(4, 4) for slot in ("lora_up", "lora_down")}
+        save_file(tensors, path)
+        said = self.said(str(path), "--model", str(tiny_sd))
+        assert said["used"] == "4 of 5 (80%)"
+        assert sorted(said["left"]) == [f"{stray}.lora_down.weight", f"{stray}.lora_up.weight"]
+
+    def test_what_needs_a_model(self, tmp_path: Path) -> None:
+        path = tmp_path / "dora.safetensors"
+        tensors = load_file(write_lora(path, seed=1))
+        site = next(iter(tensors)).split(".")[0]
+        save_file(tensors | {f"{site}.dora_scale": torch.ones(32, 1)}, path)
+        said = self.said(str(path))
+        assert said["kind"] == ["LoRA", "DoRA"] and "give --model" in said["health"]
 
 
 @pytest.mark.parametrize("arguments", [["generate"], ["model", "build"]])

@@ -28,4 +28,7 @@ ComposedPrompts = Annotated[
 ]
 ChosenDevice = Annotated[str, Option(help="cpu, cuda, …; what accelerate chooses if not given.")]
 Device = Annotated[str, Option(help="auto, cpu, cuda or mps.")]
+Partial = Annotated[
+    bool, Option("--partial", help="Use LoRAs of which much does nothing for this model.")
+]
 AsJson = Annotated[bool, Option("--json", help="For programs.")]

@@ -31,6 +31,7 @@ def export_gates(
     ] = None,
     model: options.Model = options.TOYBOX,
     lora_dir: options.LoraFolders = None,
+    partial: options.Partial = False,
     device: options.Device = "auto",
     **settings: Any,
 ) -> None:
@@ -63,7 +64,9 @@ def export_gates(
     loaded = load_model(model, device=device)
     check_steps(config.steps, loaded.scheduler_config)
     modules = ModuleNames.of(loaded.models, model=loaded.name)
-    experts = [read_expert(path, modules, name=name) for name, path in loras.items()]
+    experts = [
+        read_expert(path, modules, name=name, partial=partial) for name, path in loras.items()
+    ]
     exported = None
     with stopped_by_user() as stopped:
         reports = export(loaded, experts, file, config, cancelled=stopped.is_set)

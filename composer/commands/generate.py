@@ -76,6 +76,7 @@ def generate(
     lora_dir: list[Path] = typer.Option(
         [options.LORA_FOLDER], help="A folder of LoRAs; repeatable.", show_default="the toybox's"
     ),
+    partial: options.Partial = False,
     device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
     dtype: str | None = typer.Option(None, help="float32, float16 or bfloat16."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object for each picture."),
@@ -94,6 +95,7 @@ def generate(
         output,
         device=device,
         dtype=dtype,
+        partial=partial,
         language_model=language_model,
         adapter=adapter,
     )

@@ -29,6 +29,7 @@ def train_gates(
     ] = None,
     model: options.Model = options.TOYBOX,
     lora_dir: options.LoraFolders = None,
+    partial: options.Partial = False,
     device: options.ChosenDevice = "",
     **settings: Any,
 ) -> None:
@@ -55,7 +56,9 @@ def train_gates(
     processes = join_processes(device)
     loaded = load_model(model, device=device or processes.device, dtype=torch.float32)
     modules = ModuleNames.of(loaded.models, model=loaded.name)
-    experts = [read_expert(card.path, modules, name=name) for name, card in cards.items()]
+    experts = [
+        read_expert(card.path, modules, name=name, partial=partial) for name, card in cards.items()
+    ]
     follow(
         lambda cancelled: train_on(loaded, experts, config, cancelled=cancelled),
         [config],

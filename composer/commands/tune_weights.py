@@ -37,6 +37,7 @@ def tune_weights(
     replace: Annotated[bool, typer.Option(help="Write over a file that is there.")] = False,
     model: options.Model = options.TOYBOX,
     lora_dir: options.LoraFolders = None,
+    partial: options.Partial = False,
     device: options.Device = "cpu",
     **settings: Any,
 ) -> None:
@@ -67,7 +68,9 @@ def tune_weights(
     check_steps(sampling.steps, loaded.scheduler_config)
     judge = Clip.load(clip, loaded)
     modules = ModuleNames.of(loaded.models, model=loaded.name)
-    experts = [read_expert(file, modules, name=name) for name, file in paths.items()]
+    experts = [
+        read_expert(file, modules, name=name, partial=partial) for name, file in paths.items()
+    ]
     triggers = [expert.info.trigger for expert in experts]
     for words in prompt or ():
         search.prompts_without(words, triggers)

@@ -23,6 +23,7 @@ class LoraRecord:
 
     What another program's picture says of a hash is only its first digits, and may be of either:
     it is in ``tensor_hash``. An unknown one is empty.
+    ``share`` is how many of the modules that the file changes were in the model.
     """
 
     name: str
@@ -30,10 +31,11 @@ class LoraRecord:
     text_encoder: float = 1.0
     sha256: str = ""
     tensor_hash: str = ""
+    share: float = 1.0
 
     def __post_init__(self) -> None:
         _check(str, name=self.name, sha256=self.sha256, tensor_hash=self.tensor_hash)
-        _check((int, float), unet=self.unet, text_encoder=self.text_encoder)
+        _check((int, float), unet=self.unet, text_encoder=self.text_encoder, share=self.share)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,9 @@ class PictureRecord:
         """One line of JSON, read back by :meth:`from_json`."""
         values = dataclasses.asdict(self)
         values["fusion"] = dict(self.fusion)
+        for lora in values["loras"]:
+            if lora["share"] == 1:  # so that an older Composer reads the usual record
+                del lora["share"]
         return json.dumps({"format": FORMAT, **values})
 
     @classmethod

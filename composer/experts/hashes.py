@@ -14,7 +14,7 @@ LEAST_DIGITS = 8
 
 
 def file_hash(data: bytes) -> str:
-    """SHA-256 of the whole file."""
+    """SHA-256 of the whole file (AutoV2 on model sites, as its first ten digits)."""
     return hashlib.sha256(data).hexdigest()
 
 

@@ -60,6 +60,25 @@ def read_info(header: Header) -> LoraInfo:
     )
 
 
+def trainer_of(header: Header) -> str:
+    """The program that wrote a file, as far as its metadata shows; empty if it does not."""
+    metadata = header.metadata
+    if "composer.title" in metadata:
+        return "Composer"
+    if any(key.startswith("ot_") for key in metadata):
+        return "OneTrainer"
+    name = parse_table(metadata.get("software", "")).get("name")  # ai-toolkit
+    if isinstance(name, str):
+        return name[:60]
+    network = metadata.get("ss_network_module", "")
+    if network:
+        trainer = "LyCORIS" if network.startswith("lycoris") else "kohya's sd-scripts"
+        return f"{trainer} ({network[:60]})"
+    if "lora_adapter_metadata" in metadata:
+        return "diffusers"
+    return metadata.get("modelspec.implementation", "")[:60]
+
+
 def parse_weight(value: object, *, otherwise: float = 1.0) -> float:
     """A preferred weight; `otherwise` where it is no number, or 0, as A1111 writes for none."""
     try:

@@ -23,12 +23,14 @@ from composer.experts.header import Header, parse_header, read_header
 from composer.experts.lora_diffusion import check_classes
 from composer.experts.low_rank import LowRank
 from composer.experts.metadata import read_info
-from composer.experts.module_names import ModuleNames
+from composer.experts.module_names import ModuleNames, Shape
 from composer.experts.names import expert_name
 from composer.experts.peft_config import STARTS, PeftConfig
 from composer.experts.sidecar import with_sidecars
 from composer.experts.supported import check_supported
 
+LEAST_SHARE = 0.95
+"""Of a file's modules that must be in the model, unless a user says that fewer will do."""
 MAX_RANK = 16_384
 MAX_SCALE = 1000.0
 MAX_CHANGE = 1e6
@@ -53,31 +55,33 @@ class _Group:
         return alone or ({KINDS["diff_b"]} if "diff_b" in self.tensors else set())
 
 
-def read_expert(path: Path, modules: ModuleNames, *, name: str | None = None) -> Expert:
+def read_expert(
+    path: Path, modules: ModuleNames, *, name: str | None = None, partial: bool = False
+) -> Expert:
     """Read the LoRA file at `path` for the model whose modules are `modules`.
 
     Every tensor becomes a factor of a site, or its name is in the expert's `unmatched` or its
     embeddings, or the file is refused; none is dropped. `name` is what to call the expert, if not
-    its file's name.
+    its file's name. `partial` allows a file of which much does nothing for this model.
 
     Raises:
         ComposerError: the file is not a sound safetensors file, is of a kind that Composer does
-            not read, is damaged (lone or misshapen factors, NaN), or is made for another model.
+            not read, is damaged (lone or misshapen factors, NaN), is made for another model, or
+            less than `LEAST_SHARE` of the modules that it changes are in the model.
     """
-    check_supported(read_header(path))
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ComposerError(f"{path}: cannot be read ({error}). Check its rights.") from error
-    # Once more, now on the very bytes that are used: the file may have been replaced meanwhile.
-    header = parse_header(data, size=len(data), path=path)
+    header, tensors, data = _open(path)
     groups, unmatched, count = _group(header, modules)
     info = read_info(header)
     if not groups:
-        raise misfit(path, info.base, modules)
+        raise misfit(path, info.base, modules, name=next(iter(unmatched), ""))
+    if not partial and len(groups) < LEAST_SHARE * count:
+        raise ComposerError(
+            f"{path}: only {len(groups)} of the {count} modules that this LoRA changes are in "
+            f"{modules.model!r}, not for instance that of {unmatched[0]!r}, so it would look weak "
+            "or wrong. Use a version of it for this model, or allow it with --partial."
+        )
     numbered = [group.key.part for group in groups.values() if group.key.format == FORMAT]
     check_classes(header, numbered)
-    tensors = _load(data, header)
     configs = _configs(header, groups)
     sites: dict[str, LowRank] = {}
     for site, group in groups.items():
@@ -99,25 +103,47 @@ def read_expert(path: Path, modules: ModuleNames, *, name: str | None = None) ->
     )
 
 
+def own_names(path: Path) -> ModuleNames:
+    """The modules that a file itself names, in its spelling and with the shapes that it shows: what
+    it is read for where no model is at hand. Its kinds are none that depend on a model's weights.
+
+    Raises:
+        ComposerError: as `read_expert` does.
+    """
+    header, tensors, _ = _open(path)
+    shapes: dict[str, dict[str, Shape]] = {}
+    for group in _spelled(header)[0].values():
+        part, module = group.key.part or "model", group.key.module
+        if not group.kinds():
+            continue
+        nowhere = ModuleNames(model=path.name, shapes={part: {module: (0, 0)}})
+        try:
+            _factors(
+                header, tensors, group, deltas.Site(name=f"{part}.{module}", modules=nowhere), None
+            )
+        except deltas.WrongShape as error:
+            shapes.setdefault(part, {})[module] = error.shape
+    return ModuleNames(model=path.name, shapes=shapes)
+
+
+def _open(path: Path) -> tuple[Header, dict[str, Tensor], bytes]:
+    check_supported(read_header(path))
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ComposerError(f"{path}: cannot be read ({error}). Check its rights.") from error
+    # Once more, now on the very bytes that are used: the file may have been replaced meanwhile.
+    header = parse_header(data, size=len(data), path=path)
+    return header, _load(data, header), data
+
+
 def _group(header: Header, modules: ModuleNames) -> tuple[dict[str, _Group], tuple[str, ...], int]:
     """Bring the tensors of each module together; what belongs to no module is left over.
 
     The last is how many modules the file changes, whether the model has them or not.
     """
-    spelled: dict[tuple[str | None, str], _Group] = {}
+    spelled, unknown = _spelled(header)
     unmatched: list[str] = []
-    embeddings = find_embeddings(header.tensors)
-    for name in header.tensors:
-        if name in embeddings:
-            continue
-        key = parse_key(name)
-        if key is None:
-            unmatched.append(name)
-            continue
-        group = spelled.setdefault((key.part, key.module), _Group(key=key))
-        if key.slot in group.tensors:
-            raise _broken(header, f"has {key.module!r} twice, also as {name!r}")
-        group.tensors[key.slot] = name
     sites: dict[str, _Group] = {}
     count = 0
     for (part, module), group in spelled.items():
@@ -136,7 +162,26 @@ def _group(header: Header, modules: ModuleNames) -> tuple[dict[str, _Group], tup
             raise _broken(header, f"changes {site} twice, in two spellings")
         else:
             sites[site] = group
-    return sites, tuple(unmatched), count
+    return sites, (*unmatched, *unknown), count
+
+
+def _spelled(header: Header) -> tuple[dict[tuple[str | None, str], _Group], list[str]]:
+    """The tensors of each module, as the file spells it, and those whose name says nothing."""
+    spelled: dict[tuple[str | None, str], _Group] = {}
+    unknown: list[str] = []
+    embeddings = find_embeddings(header.tensors)
+    for name in header.tensors:
+        if name in embeddings:
+            continue
+        key = parse_key(name)
+        if key is None:
+            unknown.append(name)
+            continue
+        group = spelled.setdefault((key.part, key.module), _Group(key=key))
+        if key.slot in group.tensors:
+            raise _broken(header, f"has {key.module!r} twice, also as {name!r}")
+        group.tensors[key.slot] = name
+    return spelled, unknown
 
 
 def _configs(header: Header, groups: Mapping[str, _Group]) -> Mapping[str, PeftConfig]:

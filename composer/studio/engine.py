@@ -39,8 +39,9 @@ class Engine:
     model had always known what it has learned.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, *, partial: bool = False) -> None:
         self.model = model
+        self._partial = partial
         self._modules = ModuleNames.of(model.models, model=model.name)
         self._experts: OrderedDict[tuple[str, Stamp], Expert] = OrderedDict()
         self.mixture: Mixture | None = None
@@ -51,15 +52,18 @@ class Engine:
         self._placed: tuple[Stamp, MixLora] | None = None
 
     @classmethod
-    def load(cls, model: str, *, device: str, dtype: str | None) -> Engine:
-        """Load the model, as `load_model` does; `dtype` by its name, "float16" or the like."""
-        return cls(load_model(model, device=device, dtype=_dtype(dtype)))
+    def load(cls, model: str, *, device: str, dtype: str | None, partial: bool = False) -> Engine:
+        """Load the model, as `load_model` does; `dtype` by its name, "float16" or the like.
+
+        partial: whether LoRAs are used of which much does nothing for this model.
+        """
+        return cls(load_model(model, device=device, dtype=_dtype(dtype)), partial=partial)
 
     def read(self, name: str, path: Path) -> Expert:
         """The expert in a file, by this name, kept while the file does not change."""
         key = name, _stamp(f"LoRA {name!r} is", path)
         if key not in self._experts:
-            self._experts[key] = read_expert(path, self._modules, name=name)
+            self._experts[key] = read_expert(path, self._modules, name=name, partial=self._partial)
             while len(self._experts) > KEPT_EXPERTS:
                 self._experts.popitem(last=False)
         self._experts.move_to_end(key)

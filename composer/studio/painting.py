@@ -40,7 +40,7 @@ def paint(
     fusion = plan.recipe.to_record(plan)
     notes = (
         *plan.recipe.notes(plan, experts.values(), request.prompt),
-        *_unmatched(experts.values()),
+        *_unused(experts.values()),
     )
     yield Started(loras=plan.recipe.names(plan), notes=notes)
     finished: list[SavedPicture] = []
@@ -73,16 +73,27 @@ def paint(
 def _record(row: LoraRow, expert: Expert) -> LoraRecord:
     """Under gates the weight is that which other programs can make of them: 1 as trained."""
     return LoraRecord(
-        name=row.name, sha256=expert.sha256, tensor_hash=expert.tensor_hash, **row.weights
+        name=row.name,
+        sha256=expert.sha256,
+        tensor_hash=expert.tensor_hash,
+        share=round(expert.share, 4),
+        **row.weights,
     )
 
 
-def _unmatched(experts: Iterable[Expert]) -> Iterator[str]:
+def _unused(experts: Iterable[Expert]) -> Iterator[str]:
+    """What of the files does nothing here."""
     for expert in experts:
         if expert.unmatched:
             yield (
                 f"{expert.name}: {len(expert.unmatched)} of its tensors belong to no part of this "
-                f"model and were left out, e.g. {expert.unmatched[0]}."
+                f"model and were left out, e.g. {expert.unmatched[0]}. {expert.share:.0%} of the "
+                "modules that it changes are at work."
+            )
+        if words := ", ".join(expert.info.embeddings):
+            yield (
+                f"{expert.name}: it holds embeddings besides ({words}), which are not used; its "
+                "trigger may need them."
             )
 
 

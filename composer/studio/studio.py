@@ -54,6 +54,7 @@ class Studio:
         `weights/`, MixLoRAs in `mixlora/`.
     output_dir: where pictures are kept.
     device, dtype: as for `load_model`, the dtype by its name.
+    partial: whether LoRAs are used of which much does nothing for this model.
     language_model, adapter: what makes full prompts of a few words; see `Wording`.
     """
 
@@ -65,13 +66,14 @@ class Studio:
         *,
         device: str = "cpu",
         dtype: str | None = None,
+        partial: bool = False,
         language_model: str | Path | None = None,
         adapter: str | Path | None = None,
     ) -> None:
         self.history = History(Path(output_dir))
         self._model = str(model)
         self._lora_dirs = tuple(lora_dirs)
-        self._device, self._dtype = device, dtype
+        self._device, self._dtype, self._partial = device, dtype, partial
         self._turns = Turns()
         self._jobs: JobQueue[Event] = JobQueue(self._turns.picture)
         self._status = Status(state="loading", message="Loading the libraries")
@@ -309,7 +311,9 @@ class Studio:
             from composer.studio.engine import Engine
 
             self._tell(Status(state="loading", message="Loading the model"))
-            engine = Engine.load(self._model, device=self._device, dtype=self._dtype)
+            engine = Engine.load(
+                self._model, device=self._device, dtype=self._dtype, partial=self._partial
+            )
         except ComposerError as error:
             self._tell(Status(state="failed", message=str(error)))
         except Exception as error:

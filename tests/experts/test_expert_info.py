@@ -10,7 +10,8 @@ import torch
 from lora_files import KOHYA, kohya_pair, save
 
 from composer.errors import ComposerError
-from composer.experts import LoraInfo, read_header
+from composer.experts import LoraInfo, LowRank, read_header
+from composer.experts.health import health_of, singular_values
 from composer.experts.metadata import MAX_TAGS, read_info
 from composer.experts.sidecar import with_sidecars
 
@@ -157,3 +158,28 @@ class TestSidecars:
             (folder / f"hat{suffix}").symlink_to(tmp_path / "secret")
         told = info(folder / "hat.safetensors")
         assert (told.notes, told.preview) == ("", None)
+
+
+@pytest.mark.parametrize("rank", [2, 30])  # thin factors, and thick ones
+def test_singular_values_of_factors(rank: int) -> None:
+    torch.manual_seed(0)
+    factors = LowRank(down=torch.randn(rank, 3, 3, 3), up=torch.randn(20, rank, 1, 1), scale=-0.5)
+    expected = torch.linalg.svdvals(factors.dense().flatten(1).double())
+    found = singular_values(factors)
+    torch.testing.assert_close(found, expected[: len(found)], rtol=1e-5, atol=1e-5)
+
+
+def test_a_spike_is_named() -> None:
+    """One direction far above the others, as in LoRAs that spoil every mixture."""
+    torch.manual_seed(0)
+    plain = LowRank(down=torch.randn(4, 16), up=torch.randn(16, 4), scale=0.1)
+    down = plain.down.clone()
+    down[0] *= 50
+    spiked = LowRank(down=down, up=plain.up, scale=0.1)
+    one = "unet.mid_block.attentions.0.proj_in"
+    two = "unet.down_blocks.1.resnets.0.conv1"
+    health = health_of({one: plain, two: spiked})
+    assert (health.spikes, health.largest[1]) == ((two,), two)
+    assert next(iter(health.energy)) == "unet.down_blocks.1"
+    norms = sum(float(f.dense().square().sum()) for f in (plain, spiked))
+    assert health.norm == pytest.approx(norms**0.5, rel=1e-5)

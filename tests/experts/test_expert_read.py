@@ -23,7 +23,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def read(path: Path, tensors: dict[str, torch.Tensor], **metadata: str) -> Expert:
-    return read_expert(save(path, tensors, **metadata), SMALL)
+    return read_expert(save(path, tensors, **metadata), SMALL, partial=True)
 
 
 def renamed(old: str, new: str) -> dict[str, torch.Tensor]:
@@ -194,6 +194,8 @@ def test_a_share_of_the_file_is_at_work(path: Path) -> None:
     stranger = renamed("attn2_to_k", "attn9_to_k")
     expert = read(path, kohya_pair() | stranger | {"some.weight": torch.ones(2)})
     assert (expert.modules, expert.share) == (2, 0.5)
+    with pytest.raises(ComposerError, match=r"only 1 of the 2 modules.*attn9.*--partial"):
+        read_expert(path, SMALL)
 
 
 def test_no_lora_at_all(path: Path) -> None:
@@ -262,6 +264,17 @@ def test_a_lora_for_another_model(path: Path, width: int, family: str) -> None:
 def test_a_lora_of_which_nothing_is_in_the_model(path: Path) -> None:
     with pytest.raises(ComposerError, match=r"made for SDXL.*none of its modules"):
         read(path, renamed(KOHYA, "lora_te2_text_model_encoder_layers_31_mlp_fc1"))
+
+
+def test_names_of_no_module_though_the_shapes_fit(path: Path) -> None:
+    """Saying that it is made for another model would be wrong: the base is the model's own."""
+    names = ModuleNames(model="small", shapes={"unet": {"other.attn2.to_k": (32, 32)}})
+    save(path, kohya_pair())
+    with pytest.raises(ComposerError) as error:
+        read_expert(path, names)
+    message = str(error.value)
+    assert "shapes are those of a model with text width 32" in message
+    assert f"'{KOHYA}." in message and "made for" not in message
 
 
 class TestPeftConfig:
