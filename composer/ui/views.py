@@ -124,8 +124,10 @@ def card_view(card: Card, thumbnail: Image.Image | None) -> Json:
     """A card of the library."""
     info = card.info
     title = info.title or card.name
+    kinds = ", ".join(kind for kind in info.kinds if kind != "LoRA")
+    words = f"embeddings not used: {', '.join(info.embeddings)}" if info.embeddings else ""
     facts = " · ".join(
-        part for part in (f"rank {info.rank}" if info.rank else "", info.base) if part
+        part for part in (kinds, f"rank {info.rank}" if info.rank else "", info.base, words) if part
     )
     searched = " ".join((title, card.name, info.trigger, info.role, info.base, info.description))
     return {

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from studio_pictures import finished, paint, pixels
 from tiny_loras import write_lora
 
+from composer.diffusion.png import read_png
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
 from composer.fusions import LoraRow, Normalised
@@ -230,6 +232,24 @@ def test_a_lora_that_changes_or_goes_between_two_pictures(
     with pytest.raises(ComposerError, match=r"'zibo' is gone: .* Put it back"):
         finished(studio.compose(asked))
     assert paint(studio, replace(asked, rows=())).path.is_file()
+
+
+def test_a_lora_of_which_a_part_does_nothing_is_asked_about(tiny_sd: Path, tmp_path: Path) -> None:
+    path = write_lora(tmp_path / "loras" / "zibo.safetensors", seed=1)
+    stray = {
+        f"lora_unet_nowhere.{slot}.weight": torch.ones(4, 4) for slot in ("lora_up", "lora_down")
+    }
+    save_file(load_file(path) | stray | {"<s1>": torch.ones(32)}, path)
+    asked = replace(BOTH, rows=BOTH.rows[:1])
+    careful = Studio(tiny_sd, [path.parent], tmp_path / "outputs")
+    with pytest.raises(ComposerError, match=r"only 4 of the 5 modules.*--partial"):
+        finished(careful.compose(asked))
+    studio = Studio(tiny_sd, [path.parent], tmp_path / "outputs", partial=True)
+    events = list(studio.compose(asked))
+    (notes,) = (event.notes for event in events if isinstance(event, Started))
+    assert "80% of the modules" in notes[0] and "lora_unet_nowhere" in notes[0]
+    assert "embeddings besides (<s1>)" in notes[1]
+    assert read_png(finished(iter(events)).pictures[0].path).loras[0].share == 0.8
 
 
 def test_experts_are_attached_anew_only_when_others_are_active(studio: Studio) -> None:
