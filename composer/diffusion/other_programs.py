@@ -155,7 +155,7 @@ def _invoke(values: Json) -> PictureRecord:
     pairs["Model hash"] = str(model.get("hash", ""))
     if pairs.get("Clip skip", "").isdigit():  # counted from 0 there
         pairs["Clip skip"] = str(int(pairs["Clip skip"]) + 1)
-    return _record(prompt, negative, pairs, loras)
+    return _record(prompt, negative, pairs, loras, comfy=False)
 
 
 def _renamed(values: Json, keys: Mapping[str, str], *, neutral: Iterable[str]) -> dict[str, str]:
@@ -322,13 +322,19 @@ def _first(inputs: Json, count: str, *names: str) -> Any:
 
 
 def _record(
-    prompt: str, negative: str, pairs: dict[str, str], loras: Iterable[LoraRecord]
+    prompt: str,
+    negative: str,
+    pairs: dict[str, str],
+    loras: Iterable[LoraRecord],
+    *,
+    comfy: bool = True,
 ) -> PictureRecord:
-    """The record of what was read; ComfyUI's and SwarmUI's names as A1111 has them."""
-    if pairs.get("Sampler") == "ddim":  # of theirs, which is Euler
+    """The record of what was read. comfy: names mean what they mean in ComfyUI, which SwarmUI and
+    Fooocus are built on: its DDIM is Euler, and its beta is not A1111's."""
+    if comfy and pairs.get("Sampler") == "ddim":
         pairs["Sampler"] = "euler"
-    if pairs.get("Schedule type") == "beta":
-        pairs["Schedule type"] = "ComfyUI's beta"  # not A1111's
+    if comfy and pairs.get("Schedule type") == "beta":
+        pairs["Schedule type"] = "ComfyUI's beta"
     pairs["Model"] = _bare(pairs.get("Model"))
     kept = {key: value for key, value in pairs.items() if value or key.startswith("node ")}
     return to_record(prompt.strip(), negative.strip(), kept, tuple(loras))

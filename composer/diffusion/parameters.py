@@ -36,6 +36,7 @@ _SIZE = re.compile(r"(\d{1,6})\s*x\s*(\d{1,6})")
 _HASH = re.compile(r"(?:0x|sha256:)?([0-9a-fA-F]{8,64})")
 _WITH_HASH = re.compile(r"(.*)\(([0-9a-fA-F]{8,64})\)")
 _LEAST_PAIRS = 3
+_MOST_AFTER = 4  # lines
 _MOST_NAMED, _LONGEST = 40, 60  # things in a note, and characters of each
 
 _NUMBERS = {"steps": "Steps", "seed": "Seed", "clip_skip": "Clip skip", "cfg_scale": "CFG scale"}
@@ -104,14 +105,24 @@ def to_parameters(record: PictureRecord) -> str:
 def from_parameters(text: str) -> PictureRecord:
     """The record in an A1111 text of any program; what cannot be done here becomes a note."""
     lines = text.strip().split("\n")
+    after: list[str] = []  # what extensions write behind the settings
+    while len(after) < _MOST_AFTER and not _holds_settings(lines[-1]) and len(lines) > 1:
+        after.append(lines.pop())
     pairs = {key: _unquote(value) for key, value in read_pairs(lines[-1])}
-    if len(pairs) < _LEAST_PAIRS:
+    for line in after:
+        key, _, value = line.partition(":")
+        pairs.setdefault(key.strip(), value.strip())
+    if not _holds_settings(lines[-1]):
         raise ComposerError(
             "The picture's text does not say how it was made: its last line holds no settings such "
             "as 'Steps: 20, Sampler: Euler, Seed: 1'. Use the file the program saved, not a copy."
         )
     prompt, _, negative = "\n".join(lines[:-1]).partition(_NEGATIVE)
     return to_record(prompt.strip(), negative.strip(), pairs)
+
+
+def _holds_settings(line: str) -> bool:
+    return len(dict(read_pairs(line))) >= _LEAST_PAIRS
 
 
 def to_record(

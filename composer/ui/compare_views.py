@@ -85,7 +85,8 @@ def comparison_view(ways: Sequence[Way]) -> Json:
             for w in ways
         ],
         "suggested": suggested(ways),
-        "seeds": [request.seed_of(number) for number in range(request.count)],
+        # as text, for a browser's numbers have 53 bits
+        "seeds": [str(request.seed_of(number)) for number in range(request.count)],
         "cells": [[None] * request.count for _ in ways],
         "over": False,
         "sheet": None,

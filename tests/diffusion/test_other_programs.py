@@ -51,6 +51,22 @@ def test_what_changes_nothing_is_not_noted(more: str) -> None:
     assert a1111(more).notes == ()
 
 
+def test_lines_behind_the_settings() -> None:
+    """Of sd-dynamic-prompts."""
+    read = from_parameters(f"a fox\n{SETTINGS}\nTemplate: a {{fox|dog}}\nNegative Template: x, y")
+    (note,) = read.notes
+    assert read.request == ASKED and "Template: a {fox|dog}" in note
+    with pytest.raises(ComposerError, match="holds no settings"):
+        from_parameters("a\n" * 9)
+
+
+def test_ddim_of_invokeai_is_ddim_and_comfyuis_is_euler() -> None:
+    read = from_texts({"invokeai_metadata": json.dumps({"scheduler": "ddim", "steps": 8})})
+    assert read is not None and read.request.sampler == "DDIM"
+    read = comfy(**{"3": {**GRAPH["3"], "inputs": GRAPH["3"]["inputs"] | {"scheduler": "beta"}}})
+    assert read.request.schedule == "Automatic" and "ComfyUI's beta" in read.notes[0]
+
+
 def test_a_note_stays_short() -> None:
     read = a1111(", ".join(f"Key {i}: {'x' * 500}" for i in range(200)))
     (note,) = read.notes

@@ -103,8 +103,8 @@ def test_the_same_request_gives_the_same_bits_and_leaves_the_global_seed_alone(
 
 
 def test_a_picture_names_the_request_that_makes_it_alone(model: Model) -> None:
-    _, pictures = run(model, Request(prompt="a fox", seed=2**32 - 1, steps=2, count=2))
-    assert [p.seed for p in pictures] == [2**32 - 1, 0]
+    _, pictures = run(model, Request(prompt="a fox", seed=2**64 - 1, steps=2, count=2))
+    assert [p.seed for p in pictures] == [2**64 - 1, 0]
     again = run(model, pictures[1].request)[1][0]
     assert again.request == pictures[1].request
     assert (again.request.width, again.request.height, again.request.count) == (16, 16, 1)

@@ -27,7 +27,7 @@ from composer.studio import (
 from composer.studio.comparing import LINES, ways_of
 from composer.ui import compare_views as views
 
-REQUEST = Request(prompt="a fox", seed=2**32 - 1, count=2, width=16, height=16)
+REQUEST = Request(prompt="a fox", seed=2**64 - 1, count=2, width=16, height=16)
 PAIR = ComposeRequest(
     request=REQUEST, rows=(LoraRow(name="zibo"), LoraRow(name="neon", weight=0.5))
 )
@@ -86,7 +86,7 @@ def test_a_choice_that_no_page_sends_is_refused(value: Any) -> None:
 
 def test_the_grid_fills_and_ends(ways: tuple[Way, ...], picture: SavedPicture) -> None:
     empty = views.comparison_view(ways)
-    assert empty["seeds"] == [2**32 - 1, 0] and empty["sheet"] is None
+    assert empty["seeds"] == [str(2**64 - 1), "0"] and empty["sheet"] is None
     assert [ways[number].title for part in empty["suggested"] for number in part] == [
         "Your weights", "Weights of 1", "Learned gates",
     ]  # fmt: skip
