@@ -14,10 +14,12 @@ import typer
 from composer.clock import left
 from composer.commands import _options as options
 from composer.commands._settings import options_by_name, with_settings
-from composer.diffusion.request import Request
+from composer.diffusion.request import Request, Start
 from composer.errors import ComposerError
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from composer.fusions import LoraRow, Recipe
     from composer.studio import Event, SavedPicture, Studio
 
@@ -66,6 +68,12 @@ def generate(
         None,
         help="A picture to make again, also one of another program (PNG, JPEG or WebP); what else "
         "is given changes it.",
+    ),
+    start: Path | None = typer.Option(
+        None, help="A picture to begin from; --strength says how much of it is drawn anew."
+    ),
+    mask: Path | None = typer.Option(
+        None, help="Where the start picture is drawn anew: light in a picture of its shape."
     ),
     output: Path = typer.Option(Path("outputs"), help="The folder of pictures."),
     model: str = typer.Option(
@@ -120,9 +128,30 @@ def generate(
         whole = studio.triggers(asked.recipe)
         words = studio.wording.expand(said, studio.active(asked), whole=whole, seed=number)
         asked = replace(asked, request=replace(asked.request, prompt=words))
-    pictures = _follow(studio.compose(replace(asked, gate_map=gate_map)))
+    begun = _read_start(start, mask)
+    pictures = _follow(studio.compose(replace(asked, gate_map=gate_map, start=begun)))
     for picture in pictures:
         typer.echo(json.dumps(_told(picture)) if as_json else str(picture.path))
+
+
+def _read_start(start: Path | None, mask: Path | None) -> Start | None:
+    """The picture to begin from, if one was given.
+
+    Raises:
+        ComposerError: a file is no picture, or there is a mask alone.
+    """
+    from composer.diffusion.png import READABLE, open_png
+
+    if start is None:
+        if mask is not None:
+            raise ComposerError(f"--mask {mask} is for a start picture: give it by --start.")
+        return None
+    pictures: list[Image.Image] = []
+    for path in (start, mask):
+        if path is not None:
+            with open_png(path, READABLE) as image:
+                pictures.append(image.convert("RGB" if path == start else "L"))
+    return Start(image=pictures[0], mask=pictures[1] if mask is not None else None)
 
 
 def _recipe(studio: Studio, fusion: str, gates: str, mixlora: str) -> Recipe | None:

@@ -8,6 +8,7 @@ is classifier-free guidance (arXiv 2207.12598) of the predictions without and wi
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 from composer.diffusion.conditioning import Text
 from composer.diffusion.model import Model
 from composer.diffusion.samplers import AUTOMATIC, build_scheduler, set_steps
+from composer.errors import ComposerError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,24 +45,73 @@ class Denoised:
         return to_clean(self.scheduler, self.output, self.timestep, self.noisy)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Beginning:
+    """Clean latents from which a sampling begins, in place of noise alone.
+
+    latents: (batch, channels, h, w).
+    strength: the part of the steps that is made, the last ones; above 0, at most 1.
+    redrawn: (batch or 1, 1, h, w), 1 where the picture is drawn anew and 0 where it stays; None is
+        everywhere.
+    """
+
+    latents: Tensor
+    strength: float
+    redrawn: Tensor | None = None
+
+    def first(self, scheduler: Any) -> int:
+        """The number of the first step.
+
+        Raises:
+            ComposerError: so small a part is less than one step.
+        """
+        steps = int(scheduler.num_inference_steps)
+        made = min(int(steps * self.strength), steps)
+        if not made:
+            raise ComposerError(
+                f"A strength of {self.strength:g} is less than one of {steps} steps: give at least "
+                f"{math.ceil(100 / steps) / 100:g}, or more steps."
+            )
+        return (steps - made) * int(getattr(scheduler, "order", 1))
+
+    def noised(self, scheduler: Any, noise: Tensor, index: int) -> Tensor:
+        """The latents as noisy as they are before this step; clean after the last."""
+        if index >= len(scheduler.timesteps):
+            return self.latents
+        times = scheduler.timesteps[index : index + 1].repeat(len(noise))
+        noised: Tensor = scheduler.add_noise(self.latents, noise, times)
+        return noised
+
+
 @torch.no_grad()
 def denoise(
     scheduler: Any,
     noise: Tensor,
     predict: Callable[[Tensor, Tensor, int], Tensor],
     generators: Sequence[torch.Generator] = (),
+    beginning: Beginning | None = None,
 ) -> Iterator[Denoised]:
     """Yield after each step of the scheduler, without gradients.
 
     noise: (batch, channels, h, w), standard normal.
     predict: gives the prediction, float32, from noisy latents, the timestep and the step's number.
     generators: one for each row, for samplers that draw noise at every step.
+    beginning: what to begin from (SDEdit, arXiv 2108.01073); None is noise alone.
     """
+    first = 0
     latents: Tensor = noise * scheduler.init_noise_sigma
-    for index, timestep in enumerate(scheduler.timesteps):
+    if beginning is not None:
+        first = beginning.first(scheduler)
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(first)
+        latents = beginning.noised(scheduler, noise, first)
+    for index, timestep in enumerate(scheduler.timesteps[first:], first):
         noisy: Tensor = scheduler.scale_model_input(latents, timestep)
         output = predict(noisy, timestep, index)
         latents = advance(scheduler, output, timestep, latents, generators)
+        if beginning is not None and beginning.redrawn is not None:
+            kept = beginning.noised(scheduler, noise, index + 1)
+            latents = torch.lerp(kept, latents, beginning.redrawn)
         yield Denoised(
             scheduler=scheduler,
             index=index,

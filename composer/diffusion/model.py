@@ -120,6 +120,14 @@ class Model:
         return digest.hexdigest()
 
     @torch.no_grad()
+    def to_latents(self, images: torch.Tensor) -> torch.Tensor:
+        """Latents ``(batch, channels, h, w)`` of ``images (batch, 3, H, W)`` in [0, 1]: the means
+        of the VAE's posterior."""
+        pixels = images.to(self.device, torch.float32) * 2 - 1
+        mean: torch.Tensor = self.vae.encode(pixels).latent_dist.mean
+        return mean * self.scaling_factor
+
+    @torch.no_grad()
     def to_images(self, latents: torch.Tensor) -> torch.Tensor:
         """Images ``(batch, 3, H, W)`` in [0, 1], float32 on the CPU, of ``latents``."""
         latents = latents.to(self.device, torch.float32) / self.scaling_factor

@@ -39,7 +39,17 @@ _LEAST_PAIRS = 3
 _MOST_AFTER = 4  # lines
 _MOST_NAMED, _LONGEST = 40, 60  # things in a note, and characters of each
 
-_NUMBERS = {"steps": "Steps", "seed": "Seed", "clip_skip": "Clip skip", "cfg_scale": "CFG scale"}
+_NUMBERS = {
+    "steps": "Steps",
+    "seed": "Seed",
+    "clip_skip": "Clip skip",
+    "cfg_scale": "CFG scale",
+    "strength": "Denoising strength",
+    "hires": "Hires upscale",
+}
+_FRACTIONS = ("cfg_scale", "strength", "hires")
+HIRES_UPSCALER = "Lanczos"
+"""A1111's name of what enlarges a picture for its second pass."""
 # What says nothing of how a picture looks; keys are compared without case, spaces and underscores.
 _NEUTRAL = ("Batch size", "Batch pos", "User", "Created Date", "VAE hash", "AddNet Enabled")
 _LORA_TYPES = ("lora", "lycoris", "locon", "dora")
@@ -86,6 +96,10 @@ def to_parameters(record: PictureRecord) -> str:
         del pairs["Schedule type"]
     if request.width is not None and request.height is not None:
         pairs["Size"] = f"{request.width}x{request.height}"
+    if record.start or request.hires > 1:
+        pairs["Denoising strength"] = f"{request.strength:g}"
+    if request.hires > 1:
+        pairs |= {"Hires upscale": f"{request.hires:g}", "Hires upscaler": HIRES_UPSCALER}
     if record.model_hash:
         pairs["Model hash"] = record.model_hash[:10]
     if record.model_name:
@@ -257,7 +271,7 @@ def _read_settings(take: Take, notes: list[str]) -> dict[str, Any]:
     defaults = {field.name: field.default for field in fields(Request)}
     for name, value in found.items():
         try:
-            number = float(value) if name == "cfg_scale" else int(value)
+            number = float(value) if name in _FRACTIONS else int(value)
             Request(**cast(Any, {name: number}))
         except ComposerError as error:
             notes.append(f"{error} {name} {defaults[name]!r} is used instead.")
@@ -267,6 +281,21 @@ def _read_settings(take: Take, notes: list[str]) -> dict[str, Any]:
             )
         else:
             taken[name] = number
+    if "hires" in taken:
+        steps = take("Hires steps")
+        if steps not in ("", "0", str(taken.get("steps", ""))):
+            notes.append(f"Its second pass had {steps[:_LONGEST]} steps; here it has as many.")
+        upscaler = take("Hires upscaler") or HIRES_UPSCALER
+        if upscaler != HIRES_UPSCALER:
+            notes.append(
+                f"It was enlarged for its second pass by {upscaler[:_LONGEST]!r}; here it is by "
+                f"{HIRES_UPSCALER}."
+            )
+    elif "strength" in taken:
+        notes.append(
+            "This picture began from another one, which is not in it: give that picture as the "
+            "start."
+        )
     return taken
 
 

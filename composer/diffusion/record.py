@@ -44,7 +44,8 @@ class PictureRecord:
 
     ``request`` makes this one picture (count 1, its own seed). ``fusion`` is the method's name with
     its settings. ``model_hash`` is the SHA-256 of the model, or its first digits as other programs
-    write them. ``notes`` say in words what could not be taken over from another program.
+    write them. ``start`` is the fingerprint of the picture that it began from, if it did. ``notes``
+    say in words what could not be taken over from another program.
     """
 
     request: Request
@@ -53,10 +54,12 @@ class PictureRecord:
     model_name: str = ""
     model_hash: str = ""
     version: str = __version__
+    start: str = ""
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check(str, model=self.model_name, model_hash=self.model_hash, version=self.version)
+        named = {"model": self.model_name, "model_hash": self.model_hash, "start": self.start}
+        _check(str, version=self.version, **named)
         _check(str, **{f"note {number}": note for number, note in enumerate(self.notes, start=1)})
         _check(Mapping, fusion=self.fusion)
 

@@ -88,6 +88,7 @@ class RegionMaps:
 
     def __init__(self, regions: Regions, prompts: Sequence[str], clip_skip: int) -> None:
         self._regions = regions
+        self._given = False
         triggers, device = regions.triggers, regions.model.device
         on = regions.mixture.switches
         self.called = torch.zeros(len(triggers), len(prompts), dtype=torch.bool, device=device)
@@ -108,9 +109,10 @@ class RegionMaps:
         self._text = self._encode(prompts, clip_skip) if self._asked else None
 
     def update(self, noisy: Tensor, timestep: Tensor, step: int) -> None:
-        """Give the gates the maps of these latents, (pictures, channels, height, width), at every
-        EVERY-th step."""
-        if step % EVERY == 0:
+        """Give the gates the maps of these latents, (pictures, channels, height, width), at the
+        first step and at every EVERY-th."""
+        if step % EVERY == 0 or not self._given:
+            self._given = True
             self._regions.mixture.set_region_maps(self.maps(noisy, timestep))
 
     @torch.no_grad()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import secrets
 from dataclasses import dataclass
 from typing import ClassVar
+
+from PIL import Image, ImageOps
 
 from composer.diffusion.samplers import AUTOMATIC, find_sampler, split_sampler
 from composer.errors import ComposerError
@@ -17,6 +20,7 @@ MAX_COUNT = 64
 MAX_CFG = 50.0
 MAX_CLIP_SKIP = 12
 MAX_SIDE = 8192
+MAX_HIRES = 4.0
 MAX_PROMPT = 2**16  # characters
 SEEDS = 2**64  # as PyTorch takes them
 DRAWN_SEEDS = 2**32  # short enough to be read out
@@ -90,6 +94,22 @@ class Request(Settings):
         hint="1 is usual",
         help="1 takes the text encoder's last layer.",
     )
+    strength: float = setting(
+        0.7,
+        above=0,
+        at_most=1,
+        named="The denoising strength",
+        hint="0.3 to 0.8 is usual",
+        help="Denoising strength: how much of a start picture, or in a second pass, is drawn anew.",
+    )
+    hires: float = setting(
+        1.0,
+        at_least=1,
+        at_most=MAX_HIRES,
+        named="The factor of the second pass",
+        hint="1 is without one, 1.5 or 2 is usual",
+        help="A second pass at so many times the width and height; 1 is none.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -122,6 +142,32 @@ class Request(Settings):
     def seed_of(self, index: int) -> int:
         """The seed of picture ``index`` of a request whose seed is drawn."""
         return (self.seed + index) % SEEDS
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Start:
+    """A picture to begin from, and where it is drawn anew: where ``mask`` is light, or everywhere.
+
+    Both are cut to the picture's proportions, from their middle, and scaled.
+    """
+
+    image: Image.Image
+    mask: Image.Image | None = None
+
+    def fingerprint(self) -> str:
+        """Hexadecimal SHA-256 of all pixels: another picture or mask has another one."""
+        digest = hashlib.sha256()
+        for image in (self.image.convert("RGB"), self.mask and self.mask.convert("L")):
+            if image is not None:
+                digest.update(f"{image.mode} {image.size}".encode() + image.tobytes())
+        return digest.hexdigest()
+
+    def fitted(self, width: int, height: int) -> Start:
+        """Both as pictures of this size."""
+        size = (width, height)
+        image = ImageOps.fit(self.image.convert("RGB"), size, Image.Resampling.LANCZOS)
+        mask = self.mask and ImageOps.fit(self.mask.convert("L"), size, Image.Resampling.BILINEAR)
+        return Start(image=image, mask=mask)
 
 
 def _check_text(what: str, value: str) -> None:

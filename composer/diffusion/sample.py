@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from composer.clock import Clock
 from composer.diffusion.conditioning import Text, encode_prompts
-from composer.diffusion.denoise import Denoised, denoise, draw_noise, predict, scheduler_for
+from composer.diffusion.denoise import (
+    Beginning,
+    Denoised,
+    denoise,
+    draw_noise,
+    predict,
+    scheduler_for,
+)
 from composer.diffusion.model import Model
 from composer.diffusion.preview import preview, to_image
 from composer.diffusion.prompt import parse_prompt
 from composer.diffusion.regions import RegionMaps, Regions
-from composer.diffusion.request import Request
+from composer.diffusion.request import Request, Start
 from composer.diffusion.samplers import AUTOMATIC
 from composer.errors import ComposerError
 
@@ -61,6 +69,7 @@ def generate(
     batch_size: int | None = None,
     before_step: Callable[[int, int], None] = lambda index, total: None,
     regions: Regions | None = None,
+    start: Start | None = None,
 ) -> Iterator[Step | Picture]:
     """Make the request's pictures; the request is checked now, the work is done as one iterates.
 
@@ -74,76 +83,172 @@ def generate(
     predicted so far. ``batch_size`` is how many pictures are made at once. ``before_step`` is
     called before each pass of the U-Net with its number and how many there are in this batch.
     ``regions`` finds out where each LoRA's words act, for gates that need it.
+
+    ``start`` is a picture to begin from, of which the request's strength says how much is drawn
+    anew; outside of its mask it stays as it is. With ``request.hires`` above 1 each picture is
+    scaled up, and drawn anew with that strength, in a second pass.
     """
     resolved = request.resolve(size=model.size, multiple=model.multiple)
-    return _pictures(model, resolved, cancelled, preview_every, batch_size, before_step, regions)
+    if start is not None and request.hires > 1:
+        raise ComposerError(
+            "A second pass at a higher size is for pictures that begin from noise: give the start "
+            "picture a larger width and height instead."
+        )
+    work = _Work(model, resolved, cancelled, preview_every, before_step, regions, start)
+    return work.pictures(batch_size)
 
 
-def _pictures(
-    model: Model,
-    request: Request,
-    cancelled: Callable[[], bool],
-    preview_every: int,
-    batch_size: int | None,
-    before_step: Callable[[int, int], None],
-    regions: Regions | None,
-) -> Iterator[Step | Picture]:
-    shape = _latent_shape(model, request)
-    largest = batch_size or max(1, min(MAX_BATCH, BATCH_LATENTS // (shape[1] * shape[2])))
-    batches = [
-        range(first, min(first + largest, request.count))
-        for first in range(0, request.count, largest)
-    ]
-    words = parse_prompt(request.prompt).text
-    conditioning = encode_prompts(
-        model,
-        words,
-        parse_prompt(request.negative_prompt).text if request.cfg_scale > 1 else None,
-        clip_skip=request.clip_skip,
-    )
-    clock = Clock()
-    for number, pictures in enumerate(batches):
-        if cancelled():
-            return
-        many, latents = len(pictures), torch.empty(0)
-        for step in denoise_pictures(
+@dataclass
+class _Work:
+    """The making of one request's pictures."""
+
+    model: Model
+    request: Request
+    cancelled: Callable[[], bool]
+    preview_every: int
+    before_step: Callable[[int, int], None]
+    regions: Regions | None
+    start: Start | None
+
+    def __post_init__(self) -> None:
+        model, request = self.model, self.request
+        assert request.width is not None and request.height is not None  # it is resolved
+        self.size = (request.width, request.height)
+        self.larger = tuple(_scaled(side, request.hires, model.multiple) for side in self.size)
+        self.words = parse_prompt(request.prompt).text
+        if self.start is not None:
+            self.start = self.start.fitted(*self.size)
+        # how many steps each pass makes
+        scheduler = scheduler_for(model, request.sampler, request.steps, request.schedule)
+        every = len(scheduler.timesteps)
+        nothing = Beginning(latents=torch.empty(0), strength=request.strength)
+        again = every - nothing.first(scheduler) if self.start or request.hires > 1 else 0
+        self.passes = [again] if self.start else [every, again] if request.hires > 1 else [every]
+
+    def pictures(self, batch_size: int | None) -> Iterator[Step | Picture]:
+        model, request = self.model, self.request
+        width, height = self.larger if request.hires > 1 else self.size
+        latents = width * height // model.multiple**2
+        largest = batch_size or max(1, min(MAX_BATCH, BATCH_LATENTS // latents))
+        text = encode_prompts(
             model,
-            conditioning.rows.repeated(many),
-            [request.seed_of(index) for index in pictures],
-            shape,
-            sampler=request.sampler,
-            schedule=request.schedule,
-            steps=request.steps,
-            cfg_scale=request.cfg_scale,
-            maps=regions and regions.of([words] * many, clip_skip=request.clip_skip),
-            before_step=before_step,
+            self.words,
+            parse_prompt(request.negative_prompt).text if request.cfg_scale > 1 else None,
+            clip_skip=request.clip_skip,
+        ).rows
+        self.clock, self.done = Clock(), 0
+        sizes = (self.size, self.larger)
+        whole = sum(n * side[0] * side[1] for n, side in zip(self.passes, sizes, strict=False))
+        self.clock.total = whole * request.count
+        batches = [
+            range(first, min(first + largest, request.count))
+            for first in range(0, request.count, largest)
+        ]
+        for number, pictures in enumerate(batches):
+            if self.cancelled():
+                return
+            rows = text.repeated(len(pictures))
+            places = number * sum(self.passes), len(batches) * sum(self.passes)
+            finished = yield from self._sampled(pictures, rows, self.size, self._begun(), places)
+            if finished is not None and request.hires > 1:
+                begun = self._enlarged(finished)
+                places = places[0] + self.passes[0], places[1]
+                finished = yield from self._sampled(pictures, rows, self.larger, begun, places)
+            if finished is None:
+                return
+            for index, its in zip(pictures, finished, strict=True):
+                if self.cancelled():
+                    return
+                seed = request.seed_of(index)
+                yield Picture(
+                    index=index,
+                    seed=seed,
+                    image=self._kept(to_image(model.to_images(its[None])[0])),
+                    request=dataclasses.replace(request, seed=seed, count=1),
+                )
+
+    def _sampled(
+        self,
+        pictures: range,
+        text: Text,
+        size: tuple[int, ...],
+        beginning: Beginning | None,
+        places: tuple[int, int],
+    ) -> Generator[Step, None, Tensor | None]:
+        """One pass of a batch: its latents in the end, None when cancelled.
+
+        places: the number of its first step, and how many there are in all.
+        """
+        model, request = self.model, self.request
+        latents, many = torch.empty(0), len(pictures)
+        width, height = (side // model.multiple for side in size)
+        for number, step in enumerate(
+            denoise_pictures(
+                model,
+                text,
+                [request.seed_of(index) for index in pictures],
+                (model.latent_channels, height, width),
+                sampler=request.sampler,
+                schedule=request.schedule,
+                steps=request.steps,
+                cfg_scale=request.cfg_scale,
+                maps=self.regions
+                and self.regions.of([self.words] * many, clip_skip=request.clip_skip),
+                before_step=self.before_step,
+                beginning=beginning,
+            )
         ):
             latents = _finite(step.latents, step.index)
-            steps, done = len(step.scheduler.timesteps), step.index + 1
-            shown = preview_every > 0 and done % preview_every == 0
-            image = preview(model, step.clean) if shown else None
-            clock.total = steps * request.count
-            left = clock.seconds_left(steps * pictures.start + done * many)
+            self.done += many * size[0] * size[1]
+            shown = self.preview_every > 0 and (number + 1) % self.preview_every == 0
             yield Step(
-                index=number * steps + step.index,
-                total=len(batches) * steps,
+                index=places[0] + number,
+                total=places[1],
                 latents=latents,
                 pictures=pictures,
-                preview=image,
-                seconds_left=left,
+                preview=preview(model, step.clean) if shown else None,
+                seconds_left=self.clock.seconds_left(self.done),
             )
-            if cancelled():
-                return
-        for index, finished in zip(pictures, latents, strict=True):
-            if cancelled():
-                return
-            seed = request.seed_of(index)
-            yield Picture(
-                index=index,
-                seed=seed,
-                image=to_image(model.to_images(finished[None])[0]),
-                request=dataclasses.replace(request, seed=seed, count=1),
-            )
+            if self.cancelled():
+                return None
+        return latents
+
+    def _begun(self) -> Beginning | None:
+        """The start picture."""
+        if self.start is None:
+            return None
+        redrawn = None
+        if self.start.mask is not None:
+            side = [pixels // self.model.multiple for pixels in self.size]
+            small = self.start.mask.resize((side[0], side[1]), Image.Resampling.BOX)
+            redrawn = (_pixels(small) >= 0.5).to(self.model.device, torch.float32)
+        latents = self.model.to_latents(_pixels(self.start.image))
+        return Beginning(latents=latents, strength=self.request.strength, redrawn=redrawn)
+
+    def _enlarged(self, latents: Tensor) -> Beginning:
+        """The first pass's pictures at the second one's size."""
+        images = (to_image(self.model.to_images(its[None])[0]) for its in latents)
+        width, height = self.larger
+        large = [image.resize((width, height), Image.Resampling.LANCZOS) for image in images]
+        begun = torch.cat([self.model.to_latents(_pixels(image)) for image in large])
+        return Beginning(latents=begun, strength=self.request.strength)
+
+    def _kept(self, image: Image.Image) -> Image.Image:
+        """The picture, with the start picture where that was to stay."""
+        if self.start is None or self.start.mask is None:
+            return image
+        return Image.composite(image, self.start.image, self.start.mask)
+
+
+def _scaled(side: int, factor: float, multiple: int) -> int:
+    """The nearest size that the model can draw."""
+    return max(round(side * factor / multiple), 1) * multiple
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    """(1, channels, height, width) in [0, 1]."""
+    array = np.asarray(image, dtype=np.float32) / 255
+    return torch.tensor(array.reshape(image.height, image.width, -1)).movedim(-1, 0)[None]
 
 
 def denoise_pictures(
@@ -158,6 +263,7 @@ def denoise_pictures(
     schedule: str = AUTOMATIC,
     maps: RegionMaps | None = None,
     before_step: Callable[[int, int], None] = lambda index, total: None,
+    beginning: Beginning | None = None,
 ) -> Iterator[Denoised]:
     """The steps of one batch of pictures, one for each seed, in float32 throughout.
 
@@ -175,7 +281,7 @@ def denoise_pictures(
         return predict(model, noisy, timestep, text, cfg_scale)
 
     noise, generators = draw_noise(seeds, shape)
-    return denoise(scheduler, noise.to(model.device), predicted, generators)
+    return denoise(scheduler, noise.to(model.device), predicted, generators, beginning)
 
 
 def _finite(latents: Tensor, index: int) -> Tensor:
@@ -185,12 +291,3 @@ def _finite(latents: Tensor, index: int) -> Tensor:
             "weights of the LoRAs, leave out one that is broken, or load the model in float32."
         )
     return latents
-
-
-def _latent_shape(model: Model, request: Request) -> tuple[int, int, int]:
-    assert request.width is not None and request.height is not None  # it is resolved
-    return (
-        model.latent_channels,
-        request.height // model.multiple,
-        request.width // model.multiple,
-    )

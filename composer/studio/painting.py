@@ -44,7 +44,8 @@ def paint(
     )
     yield Started(loras=plan.recipe.names(plan), notes=notes)
     finished: list[SavedPicture] = []
-    with contextlib.closing(_pieces(engine, request, asked.gate_map, cancelled)) as pieces:
+    start = "" if asked.start is None else asked.start.fingerprint()
+    with contextlib.closing(_pieces(engine, request, asked, cancelled)) as pieces:
         for piece, gates in pieces:
             if isinstance(piece, Step):
                 yield Progress(
@@ -62,6 +63,7 @@ def paint(
                 fusion=fusion,
                 model_name=model.name,
                 model_hash=model.hash,
+                start=start,
             )
             finished.append(history.save(piece.image, record, gates))
             yield PictureSaved(saved=finished[-1])
@@ -98,7 +100,7 @@ def _unused(experts: Iterable[Expert]) -> Iterator[str]:
 
 
 def _pieces(
-    engine: Engine, request: Request, gate_map: bool, cancelled: Callable[[], bool]
+    engine: Engine, request: Request, asked: ComposeRequest, cancelled: Callable[[], bool]
 ) -> Generator[tuple[Step | Picture, GateRecord | None], None, None]:
     """The sampling's pieces, and with each picture what the gates gave if that is wanted."""
     pieces = within_memory(
@@ -109,10 +111,11 @@ def _pieces(
             preview_every=max(1, request.steps // PREVIEWS),
             before_step=engine.at_step,
             regions=engine.regions(),
+            start=asked.start,
         ),
         request,
     )
-    recorder = engine.recorder(guided=request.cfg_scale > 1) if gate_map else None
+    recorder = engine.recorder(guided=request.cfg_scale > 1) if asked.gate_map else None
     if recorder is None:
         for piece in pieces:
             yield piece, None

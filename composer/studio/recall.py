@@ -42,6 +42,11 @@ def recall(record: PictureRecord, libraries: Libraries) -> Recalled:
     pins = () if before is None else before.pins_for(recipe, recorded_pins(record.fusion))
     chosen, pins = recipe.recalled(record.fusion, tuple(rows.values()), pins, names, libraries)
     request = record.request
+    if record.start:
+        notes.append(
+            "This picture began from another one, which is not in it: give that picture as the "
+            "start again, with its mask if it had one."
+        )
     negative = parse_prompt(request.negative_prompt, notes)
     if negative.loras:
         tags = ", ".join(map(str, negative.loras))

@@ -9,7 +9,7 @@ from typing import Any
 
 from composer.diffusion.prompt import MAX_LORAS, LoraTag, parse_prompt
 from composer.diffusion.record import LoraRecord
-from composer.diffusion.request import Request
+from composer.diffusion.request import Request, Start
 from composer.errors import ComposerError
 from composer.fusions import LoraRow, Pin, Recipe, Sum, with_blocks
 from composer.fusions.recipe import NONE
@@ -32,6 +32,7 @@ class ComposeRequest:
     gate_map: whether the weights that gates give are kept beside each picture.
     pins: weights of units by hand, whatever the gates or the fusion would give there; the later one
         holds where two are for one unit.
+    start: a picture to begin from.
     """
 
     request: Request = field(default_factory=Request)
@@ -39,6 +40,7 @@ class ComposeRequest:
     recipe: Recipe = field(default_factory=Sum)
     gate_map: bool = False
     pins: tuple[Pin, ...] = ()
+    start: Start | None = None
 
     def __post_init__(self) -> None:
         if len(self.rows) > MAX_LORAS:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from composer.diffusion.conditioning import Text
 from composer.diffusion.denoise import denoise, draw_noise, guide, predict, scheduler_for, to_clean
 from composer.diffusion.load import load_model
 
@@ -48,7 +49,7 @@ def test_guidance_moves_away_from_the_prediction_without_the_prompt(tiny_sd: Pat
     model = load_model(tiny_sd)
     shape = (2, model.latent_channels, 8, 8)
     noisy, timesteps = torch.randn(shape), torch.tensor([900, 40])
-    text = torch.randn(4, model.token_limit, model.cross_attention_dim)
+    text = Text(states=torch.randn(4, model.token_limit, model.cross_attention_dim))
     with torch.no_grad():
         without, with_prompt = (
             predict(model, noisy, timesteps, text[rows]) for rows in (slice(2), slice(2, 4))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +31,37 @@ def weights(record: PictureRecord) -> dict[str, tuple[float, float, str]]:
 
 def test_one_note_names_every_key_that_is_not_taken_over() -> None:
     read = a1111(
-        "Denoising strength: 0.4, Hires upscale: 2, Hires steps: 8, Variation seed: 3, "
+        "Denoising strength: 0.4, Hires upscale: 2, Hires steps: 8, Hires resize: 5, "
+        "Variation seed: 3, "
         'Variation seed strength: 0.5, ENSD: 31337, RNG: NV, TI hashes: "bad: 123456789012", '
         "VAE: soft, Emphasis: No norm, Some Day: x"
     )
-    assert read.request == ASKED
+    assert read.request == replace(ASKED, strength=0.4, hires=2)
     (note,) = read.notes
     for key in (
-        "Denoising strength: 0.4", "Hires upscale: 2", "Hires steps", "Variation seed: 3",
+        "Hires resize: 5", "Variation seed: 3",
         "Variation seed strength", "ENSD: 31337", "RNG: NV", "TI hashes: bad: 123456789012",
         "VAE: soft", "Emphasis: No norm", "Some Day: x",
     ):  # fmt: skip
         assert key in note
+
+
+@pytest.mark.parametrize(
+    ("more", "strength", "hires", "note"),
+    [
+        ("Denoising strength: 0.4", 0.4, 1, "began from another one, which is not in it"),
+        ("Denoising strength: 0.4, Hires upscale: 1.5, Hires upscaler: Lanczos", 0.4, 1.5, ""),
+        ("Hires upscale: 2, Hires steps: 3", 0.7, 2, "second pass had 3 steps"),
+        ("Hires upscale: 2, Hires upscaler: Latent", 0.7, 2, "by 'Latent'; here it is by Lanczos"),
+        ("Hires upscale: 200", 0.7, 1, "1.0 is used instead"),
+    ],
+)
+def test_second_passes_and_start_pictures(
+    more: str, strength: float, hires: float, note: str
+) -> None:
+    read = a1111(more)
+    assert (read.request.strength, read.request.hires) == (strength, hires)
+    assert len(read.notes) == bool(note) and note in "".join(read.notes)
 
 
 @pytest.mark.parametrize(
