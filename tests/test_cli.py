@@ -61,6 +61,18 @@ class TestInspect:
         plain = CliRunner().invoke(app, ["inspect", str(path)]).output
         assert "rank: 4" in plain and "embeddings" not in plain
 
+    def test_names_with_dots_and_numbers(self, tmp_path: Path) -> None:
+        """A file names some of a model's modules, and these tell no numbers of blocks."""
+        path = tmp_path / "hat.safetensors"
+        name = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+        save_file(
+            {f"{name}.lora_A.weight": torch.ones(2, 8), f"{name}.lora_B.weight": torch.ones(8, 2)},
+            path,
+        )
+        said = self.said(str(path))
+        assert (said["modules"], said["spikes"]) == (1, [name])
+        assert said["energy"] == {"unet.down_blocks.0": 1}
+
     def test_beside_a_model(self, tiny_sd: Path, tmp_path: Path) -> None:
         path = write_lora(tmp_path / "hat.safetensors", seed=1)
         stray = "lora_unet_nowhere_attn2_to_v"

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from composer.errors import ComposerError
 from composer.experts import Expert, LowRank
+from composer.experts.peft_config import STARTS, beside
 from composer.language.load import LanguageModel
-from composer.language.parts import read_adapters
+from composer.language.parts import WEIGHTS_FILE, read_adapters
 
 PeftWay = Literal[
     "linear",
@@ -55,7 +56,8 @@ def merged_by_peft(
     seed: of what "dare" drops.
 
     Raises:
-        ComposerError: a way that is none, or that cannot merge these, as "linear" other ranks.
+        ComposerError: a way that is none, or that cannot merge these, as "linear" other ranks; a
+            LoRA for which PEFT would change the model.
     """
     if way not in PEFT_WAYS:
         raise ComposerError(f"PEFT has no merge {way!r}: choose one of {', '.join(PEFT_WAYS)}.")
@@ -65,6 +67,12 @@ def merged_by_peft(
             "for each."
         )
     read_adapters(folders, language.model, language.name)
+    for name, folder in folders.items():
+        if (start := beside(folder / WEIGHTS_FILE).start) in STARTS:
+            raise ComposerError(
+                f"{name} began as {start!r}, and PEFT takes that part out of the model itself: "
+                "convert it to a plain LoRA (path_initial_model_for_weight_conversion)."
+            )
     import peft
 
     names = list(folders)

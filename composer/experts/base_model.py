@@ -15,7 +15,7 @@ from composer.families import SDXL, find_family
 
 # The second is lora_diffusion's first attn2.to_k; see lora_diffusion.py.
 _CROSS_KEY = re.compile(r"attn2[._]to_k$|^:6$")
-_ON_INPUT = ("down", "hada_w1_b", "a2", "diff")
+_ON_INPUT = ("down", "hada_w1_b", "a2", "q_layer", "diff")
 _ON_INPUT_PARTS = ("lokr_w1", "lokr_w1_b", "lokr_w2", "lokr_w2_b")
 _TEXT_QUERY = re.compile(r"self_attn[._]q_proj$")
 

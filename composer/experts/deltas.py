@@ -31,6 +31,9 @@ Scale = Callable[[int | None], float]
 _TINY = torch.finfo(torch.float32).eps
 """The least norm that DoRA divides by, as LyCORIS has it."""
 
+_NEAR = 0.5
+"""How much of a T-LoRA's P must lie in what it began as; random ones have rank / out of it."""
+
 
 class WrongShape(ValueError):
     """An adapter whose difference has another shape than the module's weight."""
@@ -106,6 +109,7 @@ def build(kind: str, tensors: Tensors, site: Site, scale: Scale, *, start: str =
         "LoHa": loha,
         "LoKr": lokr,
         "GLoRA": glora,
+        "T-LoRA": tlora,
         "(IA)³": ia3,
         "OFT": oft,
         "full difference": full,
@@ -226,6 +230,40 @@ def glora(t: Tensors, site: Site, scale: Scale) -> LowRank:
             return site.factors(up, down, s)
     whole = torch.einsum("ojk,ji->oik", turned, a2).flatten(1) + b1 @ b2
     return site.dense(whole, s)
+
+
+def tlora(t: Tensors, site: Site, scale: Scale) -> LowRank:
+    """T-LoRA (Soboleva et al. 2025) with its whole rank: ΔW = s · (P λ Q - P₀ λ₀ Q₀).
+
+    q (r, in), λ (1, r), p (out, r). They began as r singular vectors and values of W in a row: the
+    largest, the least, or those in the middle. The file does not say which. It is seen from P, as
+    that lies nearest to what it began as; of random beginnings it lies near none.
+    """
+    _need(t, "p_layer", "q_layer", "lambda_layer")
+    if prod(site.shape[2:]) != 1:
+        raise ValueError("is a T-LoRA of a convolution, for which its difference is not defined,")
+    p, q, values = t["p_layer"].flatten(1), t["q_layer"].flatten(1), t["lambda_layer"].flatten()
+    _fit(p, q)
+    site.check(p.shape[0], q.shape[1])
+    rank = q.shape[0]
+    if values.shape[0] != rank or rank > min(p.shape[0], q.shape[1]):
+        raise ValueError(f"has {values.shape[0]} values for rank {rank}")
+    left, all_values, right = cast(
+        "tuple[Tensor, ...]", cast(Any, torch.linalg).svd(site.weight(), full_matrices=False)
+    )
+    count = all_values.shape[0]
+    starts = {0, count - rank, (count - rank) // 2}
+    unit = p.double() / p.double().square().sum(0).sqrt().clamp_min(_TINY)
+    near = {at: float((left[:, at : at + rank].T @ unit).square().sum()) / rank for at in starts}
+    at = max(starts, key=lambda start: near[start])
+    if near[at] < _NEAR:
+        raise ValueError("is a T-LoRA that did not begin as a part of this model's weight,")
+    these = slice(at, at + rank)
+    up = torch.cat((p * values, -(left[:, these] * all_values[these]).float()), dim=1)
+    down = torch.cat((q, right[these].float()))
+    if 2 * rank > min(up.shape[0], down.shape[1]):
+        return site.dense(up @ down, scale(rank))
+    return site.factors(up, down, scale(rank))
 
 
 def ia3(t: Tensors, site: Site, scale: Scale) -> LowRank:

@@ -15,7 +15,7 @@ from composer.families import FAMILIES, STABLE_DIFFUSION_2
 from composer.outside import parse_object
 
 MAX_TAGS = 24
-_RANKS = ("down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b", "a2")
+_RANKS = ("down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b", "a2", "q_layer")
 """The slots whose first side is the rank."""
 _MAX_EXTRA = 1000
 _BASES = {

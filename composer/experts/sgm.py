@@ -41,7 +41,7 @@ def sgm_names(names: Iterable[str]) -> dict[str, str]:
         match = _BLOCK.match(name)
         if name in _OUTER:
             renamed[name] = _OUTER[name]
-        elif match:
+        elif match and match[0] in prefixes:  # else the names are not those of a whole model
             rest = name[match.end() + 1 :]
             if match["kind"] == "resnets":
                 rest = _RESNET_PARTS.get(rest, rest)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +99,7 @@ def test_all_of_pefts_merges_run_and_each_is_another(alike: Any) -> None:
         assert torch.equal(outputs(lm.model, requests()), found["dare_ties"]), "by the seed"
 
 
-def test_merges_that_cannot_be_are_refused(mixed: Any, alike: Any) -> None:
+def test_merges_that_cannot_be_are_refused(mixed: Any, alike: Any, tmp_path: Path) -> None:
     lm = language()
     before = weights_hash(lm.model)
 
@@ -112,6 +114,13 @@ def test_merges_that_cannot_be_are_refused(mixed: Any, alike: Any) -> None:
     refused(mixed["llama"], WEIGHTS, "linear", "cannot merge ada, ink, sun by 'linear'")
     refused(alike, WEIGHTS, "median", "no merge 'median'")
     refused(alike, {"ada": 1.0}, "cat", "one for each")
+    begun = {name: tmp_path / name for name in alike}
+    for name, folder in alike.items():
+        shutil.copytree(folder, begun[name])
+        config = begun[name] / "adapter_config.json"
+        fields = json.loads(config.read_text()) | {"init_lora_weights": "pissa"}
+        config.write_text(json.dumps(fields))
+    refused(begun, WEIGHTS, "cat", "began as 'pissa'.* plain LoRA")
 
 
 @torch.no_grad()

@@ -168,6 +168,30 @@ def test_whole_differences_and_biases(net: Net, names: ModuleNames, path: Path) 
     assert read_expert(path, names).info.kinds == ("full difference", "biases")
 
 
+@pytest.mark.parametrize("begun", ["principal", "last", "middle"])
+def test_tlora(begun: str, net: Net, names: ModuleNames, path: Path) -> None:
+    """The file does not say from which singular values it began: that is seen from P."""
+    adapters: dict[str, Any] = {
+        site: lycoris.TLoraModule(
+            f"lora_unet_{site}", getattr(net, site), lora_dim=3, alpha=2, sig_type=begun
+        )
+        for site in ("wide", "tall", "point")
+    }
+    tensors: dict[str, torch.Tensor] = {}
+    with torch.no_grad():
+        for site, adapter in adapters.items():
+            for parameter in adapter.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+            for slot, tensor in adapter.eval().state_dict().items():
+                tensors[f"lora_unet_{site}.{slot}"] = tensor.detach().clone()
+    # Double precision would begin from the same numbers: they are buffers.
+    assert_same(read_expert(save(path, tensors), names), net, adapters, torch.float32)
+    torch.manual_seed(3)
+    tensors["lora_unet_wide.p_layer.weight"] = torch.randn(16, 3)
+    with pytest.raises(ComposerError, match="did not begin as a part of this model's weight"):
+        read_expert(save(path, tensors), names)
+
+
 def test_a_bias_alone(net: Net, names: ModuleNames, path: Path) -> None:
     bias = torch.randn(16)
     expert = read_expert(save(path, {"lora_unet_wide.diff_b": bias}), names)

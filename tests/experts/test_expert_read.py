@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from lora_files import ATTENTION, KOHYA, SMALL, kohya_pair, raw_file, save
+from torch import nn
 
 from composer.errors import ComposerError
 from composer.experts import Expert, ModuleNames, read_expert, read_header
@@ -143,7 +144,6 @@ def test_what_belongs_to_no_module_is_reported(path: Path) -> None:
     [
         (f"{KOHYA}.w_norm", "norms"),
         (f"{KOHYA}.oft_diag", "old OFT"),
-        (f"{KOHYA}.lambda_layer", "T-LoRA"),
         (f"{KOHYA}.bias_indices", "sparse remainder"),
         ("base_model.model.mid_block.to_q.oft_R.weight", "OFT or BOFT of PEFT's"),
         ("transformer.single_blocks.0.attn.to_q.lora_A.weight", "transformer model"),
@@ -188,6 +188,69 @@ def test_prefixes_of_one_program_with_endings_of_another(path: Path, name: str) 
     expert = read(path, {f"{name}.weight": torch.ones(2, 32), f"{other}.weight": torch.ones(32, 2)})
     assert (set(expert.sites), expert.unmatched) == ({ATTENTION}, ())
     assert expert.sites[ATTENTION].scale == (3 if "base_model" in name else 1)
+
+
+class CrossAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.to_q, self.to_k, self.to_v = (nn.Linear(2, 2) for _ in range(3))
+        self.to_out = nn.ModuleList([nn.Linear(2, 2), nn.Dropout()])
+
+
+class GEGLU(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj = nn.Linear(2, 4)
+
+
+class Block(nn.Module):
+    """A transformer block as diffusers of 2022 registered its parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn1 = CrossAttention()
+        self.ff = nn.Module()
+        self.ff.net = nn.ModuleList([GEGLU(), nn.Dropout(), nn.Linear(2, 2)])
+        self.attn2 = CrossAttention()
+
+
+def tree(sizes: list[list[int]]) -> nn.ModuleList:
+    """Blocks, the attentions in each, and the transformer blocks in each of these."""
+    blocks = nn.ModuleList()
+    for attentions in sizes:
+        block = nn.Module()
+        block.attentions = nn.ModuleList()
+        for count in attentions:
+            attention = nn.Module()
+            attention.transformer_blocks = nn.ModuleList(Block() for _ in range(count))
+            block.attentions.append(attention)
+        blocks.append(block)
+    return blocks
+
+
+def test_the_numbers_of_lora_diffusion(path: Path) -> None:
+    """The oracle is its own walk: ancestors by class, and below each the Linear modules in the
+    order of `named_modules`, in a U-Net that registers the mid block last, as those of 2022."""
+    unet = nn.Module()
+    unet.down_blocks = tree([[1, 2]] * 11)  # ten and more, so that names sort otherwise
+    unet.up_blocks = tree([[], [1], [1, 1]])
+    (unet.mid_block,) = tree([[2]])
+    called = {module: name for name, module in unet.named_modules()}
+    order = [
+        called[module]
+        for ancestor in unet.modules()
+        if type(ancestor).__name__ in ("CrossAttention", "Attention", "GEGLU")
+        for module in ancestor.modules()
+        if isinstance(module, nn.Linear)
+    ]
+    names = ModuleNames.of({"unet": unet}, model="of 2022")
+    assert [names.site("unet", f":{n}") for n in range(len(order))] == [f"unet.{n}" for n in order]
+    assert names.site("unet", f":{len(order)}") is None
+    pair = {"unet:5:down": torch.ones(1, 2), "unet:5:up": torch.ones(2, 1)}
+    expert = read_expert(save(path, pair, unet='["CrossAttention", "GEGLU"]'), names)
+    assert set(expert.sites) == {f"unet.{order[5]}"}
+    with pytest.raises(ComposerError, match=r"counts modules below .*ResnetBlock2D"):
+        read_expert(save(path, pair, unet='["ResnetBlock2D", "GEGLU"]'), names)
 
 
 def test_a_share_of_the_file_is_at_work(path: Path) -> None:

@@ -35,8 +35,9 @@ _ENDING = re.compile(
     r"|(?P<bias>lora_B(?:\.[^.]+)?\.bias)"
     r"|(?P<magnitude>lora_magnitude_vector(?:\.[^.]+)*)"
     r"|(?P<own>dora_scale|diff|diff_b|hada_w[12]_[ab]|hada_t[12]|lokr_w[12](?:_[ab])?|lokr_t2"
-    r"|oft_blocks|rescale|on_input|ia3_l)"
-    r"|(?P<glora>a1|a2|b1|b2|bm)\.weight"
+    r"|oft_blocks|rescale|on_input|ia3_l"
+    r"|lambda_layer)"
+    r"|(?P<weight>a1|a2|b1|b2|bm|[pq]_layer)\.weight"
     r")"
 )
 
@@ -47,6 +48,7 @@ KINDS = {
     **dict.fromkeys((f"lokr_{s}" for s in ("w1", "w1_a", "w1_b", "t2")), "LoKr"),
     **dict.fromkeys((f"lokr_{s}" for s in ("w2", "w2_a", "w2_b")), "LoKr"),
     **dict.fromkeys(("a1", "a2", "b1", "b2", "bm"), "GLoRA"),
+    **dict.fromkeys(("p_layer", "q_layer", "lambda_layer"), "T-LoRA"),
     **dict.fromkeys(("weight", "on_input", "ia3_l"), "(IA)³"),
     **dict.fromkeys(("oft_blocks", "rescale"), "OFT"),
     **dict.fromkeys(("diff", "diff_b"), "full difference"),
@@ -66,5 +68,5 @@ def split_ending(name: str) -> tuple[str, str] | None:
     for start in reversed(dots[1:]):
         if match := _ENDING.fullmatch(name, start):
             kind = str(match.lastgroup)
-            return name[:start], match[kind] if kind in ("own", "glora") else kind
+            return name[:start], match[kind] if kind in ("own", "weight") else kind
     return None

@@ -22,12 +22,6 @@ _KINDS: tuple[tuple[str, str, str], ...] = (
         "Load it with the LyCORIS of its time and save it as a LoRA.",
     ),
     (
-        "T-LoRA",
-        r"\.lambda_layer$|\.[pq]_layer\.weight$",
-        "It is the difference from a state that the file does not hold: merge it with its trainer "
-        "and extract a LoRA.",
-    ),
-    (
         "a LoRA with a sparse remainder",
         r"\.bias_(indices|values|size)$",
         "Extract it again without `--sparse_bias`.",
