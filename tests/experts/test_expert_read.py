@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from torch import nn
 from composer.errors import ComposerError
 from composer.experts import Expert, ModuleNames, read_expert, read_header
 from composer.experts.metadata import read_info
+from composer.experts.patterns import compile_pattern
 
 TEXT = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
 
@@ -338,6 +340,39 @@ def test_names_of_no_module_though_the_shapes_fit(path: Path) -> None:
     message = str(error.value)
     assert "shapes are those of a model with text width 32" in message
     assert f"'{KOHYA}." in message and "made for" not in message
+
+
+NAMES = ("down_blocks.0.attn2.to_k", "mid.to_q", "to_q", "a" * 300, "x.aab", "layers.12.q_proj", "")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "to_q", "attn2.to_k", ".*to_[qk]", "^to_q$", "^mid", r"layers\.\d+\.(q|k)_proj", "a+b?",
+        "(?:aa|b){1,2}", "a{2}b", r"\w+", "[^.]*", "x|to_.", "", "(a|b)*", r"[\w.]+_k", "a*?b",
+    ],
+)  # fmt: skip
+def test_patterns_mean_what_they_mean_to_peft(pattern: str) -> None:
+    matches = compile_pattern(pattern)
+    for name in NAMES:
+        assert matches(name) == (re.match(rf"(.*\.)?({pattern})$", name) is not None), name
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+b", "(a|aa)+c", "((a*)*)*b", "(.*a){9}b", "(a?){50}b"])
+def test_patterns_take_bounded_time(pattern: str) -> None:
+    """Python's own search would take years over them."""
+    try:
+        assert not compile_pattern(pattern)("a" * 300)
+    except ValueError as error:
+        assert "takes too long" in str(error)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["(", ")", "[", "*a", "a**", "\\", r"\b", "(?=a)", "a" * 301 + "+"]
+)
+def test_patterns_that_are_not_read(pattern: str) -> None:
+    with pytest.raises(ValueError):
+        compile_pattern(pattern)
 
 
 class TestPeftConfig:
