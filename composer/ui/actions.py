@@ -174,6 +174,18 @@ class Actions:
             return NOTHING
         return {self._page.seed: seed, self._page.new_seed: False}
 
+    def begin(self, current: str | None) -> Update:
+        """The picture that is shown as the one to begin from."""
+        try:
+            if not current:
+                return NOTHING
+            path = str(self._studio.history.find(current).path)
+        except ComposerError as error:
+            gr.Warning(views.escaped(error), title="No picture")
+            return NOTHING
+        held = {"background": path, "layers": [], "composite": None}
+        return {self._page.start: held, self._page.starting: gr.update(open=True)}
+
     def restore(self, file: str | None) -> Update:
         """All settings of a picture that was dropped on the page."""
         update: Update = {self._page.restore: None}
@@ -213,6 +225,9 @@ class Actions:
             page.schedule: request.schedule,
             page.count: 1,
             page.clip_skip: request.clip_skip,
+            page.hires: request.hires,
+            page.strength: request.strength,
+            page.start: None,
             page.width: request.width,
             page.height: request.height,
             page.seed: request.seed,
@@ -287,6 +302,7 @@ class Actions:
         recipe, new_seed = read_recipe(given.pop("fusion")), given.pop("new_seed")
         rows = views.read_rows(given.pop("mixer"), recipe.key)
         pins = read_pins(given.pop("pins") or "")
+        start = views.read_start(given.pop("start"))
         given["seed"] = RANDOM_SEED if new_seed else views.read_seed(given["seed"])
         if given["seed"] == RANDOM_SEED:
             given["seed"] = secrets.randbelow(DRAWN_SEEDS)
@@ -294,7 +310,12 @@ class Actions:
             prompt=given.pop("prompt") or "", negative_prompt=given.pop("negative") or "", **given
         )
         return ComposeRequest(
-            request=request, rows=rows, recipe=recipe, gate_map=recipe.gated, pins=pins
+            request=request,
+            rows=rows,
+            recipe=recipe,
+            gate_map=recipe.gated,
+            pins=pins,
+            start=start,
         )
 
     def _report(self, event: Event) -> Update:

@@ -42,6 +42,10 @@ class Page:
     width: gr.Number
     height: gr.Number
     clip_skip: gr.Number
+    hires: gr.Number
+    strength: gr.Number
+    starting: gr.Accordion
+    start: gr.ImageEditor
     seed: gr.Textbox
     new_seed: gr.Checkbox
     stage: gr.HTML
@@ -49,6 +53,7 @@ class Page:
     actions: gr.Row
     use: gr.Button
     same_seed: gr.Button
+    begin: gr.Button
     other_way: gr.Button
     download: gr.HTML
     gate_map: gr.HTML
@@ -61,7 +66,8 @@ class Page:
         """The fields that make a request, by name, in the order in which values come."""
         names = (
             "mixer", "fusion", "pins", "prompt", "negative", "steps", "cfg_scale", "sampler",
-            "schedule", "count", "width", "height", "clip_skip", "seed", "new_seed",
+            "schedule", "count", "width", "height", "clip_skip", "hires", "strength", "start",
+            "seed", "new_seed",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
@@ -192,9 +198,27 @@ def _settings() -> dict[str, Any]:
             height = gr.Number(None, label="Height", precision=0, elem_id="height")
             count = gr.Number(1, label="Pictures", precision=0, elem_id="count")
             clip_skip = gr.Number(1, label="Clip skip", precision=0, elem_id="clip-skip")
+            hires = gr.Number(1.0, label="Second pass ×", step=0.25, elem_id="hires")
+            strength = gr.Number(0.7, label="Denoising", step=0.05, elem_id="strength")
             # text, for a browser's numbers have 53 bits and seeds up to 64
             seed = gr.Textbox("0", label="Seed", max_lines=1, elem_id="seed")
             new_seed = gr.Checkbox(True, label="New each time", elem_id="new-seed")
+        with gr.Accordion("Begin from a picture", open=False, elem_id="starting") as starting:
+            gr.HTML(
+                "<p>Denoising says how much of it is drawn anew: 0.3 a little, 0.8 nearly all. "
+                "Paint over a part, and the rest stays as it is.</p>",
+                apply_default_css=False,
+            )
+            start = gr.ImageEditor(
+                show_label=False,
+                type="pil",
+                sources=("upload", "clipboard"),
+                transforms=(),
+                layers=False,
+                brush=gr.Brush(colors=["#ffffff"], color_mode="fixed"),
+                height=300,
+                elem_id="start",
+            )
     return {
         "steps": steps,
         "cfg_scale": cfg_scale,
@@ -204,6 +228,10 @@ def _settings() -> dict[str, Any]:
         "height": height,
         "count": count,
         "clip_skip": clip_skip,
+        "hires": hires,
+        "strength": strength,
+        "starting": starting,
+        "start": start,
         "seed": seed,
         "new_seed": new_seed,
     }
@@ -216,6 +244,7 @@ def _result() -> dict[str, Any]:
         with gr.Row(elem_id="actions", visible=False) as actions:
             use = gr.Button("Use these settings", elem_id="use")
             same_seed = gr.Button("Reuse its seed", elem_id="same-seed")
+            begin = gr.Button("Begin from it", elem_id="begin-from")
             other_way = gr.Button(visible=False, elem_id="other-way")
             download = gr.HTML(apply_default_css=False, elem_id="download")
         gate_map = component("gatemap", None, elem_id="gate-map")
@@ -234,6 +263,7 @@ def _result() -> dict[str, Any]:
         "actions": actions,
         "use": use,
         "same_seed": same_seed,
+        "begin": begin,
         "other_way": other_way,
         "gate_map": gate_map,
         "download": download,

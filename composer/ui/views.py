@@ -7,6 +7,7 @@ Texts go in as they are: the components put them into the page as text, never as
 from __future__ import annotations
 
 import base64
+import functools
 import html
 import io
 import logging
@@ -15,9 +16,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageChops, UnidentifiedImageError
 
 from composer.clock import duration, left
+from composer.diffusion.request import Start
 from composer.errors import ComposerError
 from composer.fusions import PLAIN, RECIPES, LoraRow, Recipe, read_recipe
 from composer.fusions.rows import recorded_pins, recorded_spans
@@ -280,6 +282,18 @@ def read_seed(value: object) -> int:
         ) from None
 
 
+def read_start(value: object) -> Start | None:
+    """The picture that the page's editor holds, with what was painted over it as its mask."""
+    held = cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
+    image = held.get("background")
+    if not isinstance(image, Image.Image):
+        return None
+    painted = [layer.convert("RGBA").getchannel("A") for layer in held.get("layers") or ()]
+    mask = functools.reduce(ImageChops.lighter, painted) if painted else None
+    # a layer on which nothing was painted is there too
+    return Start(image=image, mask=mask if mask is not None and mask.getbbox() else None)
+
+
 def strip_view(pictures: Iterable[SavedPicture], selected: str | None) -> Json:
     """The strip of finished pictures; one that cannot be read has no thumbnail and says why."""
     shown: list[Json] = []
@@ -309,6 +323,12 @@ def recipe(saved: SavedPicture, cards: Mapping[str, Card]) -> str:
         "Fusion": saved.recipe.label if saved.recipe else str(fusion.get("name", "")),
         "Model": saved.record.model_name,
     }
+    if request.hires > 1:
+        facts["Second pass"] = f"× {request.hires:g}"
+    if request.hires > 1 or saved.record.start:
+        facts["Denoising"] = f"{request.strength:g}"
+    if saved.record.start:
+        facts["Began from"] = "a picture"
     if pins := recorded_pins(fusion):
         facts["Pinned"] = " · ".join(map(str, pins))
     if request.negative_prompt:

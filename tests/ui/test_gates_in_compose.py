@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from PIL import Image
 from tiny_gates import write_gates
 from tiny_loras import write_lora
 
@@ -148,7 +149,8 @@ def test_a_picture_is_made_with_gates_without_and_with_again(
         "mixer": mixer(LoraRow(name="zibo", weight=0.0), LoraRow(name="neon", on=False)),
         "fusion": PAIR, "prompt": "a fox", "negative": "", "steps": 2, "cfg_scale": 2.0,
         "sampler": "Euler", "count": 1, "width": 16, "height": 16, "clip_skip": 1, "seed": 5,
-        "new_seed": False, "pins": "", "schedule": "Karras",
+        "new_seed": False, "pins": "", "schedule": "Karras", "hires": 1, "strength": 0.7,
+        "start": None,
     }  # fmt: skip
 
     def paint(**changes: Any) -> tuple[dict[Any, Any], SavedPicture]:
@@ -269,3 +271,33 @@ def test_prompts_for_gates(studio: Studio) -> None:
     assert example is not None and example.prompt == "a panda moon here, neon here"
     assert example.loras == ("neon", "moon")
     assert gate_example([]) is None
+
+
+def test_a_picture_begins_from_the_one_that_is_shown_and_stays_where_nothing_was_painted(
+    actions: Actions, page: Page, studio: Studio
+) -> None:
+    form = dict.fromkeys(page.form) | {
+        "mixer": [], "fusion": "weighted", "prompt": "a fox", "steps": 2, "cfg_scale": 2.0,
+        "sampler": "Euler", "schedule": "Automatic", "count": 1, "clip_skip": 1, "hires": 1.0,
+        "strength": 0.5, "seed": "5", "new_seed": False,
+    }  # fmt: skip
+
+    def paint(**changes: Any) -> SavedPicture:
+        values = {**form, **changes}
+        shown = last(actions.generate(visitor(), *(values[name] for name in page.form)))
+        return studio.history.find(shown[page.current])
+
+    first = paint()
+    assert page.start not in actions.begin(None)
+    held = actions.begin(first.id)[page.start]
+    with Image.open(held["background"]) as image:
+        background = image.convert("RGBA")
+    layer = Image.new("RGBA", background.size)
+    again = paint(start={"background": background, "layers": [layer], "composite": None})
+    assert again.record.start and again.record.request.strength == 0.5
+    layer.paste((255, 255, 255, 255), (0, 0, background.width // 2, background.height))
+    part = paint(start={"background": background, "layers": [layer], "composite": None})
+    assert part.record.start not in ("", again.record.start)
+    right = (background.width // 2, 0, background.width, background.height)
+    with Image.open(part.path) as image:
+        assert image.crop(right).tobytes() == background.convert("RGB").crop(right).tobytes()

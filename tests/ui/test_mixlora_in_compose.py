@@ -88,7 +88,8 @@ def test_a_picture_with_it_and_its_settings_again(
     given = {
         "mixer": mixer("neon"), "fusion": BOTH, "prompt": "a zibo fox", "negative": "",
         "steps": 2, "cfg_scale": 2.0, "sampler": "Euler", "count": 1, "width": 16, "height": 16,
-        "clip_skip": 1, "seed": 5, "new_seed": False, "pins": None, "schedule": "Karras",
+        "hires": 1, "strength": 0.7, "start": None, "clip_skip": 1,
+        "seed": 5, "new_seed": False, "pins": None, "schedule": "Karras",
     }  # fmt: skip
     updates: dict[Any, Any] = {}
     for update in actions.generate(VISITOR, *(given[name] for name in page.form)):
