@@ -247,8 +247,8 @@ def _scaled(side: int, factor: float, multiple: int) -> int:
 
 def _pixels(image: Image.Image) -> Tensor:
     """(1, channels, height, width) in [0, 1]."""
-    array = np.asarray(image, dtype=np.float32) / 255
-    return torch.tensor(array.reshape(image.height, image.width, -1)).movedim(-1, 0)[None]
+    pixels = torch.tensor(np.asarray(image, dtype=np.float32) / 255)
+    return pixels.reshape(image.height, image.width, -1).movedim(-1, 0)[None]
 
 
 def denoise_pictures(

@@ -183,7 +183,7 @@ class Actions:
         except ComposerError as error:
             gr.Warning(views.escaped(error), title="No picture")
             return NOTHING
-        held = {"background": path, "layers": [], "composite": None}
+        held: dict[str, Any] = {"background": path, "layers": [], "composite": None}
         return {self._page.start: held, self._page.starting: gr.update(open=True)}
 
     def restore(self, file: str | None) -> Update:

@@ -284,11 +284,14 @@ def read_seed(value: object) -> int:
 
 def read_start(value: object) -> Start | None:
     """The picture that the page's editor holds, with what was painted over it as its mask."""
-    held = cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
-    image = held.get("background")
+    if not isinstance(value, Mapping):
+        return None
+    held = cast("Mapping[str, Any]", value)
+    image: Any = held.get("background")
     if not isinstance(image, Image.Image):
         return None
-    painted = [layer.convert("RGBA").getchannel("A") for layer in held.get("layers") or ()]
+    layers = cast("list[Image.Image]", held.get("layers") or [])
+    painted = [layer.convert("RGBA").getchannel("A") for layer in layers]
     mask = functools.reduce(ImageChops.lighter, painted) if painted else None
     # a layer on which nothing was painted is there too
     return Start(image=image, mask=mask if mask is not None and mask.getbbox() else None)
