@@ -67,7 +67,8 @@ def read_adapters(folders: Mapping[str, Path], model: nn.Module, name: str) -> l
                 f"{folder} has no {WEIGHTS_FILE}: give the folder of a LoRA that PEFT wrote, in "
                 "safetensors."
             )
-        expert = read_expert(path, modules, name=known)
+        # what is left over is refused below, by what it belongs to
+        expert = read_expert(path, modules, name=known, partial=True)
         if expert.unmatched:
             raise ComposerError(
                 f"{folder} changes {expert.unmatched[0]!r}, which lies outside of the model's "

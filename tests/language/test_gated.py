@@ -109,6 +109,15 @@ def test_one_alone_is_what_peft_makes_of_it(kind: str, name: str, folders: Any) 
     torch.testing.assert_close(outputs(model, requests(), answer), wanted, atol=1e-5, rtol=1e-5)
 
 
+@torch.no_grad()
+def test_a_dora_is_what_peft_makes_of_it(tmp_path: Path) -> None:
+    dora = make_lora("llama", tmp_path / "dora", 1, use_dora=True)
+    model, mixture = gated("llama", {"llama": {"dora": dora}}, settings=None)
+    mixture.set_weights({"dora": 1.0})
+    wanted = outputs(by_peft("llama", dora), requests())
+    torch.testing.assert_close(outputs(model, requests()), wanted, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_even_is_pefts_cat_at_one_nth(kind: str, folders: Any) -> None:
@@ -297,9 +306,6 @@ def test_adapters_are_found_and_wrong_ones_refused(folders: Any, tmp_path: Path)
     head = make_lora("llama", tmp_path / "head", 1, targets=["q_proj", "lm_head"])
     with pytest.raises(ComposerError, match="outside of the model's layers"):
         read_adapters({"head": head}, model, "tiny")
-    dora = make_lora("llama", tmp_path / "dora", 1, use_dora=True)
-    with pytest.raises(ComposerError, match="DoRA"):
-        read_adapters({"dora": dora}, model, "tiny")
 
 
 def test_the_hash_is_of_the_weights_in_either_precision() -> None:

@@ -24,7 +24,7 @@ VISITOR: Any = SimpleNamespace(session_hash="ann")
 COMPOSED = {
     "fusion": "weighted", "prompt": "zibo fox", "negative": "blur", "steps": 2, "cfg_scale": 2.0,
     "sampler": "Euler", "count": 3, "width": 16, "height": 16, "clip_skip": 1, "seed": 5,
-    "new_seed": True, "pins": "", "schedule": "Karras",
+    "new_seed": True, "pins": "", "schedule": "Karras", "hires": 1, "strength": 0.7, "start": None,
 }  # fmt: skip
 
 
