@@ -190,23 +190,11 @@ def _save(
 def _load(
     path: Path, model: nn.Module, averaged: dict[str, Tensor], optimizer: MuonAdamW
 ) -> tuple[int, int, float]:
-    average = load_tensors(path, "average.")
-    # a checkpoint that was kept has the average alone
-    model.load_state_dict(load_tensors(path, "model.") or average)
-    for key, value in average.items():
+    model.load_state_dict(load_tensors(path, "model."))
+    for key, value in load_tensors(path, "average.").items():
         averaged[key].copy_(value)
     optimizer.load_tensors(load_tensors(path, "optimizer."))
     return counts(path)
-
-
-def keep(path: Path, target: Path) -> None:
-    """Write what is needed of a checkpoint to go on elsewhere, or to use the model: the averaged
-    weights in float16. Training goes on from them, and its optimizer gathers momentum anew."""
-    average = {
-        f"average.{key}": value.half() if value.is_floating_point() else value
-        for key, value in load_tensors(path, "average.").items()
-    }
-    save_tensors(target, average, {"counts": json.dumps(counts(path))})
 
 
 def load_average(path: Path, model: nn.Module) -> nn.Module:

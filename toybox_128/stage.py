@@ -9,14 +9,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from toybox.loop import Stage, join_world, keep
+from toybox.loop import Stage, join_world
 from toybox_128.recipe import MINUTES, STAGES
 
 
 def main() -> None:
     """Run the stage that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=(*STAGES, "keep"))
+    parser.add_argument("name", choices=STAGES)
     parser.add_argument("--work", type=Path, default=Path("runs/toybox_128"))
     parser.add_argument("--minutes", type=float, help="the whole budget, earlier runs included")
     parser.add_argument("--scale", type=float, default=1.0, help="budgets and steps times this")
@@ -31,13 +31,6 @@ def main() -> None:
     join_world()
     given.work.mkdir(parents=True, exist_ok=True)
     minutes = given.minutes or MINUTES.get(given.name, 0) * given.scale
-    if given.name == "keep":
-        if given.out is None:
-            parser.error("keep needs --out, a folder")
-        given.out.mkdir(parents=True, exist_ok=True)
-        for path in sorted(given.work.glob("*.safetensors")):
-            keep(path, given.out / path.name)
-        return
     stage = Stage(
         name=given.name, minutes=minutes, folder=given.work, device=given.device, seed=given.seed
     )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from toybox import loop, tensors
-from toybox.loop import Stage, counts, keep, load_average, run_stage
+from toybox.loop import Stage, counts, load_average, run_stage
 from toybox.optimizer import MuonAdamW
 from toybox.tensors import load_tensors, save_tensors
 
@@ -102,20 +102,6 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert torch.equal(second.weights[0], first.weights[18])
     assert len(second.parts) == 40 - 18 - 1
     assert counts(first.stage.checkpoint) == (39, 156, pytest.approx(40))
-
-
-@pytest.mark.usefixtures("clock")
-def test_another_folder_goes_on_from_what_was_kept(tmp_path: Path) -> None:
-    first = Run(stage(tmp_path / "here", 40, checkpoint=8), kill_at=20)
-    with pytest.raises(Killed):
-        first.go()
-    elsewhere = Run(stage(tmp_path / "there", 40))
-    keep(first.stage.checkpoint, elsewhere.stage.checkpoint)
-    average = load_tensors(first.stage.checkpoint, "average.")["weight"]
-    elsewhere.go()
-    assert elsewhere.parts[0] == pytest.approx((18 + 1) / 40)
-    torch.testing.assert_close(elsewhere.weights[0], average, rtol=1e-3, atol=1e-3)
-    assert counts(elsewhere.stage.checkpoint) == (39, 156, pytest.approx(40))
 
 
 @pytest.mark.usefixtures("clock")
