@@ -14,6 +14,7 @@ from composer.errors import ComposerError
 from composer.experts.hashes import tensor_hash
 from composer.experts.info import LoraInfo
 from composer.experts.low_rank import LowRank
+from composer.families import SDXL, STABLE_DIFFUSION_1
 from composer.files import write_atomically
 
 Naming = Literal["kohya", "diffusers"]
@@ -59,12 +60,9 @@ def write_lora(
 
 
 def _kohya_tensors(sites: Mapping[str, LowRank]) -> Iterable[tuple[str, Tensor]]:
-    two_encoders = any(site.startswith("text_encoder_2.") for site in sites)
-    prefixes = {
-        "unet": "lora_unet_",
-        "text_encoder": "lora_te1_" if two_encoders else "lora_te_",
-        "text_encoder_2": "lora_te2_",
-    }
+    two_encoders = any(site.startswith(f"{SDXL.pooled}.") for site in sites)
+    encoders = (SDXL if two_encoders else STABLE_DIFFUSION_1).encoders
+    prefixes = {"unet": "lora_unet_", **{encoder.part: encoder.kohya for encoder in encoders}}
     for site, factors in sites.items():
         part, module = _file_name(site)
         name = prefixes[part] + module.replace(".", "_")

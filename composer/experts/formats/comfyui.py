@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 
 from composer.experts.formats.key import Key, split_ending
+from composer.families import named
 
+_PARTS = named("comfyui")
 _PART = re.compile(
-    r"(?:(?P<unet>diffusion_model)|text_encoders\.(?P<clip>clip_[lg])\.transformer)\.(?P<rest>.+)"
+    r"(?:(?P<unet>diffusion_model)"
+    rf"|text_encoders\.(?P<clip>{'|'.join(_PARTS)})\.transformer)\.(?P<rest>.+)"
 )
-_PARTS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
 
 
 def parse(key: str) -> Key | None:

@@ -11,15 +11,10 @@ from __future__ import annotations
 import re
 
 from composer.experts.formats.key import Key, split_ending
+from composer.families import named
 
-_MODULE = re.compile(r"(?:lora_(?P<part>unet|te1|te2|te)|lycoris)_(?P<module>[^.]+)")
-_PARTS = {
-    None: None,
-    "unet": "unet",
-    "te": "text_encoder",
-    "te1": "text_encoder",
-    "te2": "text_encoder_2",
-}
+_PARTS = {"lora_unet_": "unet", **named("kohya"), "lycoris_": None}
+_MODULE = re.compile(rf"(?P<prefix>{'|'.join(_PARTS)})(?P<module>[^.]+)")
 
 
 def parse(key: str) -> Key | None:
@@ -32,4 +27,4 @@ def parse(key: str) -> Key | None:
         return None
     # Some converters wrote the prefix twice; no module of a U-Net is called `unet_…`.
     module = match["module"].removeprefix("unet_")
-    return Key(format="kohya", part=_PARTS[match["part"]], module=module, slot=split[1])
+    return Key(format="kohya", part=_PARTS[match["prefix"]], module=module, slot=split[1])
