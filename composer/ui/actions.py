@@ -28,7 +28,7 @@ from composer.ui import views
 from composer.ui.examples import Example, choose_examples
 from composer.ui.expand_actions import ExpandActions
 from composer.ui.gate_actions import GateActions
-from composer.ui.layout import Page
+from composer.ui.layout import Page, brush_for
 
 if TYPE_CHECKING:
     from composer.studio import Card
@@ -179,12 +179,24 @@ class Actions:
         try:
             if not current:
                 return NOTHING
-            path = str(self._studio.history.find(current).path)
+            picture = self._studio.history.find(current)
         except ComposerError as error:
             gr.Warning(views.escaped(error), title="No picture")
             return NOTHING
-        held: dict[str, Any] = {"background": path, "layers": [], "composite": None}
-        return {self._page.start: held, self._page.starting: gr.update(open=True)}
+        request = picture.record.request
+        side = min(request.width or 0, request.height or 0) * request.hires
+        start = gr.update(
+            value={"background": str(picture.path), "layers": [], "composite": None},
+            brush=brush_for(int(side)),
+        )
+        return {self._page.start: start, self._page.starting: gr.update(open=True)}
+
+    def uploaded(self, value: object) -> Update:
+        """A brush that fits the picture that was chosen to begin from."""
+        start = views.read_start(value)
+        if start is None:
+            return NOTHING
+        return {self._page.start: gr.update(brush=brush_for(min(start.image.size)))}
 
     def restore(self, file: str | None) -> Update:
         """All settings of a picture that was dropped on the page."""

@@ -101,6 +101,7 @@ def add(
     strip.pick(actions.pick, outputs=page.shown, **QUICK)
     page.use.click(actions.use, page.current, filled_in, **NOTING)
     page.begin.click(actions.begin, page.current, [page.start, page.starting], **NOTING)
+    page.start.upload(actions.uploaded, page.start, page.start, **QUICK)
     page.same_seed.click(actions.reuse_seed, page.current, [page.seed, page.new_seed], **NOTING)
     # another prompt than the one that was expanded: there is nothing to go back to
     replaced = [button.click for button in (*page.examples, *page.gate_examples)]

@@ -80,6 +80,17 @@ class Page:
         ]  # fmt: skip
 
 
+def brush_for(side: int) -> gr.Brush:
+    """What paints the mask of a picture of so many pixels: what it covers can still be seen."""
+    colour = "rgba(0, 220, 130, 0.6)"
+    return gr.Brush(
+        default_size=max(side // 10, 1),
+        colors=[colour],
+        default_color=colour,
+        color_mode="fixed",
+    )
+
+
 def component(name: str, value: object, **options: Any) -> gr.HTML:
     """A component of our own: `static/<name>.html` with the scripts `parts.js` and `<name>.js`.
 
@@ -215,7 +226,7 @@ def _settings() -> dict[str, Any]:
                 sources=("upload", "clipboard"),
                 transforms=(),
                 layers=False,
-                brush=gr.Brush(colors=["#ffffff"], color_mode="fixed"),
+                brush=brush_for(512),
                 height=300,
                 elem_id="start",
             )

@@ -291,7 +291,8 @@ def read_start(value: object) -> Start | None:
     if not isinstance(image, Image.Image):
         return None
     layers = cast("list[Image.Image]", held.get("layers") or [])
-    painted = [layer.convert("RGBA").getchannel("A") for layer in layers]
+    # the paint is translucent: what it touched at all is painted
+    painted = [layer.convert("RGBA").getchannel("A").point([0] + [255] * 255) for layer in layers]
     mask = functools.reduce(ImageChops.lighter, painted) if painted else None
     # a layer on which nothing was painted is there too
     return Start(image=image, mask=mask if mask is not None and mask.getbbox() else None)

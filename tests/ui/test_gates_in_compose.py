@@ -289,13 +289,15 @@ def test_a_picture_begins_from_the_one_that_is_shown_and_stays_where_nothing_was
 
     first = paint()
     assert page.start not in actions.begin(None)
-    held = actions.begin(first.id)[page.start]
+    begun = actions.begin(first.id)[page.start]
+    held = begun["value"]
+    assert begun["brush"].default_size == 1  # a tenth of 16 pixels
     with Image.open(held["background"]) as image:
         background = image.convert("RGBA")
     layer = Image.new("RGBA", background.size)
     again = paint(start={"background": background, "layers": [layer], "composite": None})
     assert again.record.start and again.record.request.strength == 0.5
-    layer.paste((255, 255, 255, 255), (0, 0, background.width // 2, background.height))
+    layer.paste((255, 64, 64, 140), (0, 0, background.width // 2, background.height))
     part = paint(start={"background": background, "layers": [layer], "composite": None})
     assert part.record.start not in ("", again.record.start)
     right = (background.width // 2, 0, background.width, background.height)
