@@ -92,14 +92,14 @@ def encode_prompts(
     """
     prompts = [prompt] if negative_prompt is None else [prompt, negative_prompt]
     count = max(count_chunks(model, text) for text in prompts)
-    positive, *rest = (encode(model, text, count, clip_skip=clip_skip) for text in prompts)
+    positive, *rest = (_encode(model, text, count, clip_skip=clip_skip) for text in prompts)
     negative = rest[0] if rest else None
     if negative is not None and not negative_prompt and model.zero_negative:
         negative = negative.zeros()
     return Conditioning(positive=positive, negative=negative)
 
 
-def encode(model: Model, prompt: str, chunks: int, *, clip_skip: int = 1) -> Text:
+def _encode(model: Model, prompt: str, chunks: int, *, clip_skip: int = 1) -> Text:
     """Text of one row, of as many chunks: the last ones empty, where the prompt has fewer."""
     split, empty = split_into_chunks(model, prompt), split_into_chunks(model, "")
     padded = {part: rows + empty[part] * (chunks - len(rows)) for part, rows in split.items()}

@@ -25,7 +25,7 @@ from composer.diffusion.model import Model
 from composer.diffusion.preview import preview, to_image
 from composer.diffusion.prompt import parse_prompt
 from composer.diffusion.regions import RegionMaps, Regions
-from composer.diffusion.request import Request, Start
+from composer.diffusion.request import MAX_SIDE, Request, Start
 from composer.diffusion.samplers import AUTOMATIC
 from composer.errors import ComposerError
 
@@ -115,6 +115,12 @@ class _Work:
         assert request.width is not None and request.height is not None  # it is resolved
         self.size = (request.width, request.height)
         self.larger = tuple(_scaled(side, request.hires, model.multiple) for side in self.size)
+        if max(self.larger) > MAX_SIDE:
+            raise ComposerError(
+                f"A second pass of {request.hires:g} times {request.width}x{request.height} is "
+                f"{self.larger[0]}x{self.larger[1]} pixels; {MAX_SIDE} a side are the most. Give a "
+                "smaller factor."
+            )
         self.words = parse_prompt(request.prompt).text
         if self.start is not None:
             self.start = self.start.fitted(*self.size)
@@ -144,12 +150,13 @@ class _Work:
             range(first, min(first + largest, request.count))
             for first in range(0, request.count, largest)
         ]
+        beginning = self._begun()
         for number, pictures in enumerate(batches):
             if self.cancelled():
                 return
             rows = text.repeated(len(pictures))
             places = number * sum(self.passes), len(batches) * sum(self.passes)
-            finished = yield from self._sampled(pictures, rows, self.size, self._begun(), places)
+            finished = yield from self._sampled(pictures, rows, self.size, beginning, places)
             if finished is not None and request.hires > 1:
                 begun = self._enlarged(finished)
                 places = places[0] + self.passes[0], places[1]

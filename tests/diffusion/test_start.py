@@ -119,6 +119,8 @@ def test_what_cannot_be_is_said_before_any_work(model: Model) -> None:
         generate(model, Request(steps=4, strength=0.1), start=start)
     with pytest.raises(ComposerError, match=r"second pass .* give the start picture a larger"):
         generate(model, Request(hires=2), start=start)
+    with pytest.raises(ComposerError, match=r"is 32768x32768 pixels; 8192 a side are the most"):
+        generate(model, Request(hires=4, width=8192, height=8192))
     with pytest.raises(ComposerError, match=r"denoising strength"):
         Request(strength=0)
     with pytest.raises(ComposerError, match=r"factor of the second pass"):
