@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from PIL import Image, ImageOps
 
 from composer.errors import ComposerError
 from composer.outside import parse_object
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+)
 MOST_PIXELS = 64_000_000
 METADATA = "metadata.jsonl"
+CAPTIONS = (".txt", ".caption")
+"""Endings of a caption's file, in any case; where a picture has both, the first holds."""
+
+# What people may take for read, and is not: pictures, captions, and lists of captions.
+_OTHER_PICTURES = frozenset({".heic", ".heif", ".jp2", ".jxl", ".raw"})
+_OTHER_CAPTIONS = frozenset({".cap", ".captions", ".json", ".tag", ".tags"})
+_OTHER_LISTS = frozenset({"metadata.csv", "metadata.json", "metadata.parquet", "captions.json"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +43,23 @@ def read_folder(
     """All pictures of a folder in the order of their names, squared to `resolution` pixels.
 
     A caption comes from `metadata.jsonl` (Hugging Face's imagefolder: `file_name`, `text`), else
-    from the text file of the same stem (kohya), else it is the trigger. Raises ComposerError for
-    a missing or empty folder, a picture that cannot be read or is too small, a missing caption.
+    from the file of the same stem that ends as CAPTIONS say (kohya), else it is the trigger.
+
+    Raises:
+        ComposerError: the folder is missing or empty; a picture cannot be read, is too small or has
+            no caption; pictures or captions lie there that would not be read.
     """
     if not folder.is_dir():
         raise ComposerError(f"There is no folder {folder}: give the folder with the pictures.")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    paths = [path for path in files if path.suffix.lower() in SUFFIXES]
+    if other := [path.name for path in files if path.suffix.lower() in _OTHER_PICTURES]:
+        raise ComposerError(
+            f"{folder / other[0]}{_more(other)} is a picture of a kind that is not read: save it "
+            "as PNG, or take it out of the folder."
+        )
     if not paths:
-        inner = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        inner = sorted(path.name for path in files if path.is_dir())
         remedy = (
             f"give one of its folders ({', '.join(inner[:5])})"
             if inner
@@ -49,13 +67,31 @@ def read_folder(
         )
         raise ComposerError(f"The folder {folder} has no pictures: {remedy}.")
     listed = _read_metadata(folder)
-    captions = [_caption(path, listed, trigger) for path in paths]
-    if bare := [path.name for path, caption in zip(paths, captions, strict=True) if not caption]:
-        more = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
+    if missing := sorted(listed.keys() - {path.name for path in paths}):
         raise ComposerError(
-            f"{folder / bare[0]}{more} has no caption: write one into"
-            f" {Path(bare[0]).stem}.txt beside it or into {METADATA}, or give a trigger for all."
+            f"{folder / METADATA} has a caption for {missing[0]}{_more(missing)}, which is not "
+            "among the folder's pictures: put it there, or take the line out."
         )
+    beside = {(path.stem, path.suffix.lower()): path for path in files}
+    captions = [_caption(path, listed, beside) for path in paths]
+    bare = [path for path, caption in zip(paths, captions, strict=True) if not caption]
+    unread = [
+        file.name
+        for file in files
+        if (file.name.lower() in _OTHER_LISTS and not listed)
+        or (file.suffix.lower() in _OTHER_CAPTIONS and file.stem in {path.stem for path in bare})
+    ]
+    if bare and unread:
+        raise ComposerError(
+            f"{folder / unread[0]}{_more(unread)} would not be read: write captions into files "
+            f"that end in {' or '.join(CAPTIONS)}, or into {METADATA}, or take it out of the folder."
+        )
+    if bare and not trigger:
+        raise ComposerError(
+            f"{bare[0]}{_more(bare)} has no caption: write one into"
+            f" {bare[0].stem}.txt beside it or into {METADATA}, or give a trigger for all."
+        )
+    captions = [caption or trigger for caption in captions]
     return [
         TrainingPicture(image=read_picture(path, resolution), caption=caption, is_prior=is_prior)
         for path, caption in zip(paths, captions, strict=True)
@@ -112,19 +148,29 @@ def square(image: Image.Image, resolution: int) -> Image.Image:
     return ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)
 
 
-def _caption(path: Path, listed: dict[str, str], trigger: str) -> str:
-    beside = path.with_suffix(".txt")
+def _more(names: Sequence[object]) -> str:
+    """How many there are besides the first."""
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
+def _caption(path: Path, listed: Mapping[str, str], beside: Mapping[tuple[str, str], Path]) -> str:
+    """The picture's own caption; empty if it has none.
+
+    beside: the folder's files by stem and ending in lower case.
+    """
     if path.name in listed:
         return listed[path.name]
-    if beside.is_file():
-        try:
-            return " ".join(beside.read_text(encoding="utf-8-sig").split()) or trigger
-        except UnicodeDecodeError as error:
-            raise ComposerError(f"{beside} is not UTF-8 text: save it as UTF-8.") from error
-    return trigger
+    for ending in CAPTIONS:
+        if text := beside.get((path.stem, ending)):
+            try:
+                return " ".join(text.read_text(encoding="utf-8-sig").split())
+            except UnicodeDecodeError as error:
+                raise ComposerError(f"{text} is not UTF-8 text: save it as UTF-8.") from error
+    return ""
 
 
 def _read_metadata(folder: Path) -> dict[str, str]:
+    """The captions by the pictures' names, which may be written as paths from the folder."""
     path = folder / METADATA
     if not path.is_file():
         return {}
@@ -134,8 +180,9 @@ def _read_metadata(folder: Path) -> dict[str, str]:
             continue
         try:
             row = parse_object(line)
-            captions[row["file_name"]] = str(row["text"])
-        except (ValueError, KeyError, TypeError) as error:
+            name = PurePosixPath(row["file_name"].replace("\\", "/")).as_posix()
+            captions[name] = str(row["text"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ComposerError(
                 f'{path}, line {number}: write {{"file_name": "name.png", "text": "caption"}}.'
             ) from error

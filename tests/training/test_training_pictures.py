@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from composer.errors import ComposerError
 from composer.training.pictures import read_folder
@@ -31,6 +31,52 @@ def test_captions_in_metadata(tmp_path: Path) -> None:
     row = {"file_name": "a.png", "text": "a red square"}
     (tmp_path / "metadata.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
     assert read_folder(tmp_path, resolution=16)[0].caption == "a red square"
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.caption", "a.TXT", "a.Caption"])
+def test_a_caption_may_end_as_any_trainer_writes_it(tmp_path: Path, name: str) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / name).write_text("a red square", encoding="utf-8")
+    (tmp_path / "b.caption").write_text("of no picture", encoding="utf-8")
+    assert read_folder(tmp_path, resolution=16, trigger="florp")[0].caption == "a red square"
+
+
+@pytest.mark.parametrize("name", ["./a.png", "a.png", ".\\a.png"])
+def test_metadata_may_name_paths(tmp_path: Path, name: str) -> None:
+    picture(tmp_path / "a.png")
+    row = json.dumps({"file_name": name, "text": "a red square"})
+    (tmp_path / "metadata.jsonl").write_text(row, encoding="utf-8")
+    assert read_folder(tmp_path, resolution=16, trigger="florp")[0].caption == "a red square"
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.tiff", "a.avif", "a.jfif"])
+def test_pictures_of_other_endings(tmp_path: Path, name: str) -> None:
+    if name == "a.avif" and not features.check("avif"):
+        pytest.skip("this Pillow reads no AVIF")
+    picture(tmp_path / "b.png")
+    Image.new("RGB", (16, 16), "red").save(tmp_path / name, "JPEG" if name == "a.jfif" else None)
+    assert len(read_folder(tmp_path, resolution=16, trigger="florp")) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.heic", "", r"a\.heic is a picture of a kind that is not read"),
+        ("a.json", "{}", r"a\.json would not be read: write captions into files that end in \.txt"),
+        ("a.tags", "red", r"a\.tags would not be read"),
+        ("metadata.csv", "file_name,text", r"metadata\.csv would not be read"),
+        (
+            "metadata.jsonl",
+            '{"file_name": "sub/a.png", "text": "red"}\n{"file_name": "c.png", "text": ""}',
+            r"has a caption for c\.png and 1 more, which is not among the folder's pictures",
+        ),
+    ],
+)
+def test_what_would_not_be_read_is_said(tmp_path: Path, name: str, text: str, message: str) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(ComposerError, match=message):
+        read_folder(tmp_path, resolution=16, trigger="florp")
 
 
 def test_squares_and_flattens(tmp_path: Path) -> None:
