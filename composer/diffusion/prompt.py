@@ -117,6 +117,25 @@ def parse_prompt(text: str, notes: list[str] | None = None) -> ParsedPrompt:
     return ParsedPrompt(text=_tidy(without) if count else text, loras=tuple(tags.values()))
 
 
+def parse_negative(text: str) -> str:
+    """A negative prompt, which may hold no tags.
+
+    A LoRA acts on the whole picture. A1111 takes tags from the prompt alone, and has the text
+    encoder read those of the negative prompt as letters.
+
+    Raises:
+        ComposerError: it holds one.
+    """
+    parsed = parse_prompt(text)
+    if parsed.loras:
+        raise ComposerError(
+            f"The negative prompt holds the tag {str(parsed.loras[0])!r}: a LoRA acts on the whole "
+            "picture, so tags count in the prompt alone. Move it there, with a weight below 0 to "
+            "keep out what it teaches, or take it out."
+        )
+    return parsed.text
+
+
 def _parse_tag(tag: str, kind: str, inside: str, refuse: Refuse) -> LoraTag | None:
     """The tag as far as it can be done; None if nothing of it can."""
     name, *arguments = (part.strip() for part in inside.split(":"))

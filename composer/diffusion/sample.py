@@ -23,7 +23,7 @@ from composer.diffusion.denoise import (
 )
 from composer.diffusion.model import Model
 from composer.diffusion.preview import preview, to_image
-from composer.diffusion.prompt import parse_prompt
+from composer.diffusion.prompt import parse_negative, parse_prompt
 from composer.diffusion.regions import RegionMaps, Regions
 from composer.diffusion.request import MAX_SIDE, Request, Start
 from composer.diffusion.samplers import AUTOMATIC
@@ -75,8 +75,9 @@ def generate(
 
     Every picture has its own CPU generator seeded with its own seed, for the first noise and for
     the noise of ancestral samplers, so it is the same alone, in any batch and on any device (up to
-    the rounding of batched arithmetic). LoRA tags in the prompts are taken out of the text; to
-    apply them is the caller's work, who may also change weights between two steps.
+    the rounding of batched arithmetic). LoRA tags in the prompt are taken out of the text; to
+    apply them is the caller's work, who may also change weights between two steps. One in the
+    negative prompt is refused.
 
     ``cancelled`` is asked before each pass of the U-Net and before each decoding; once true, the
     iteration ends. ``preview_every`` n gives each n-th step a preview of the clean latents
@@ -122,6 +123,7 @@ class _Work:
                 "smaller factor."
             )
         self.words = parse_prompt(request.prompt).text
+        self.negative = parse_negative(request.negative_prompt)
         if self.start is not None:
             self.start = self.start.fitted(*self.size)
         # how many steps each pass makes
@@ -139,7 +141,7 @@ class _Work:
         text = encode_prompts(
             model,
             self.words,
-            parse_prompt(request.negative_prompt).text if request.cfg_scale > 1 else None,
+            self.negative if request.cfg_scale > 1 else None,
             clip_skip=request.clip_skip,
         ).rows
         self.clock, self.done = Clock(), 0

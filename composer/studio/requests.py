@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from composer.diffusion.prompt import MAX_LORAS, LoraTag, parse_prompt
+from composer.diffusion.prompt import MAX_LORAS, LoraTag, parse_negative, parse_prompt
 from composer.diffusion.record import LoraRecord
 from composer.diffusion.request import Request, Start
 from composer.errors import ComposerError
@@ -82,12 +82,7 @@ class ComposeRequest:
                 recipe cannot do.
         """
         parsed = parse_prompt(self.request.prompt)
-        if strange := parse_prompt(self.request.negative_prompt).loras:
-            raise ComposerError(
-                f"The negative prompt holds the tag {str(strange[0])!r}: a LoRA acts on the whole "
-                "picture, so tags count in the prompt alone. Move it there, with a weight below 0 "
-                "to keep out what it teaches, or take it out."
-            )
+        parse_negative(self.request.negative_prompt)
         named = [
             replace(row, name=full_name(row.name))
             if row.active or self.recipe.gated or self.pins

@@ -84,7 +84,7 @@ def read_folder(
     if bare and unread:
         raise ComposerError(
             f"{folder / unread[0]}{_more(unread)} would not be read: write captions into files "
-            f"that end in {' or '.join(CAPTIONS)}, or into {METADATA}, or take it out of the folder."
+            f"that end in {' or '.join(CAPTIONS)}, or into {METADATA}, or take it out."
         )
     if bare and not trigger:
         raise ComposerError(

@@ -173,3 +173,8 @@ def test_broken_weights_stop_with_a_message(model: Model, monkeypatch: pytest.Mo
     monkeypatch.setattr(model.unet, "forward", broken)
     with pytest.raises(ComposerError, match=r"lost at step 1.*Lower the weights"):
         run(model, Request(seed=1, steps=3))
+
+
+def test_a_tag_in_the_negative_prompt_is_refused_before_any_work(model: Model) -> None:
+    with pytest.raises(ComposerError, match=r"negative prompt holds the tag '<lora:neon:0.5>'"):
+        generate(model, Request(prompt="a fox", negative_prompt="<lora:neon:0.5> blurry"))

@@ -30,6 +30,15 @@ def test_it_paints_and_prints_the_files(tiny_sd: Path, lora_folder: Path, tmp_pa
     assert weights == {"zibo": (0.8, 0.2), "neon": (0.5, 0.5)}
 
 
+def test_a_tag_in_the_negative_prompt_is_refused(
+    tiny_sd: Path, lora_folder: Path, tmp_path: Path
+) -> None:
+    asked = ("a fox", "--negative", "<lora:neon:1> blurry")
+    done = generate(tiny_sd, lora_folder, tmp_path, *asked)
+    assert done.exit_code == 2 and "holds the tag '<lora:neon:1>'" in done.output
+    assert not list(tmp_path.glob("**/*.png"))
+
+
 def test_json_says_all_of_each_picture(tiny_sd: Path, lora_folder: Path, tmp_path: Path) -> None:
     done = generate(tiny_sd, lora_folder, tmp_path, "a fox", "--json", "--fusion", "nla")
     told = json.loads(done.stdout)

@@ -70,7 +70,11 @@ def test_a_pin_is_for_one_block(family: Family) -> None:
         assert not any(map(pin.means, [*others, "unet.down_blocks.0.downsamplers.0"]))
 
 
-def test_a_tag_in_the_negative_prompt_is_told() -> None:
-    with pytest.raises(ComposerError, match=r"negative prompt holds the tag '<lora:neon:1>'"):
-        merged("a fox", negative="<lora:neon:1> blurry")
+@pytest.mark.parametrize(
+    "tag", ["<lora:neon:1>", "<lyco:neon:1>", "<lora:no such:1>", "<LoRA:neon:1:stop=5>"]
+)
+def test_a_tag_in_the_negative_prompt_is_refused(tag: str) -> None:
+    message = r"negative prompt holds the tag '<lora:.*in the prompt alone. Move it there"
+    with pytest.raises(ComposerError, match=message):
+        merged("a fox", negative=f"{tag} blurry")
     assert merged("a fox", negative="blurry").request.negative_prompt == "blurry"
