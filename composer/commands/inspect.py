@@ -13,7 +13,7 @@ from composer.commands import _options as options
 from composer.errors import ComposerError
 
 # What they add depends on the weights of a model.
-_OF_WEIGHTS = ("DoRA", "GLoRA", "T-LoRA", "(IA)³", "OFT")
+_OF_WEIGHTS = ("DoRA", "GLoRA", "T-LoRA", "(IA)³", "OFT", "OFT of inputs", "BOFT of inputs")
 _SHOWN = 8  # lines of what can be many
 
 

@@ -10,6 +10,7 @@ entry by entry, and s = alpha / rank.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
@@ -112,6 +113,8 @@ def build(kind: str, tensors: Tensors, site: Site, scale: Scale, *, start: str =
         "T-LoRA": tlora,
         "(IA)³": ia3,
         "OFT": oft,
+        "OFT of inputs": oft_of_inputs,
+        "BOFT of inputs": boft_of_inputs,
         "full difference": full,
     }
     factors = makers[kind](tensors, site, scale)
@@ -326,6 +329,76 @@ def oft(t: Tensors, site: Site, scale: Scale) -> LowRank:
     return site.dense(turned - weight)
 
 
+def oft_of_inputs(t: Tensors, site: Site, scale: Scale) -> LowRank:
+    """PEFT's OFT: ΔW = W Rᵀ - W, with R of blocks (n, n) along the input channels.
+
+    `oft_R` (blocks, n (n - 1) / 2), or one row for all blocks, is what stands above the diagonal of
+    the skew-symmetric Q, row by row. R = (I - Q)(I + Q)⁻¹, or with `terms` above 0 the beginning of
+    the series of (I + Q)(I - Q)⁻¹ (Cayley-Neumann), see `_cayley`. No block of Q is longer than
+    `eps` / √blocks (COFT).
+    """
+    if "terms" not in t or "eps" not in t:
+        raise ValueError("is an OFT of PEFT's, and no adapter_config.json says how it turns,")
+    if prod(site.shape[2:]) != 1:
+        raise ValueError(
+            "is an OFT of PEFT's for a convolution wider than 1×1, of which PEFT computes one "
+            "thing in training and another when it merges,"
+        )
+    given, width = t["oft_R"].double(), prod(site.shape[1:])
+    count, above = given.shape if given.ndim == 2 else (0, 0)
+    size = (1 + math.isqrt(1 + 8 * above)) // 2
+    if not count or not above or size * (size - 1) != 2 * above:
+        raise ValueError(f"has blocks of no known shape: {tuple(given.shape)}")
+    if width != count * size and (count > 1 or width % size):
+        raise WrongShape((site.shape[0], count * size))
+    skew = torch.zeros(count, size, size, dtype=torch.float64)
+    rows, columns = torch.triu_indices(size, size, 1)
+    skew[:, rows, columns] = given
+    skew = skew - skew.transpose(1, 2)
+    longest = float(t["eps"]) / math.sqrt(count)
+    norm = skew.square().sum(dim=(1, 2), keepdim=True).sqrt()
+    skew = torch.where(norm <= longest, skew, skew * (longest / norm))
+    turns = _cayley(skew, int(t["terms"]))
+    weight = site.weight()
+    blocks = weight.reshape(weight.shape[0], -1, size)
+    turned = torch.einsum("obk,bjk->obj", blocks, turns.expand(blocks.shape[1], size, size))
+    return site.dense(turned.reshape(weight.shape) - weight)
+
+
+def boft_of_inputs(t: Tensors, site: Site, scale: Scale) -> LowRank:
+    """PEFT's BOFT: ΔW = diag(s) W (Rₘ … R₁)ᵀ - W, on the input channels and the kernel.
+
+    `boft_R` (m, blocks, n, n): with Q = (B - Bᵀ) / 2 each stage turns by (I - Q)(I + Q)⁻¹ blocks of
+    inputs that lie farther apart than those of the stage before, `boft_s` has the outputs' s.
+    `boft_P` (m, inputs, inputs), which PEFT wrote once, repeats which inputs these are.
+    """
+    _need(t, "boft_R", "boft_s")
+    given, s = t["boft_R"].double(), t["boft_s"].double().flatten()
+    if given.ndim != 4 or given.shape[-1] != given.shape[-2] or not given.numel():
+        raise ValueError(f"has blocks of no known shape: {tuple(given.shape)}")
+    stages, count, size, _ = given.shape
+    out, width = site.shape[0], prod(site.shape[1:])
+    if count * size != width or s.shape[0] != out:
+        raise WrongShape((s.shape[0], count * size))
+    if stages > 1 and (size % 2 or count % 2 ** (stages - 1)):
+        raise ValueError(f"has {count} blocks that no butterfly of BOFT has")
+    turns = _cayley((given - given.transpose(-1, -2)) / 2, 0)
+    weight = site.weight()
+    turned = weight
+    for stage, turn in enumerate(turns):
+        order = torch.arange(width)
+        if stage:  # of 2ˢ⁺¹ halves of blocks, those at even places come before those at odd ones
+            halves = order.reshape(-1, 2**stage, 2, size // 2)
+            order = halves.transpose(1, 2).flatten()
+        if "boft_P" in t and not torch.equal(t["boft_P"][stage], torch.eye(width)[order]):
+            raise ValueError("has another order of inputs than BOFT has (boft_P)")
+        seen = torch.empty_like(turned)
+        seen[:, order] = turned
+        blocks = seen.reshape(out, count, size)
+        turned = torch.einsum("obk,bjk->obj", blocks, turn).reshape(out, width)[:, order]
+    return site.dense(s[:, None] * turned - weight)
+
+
 def full(t: Tensors, site: Site, scale: Scale) -> LowRank:
     """ΔW is `diff` itself; `diff_b` is added to the bias, by `with_bias`. Either may be alone."""
     if "diff" in t:
@@ -391,6 +464,24 @@ def with_bias(factors: LowRank, bias: Tensor, site: Site) -> LowRank:
         scale=1.0,
         offset=torch.cat((before, torch.ones(1))),
     )
+
+
+def _cayley(skew: Tensor, terms: int) -> Tensor:
+    """(I - Q)(I + Q)⁻¹ of matrices (..., n, n), as PEFT has it.
+
+    With `terms` above 0 it is the beginning of the series of (I + Q)(I - Q)⁻¹, up to the power
+    p = max(3, terms - 1) if there are over two terms: I + 2 Q + ... + 2 Qᵖ⁻¹ + Qᵖ.
+    """
+    one = torch.eye(skew.shape[-1], dtype=skew.dtype).expand_as(skew)
+    if not terms:
+        return cast(Tensor, cast(Any, torch.linalg).solve(one + skew, one - skew, left=False))
+    turns = one + 2 * skew if terms > 1 else one
+    last = max(3, terms - 1) if terms > 2 else 1
+    power = skew
+    for exponent in range(2, last + 1):
+        power = power @ skew
+        turns = turns + (power if exponent == last else 2 * power)
+    return turns
 
 
 def _butterfly(turn: Tensor, weight: Tensor, apart: int) -> Tensor:

@@ -7,6 +7,7 @@ before each name, into the header's metadata.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,8 +21,9 @@ from composer.experts.patterns import compile_pattern, is_expression
 
 _DIFFUSERS_KEY = "lora_adapter_metadata"
 _MAX_BYTES = 2**20
-_TYPES = ("LORA", "LOHA", "LOKR", "IA3")
+_TYPES = ("LORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT")
 _MAX_NAMES, _MAX_EXPRESSIONS = 2000, 50
+_MAX_TERMS = 100
 
 # How A and B begin. These leave the model as it is; others take a part of it away at first.
 _PLAIN_STARTS = ("true", "false", "gaussian", "eva", "orthogonal", "mica")
@@ -60,6 +62,37 @@ class PeftConfig:
         given = self.fields.get("init_lora_weights")
         return "true" if given is None else str(given).lower()
 
+    @cached_property
+    def numbers(self) -> Mapping[str, float]:
+        """What counts in every module beside its tensors, by slot; for OFT alone there is any.
+
+        terms: of Cayley-Neumann's series; 0 for Cayley's own transform. eps: how long a block may
+        be (COFT); infinite for any length.
+        """
+        if self.fields.get("peft_type") != "OFT":
+            return {}
+        terms = 0.0
+        if self.fields.get("use_cayley_neumann", True):
+            found = re.match(r"(\d{1,4})\.(\d{1,4})", str(self.fields.get("peft_version")))
+            if found is None or (int(found[1]), int(found[2])) < (0, 18):
+                raise ComposerError(
+                    f"{self.path}: is of a PEFT before 0.18, whose OFT by Cayley-Neumann's series "
+                    "was another one. Merge it into its model with the PEFT of its time; if it was "
+                    'trained without the series (before PEFT 0.16), write "use_cayley_neumann": '
+                    "false."
+                )
+            given = self.fields.get("num_cayley_neumann_terms", 5)
+            terms = self._finite("num_cayley_neumann_terms", given)
+            if not 1 <= terms <= _MAX_TERMS:
+                raise ComposerError(
+                    f"{self.path}: num_cayley_neumann_terms is {terms:g}; 1 to {_MAX_TERMS} are "
+                    "read."
+                )
+        eps = math.inf
+        if self.fields.get("coft"):
+            eps = self._finite("eps", self.fields.get("eps", 6e-5))
+        return {"terms": int(terms), "eps": eps}
+
     def scale(self, module: str, rank: int | None) -> float:
         """alpha / rank of a module, by `alpha_pattern` or for all; of no rank, by the config's own.
 
@@ -78,15 +111,17 @@ class PeftConfig:
             given = next((value for means, value in rules if means(module)), otherwise)
         except ValueError as error:
             raise self._refused(pattern, f"for {module} {error}") from None
+        return self._finite(pattern.removesuffix("_pattern"), given, f" of {module}")
+
+    def _finite(self, what: str, given: object, whose: str = "") -> float:
         try:
             number = float(cast("Any", given))
         except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number):
-            what = pattern.removesuffix("_pattern")
             raise ComposerError(
-                f"{self.path}: {what} {str(given)[:40]!r} of {module} is no number. Write the "
-                "one it was trained with."
+                f"{self.path}: {what} {str(given)[:40]!r}{whose} is no number. Write the one it "
+                "was trained with."
             )
         return number
 

@@ -208,6 +208,8 @@ def _factors(
     for name in group.tensors.values():
         _check_numbers(header, name, tensors[name])
     own = {slot: tensors[name].float() for slot, name in group.tensors.items()}
+    if config is not None:
+        own |= {slot: torch.tensor(number) for slot, number in config.numbers.items()}
     (kind,), first = group.kinds(), min(group.tensors.values())
     start = config.start if config is not None and config.start in STARTS else ""
 

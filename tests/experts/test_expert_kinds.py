@@ -6,6 +6,7 @@ LyCORIS and PEFT are the oracles, with random weights of every factoring they ha
 from __future__ import annotations
 
 import copy
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,17 @@ from typing import Any
 import pytest
 import torch
 from lora_files import save
-from peft import IA3Config, LoHaConfig, LoKrConfig, LoraConfig, PeftModel, get_peft_model
+from peft import (
+    BOFTConfig,
+    IA3Config,
+    LoHaConfig,
+    LoKrConfig,
+    LoraConfig,
+    OFTConfig,
+    PeftModel,
+    get_peft_model,
+)
+from peft.tuners.boft import layer as boft_layer
 from safetensors.torch import load_file
 from torch import nn
 
@@ -214,6 +225,18 @@ PEFT = {
     "LoKr, whole": (LoKrConfig, {"r": 20, "alpha": 3, "rank_pattern": {"tall": 10}}),
     "(IA)³": (IA3Config, {"feedforward_modules": []}),
     "(IA)³, inputs": (IA3Config, {"feedforward_modules": ["wide", "tall"]}),
+    "OFT": (OFTConfig, {"oft_block_size": 4}),
+    "OFT, short": (OFTConfig, {"r": 2, "oft_block_size": 0, "num_cayley_neumann_terms": 2}),
+    "OFT, long": (OFTConfig, {"oft_block_size": 8, "num_cayley_neumann_terms": 7}),
+    "OFT, exact": (OFTConfig, {"oft_block_size": 4, "use_cayley_neumann": False}),
+    "OFT, one block": (OFTConfig, {"oft_block_size": 8, "block_share": True}),
+    "OFT, bounded": (OFTConfig, {"oft_block_size": 4, "coft": True, "eps": 0.8}),
+    "BOFT": (BOFTConfig, {"boft_block_size": 4}),
+    "BOFT, two stages": (BOFTConfig, {"boft_block_size": 4, "boft_n_butterfly_factor": 2}),
+    "BOFT, three stages": (
+        BOFTConfig,
+        {"boft_block_size": 0, "boft_block_num": 4, "boft_n_butterfly_factor": 3},
+    ),
     "patterns": (
         LoraConfig,
         {
@@ -226,8 +249,21 @@ PEFT = {
 }
 
 
+class BlockDiagonal:
+    """What PEFT's kernel for a GPU computes: matrices (m, blocks, n, n) along m diagonals."""
+
+    @staticmethod
+    def apply(blocks: torch.Tensor) -> torch.Tensor:
+        return torch.stack([torch.block_diag(*stage) for stage in blocks])
+
+
 @pytest.mark.parametrize("case", PEFT)
-def test_what_peft_adds(case: str, net: Net, names: ModuleNames, path: Path) -> None:
+def test_what_peft_adds(
+    case: str, net: Net, names: ModuleNames, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without this kernel PEFT leaves all stages of BOFT but the first out.
+    monkeypatch.setattr(boft_layer, "get_fbd_cuda", lambda: True)
+    monkeypatch.setattr(boft_layer, "FastBlockDiag", BlockDiagonal)
     kind, settings = PEFT[case]
     sites = [
         site
@@ -235,6 +271,7 @@ def test_what_peft_adds(case: str, net: Net, names: ModuleNames, path: Path) -> 
         if (case != "biases" or site != "tall")  # which has none
         and (settings.get("init_lora_weights") is None or getattr(net, site).weight.ndim == 2)
         and ("IA" not in case or getattr(net, site).weight.ndim == 2)
+        and (kind is not OFTConfig or site != "conv")  # PEFT merges something else than it trains
     ]
     torch.manual_seed(1)
     config: Any = kind(target_modules=sites, **settings)
@@ -255,6 +292,51 @@ def test_a_begun_adapter_that_cannot_be_undone(net: Net, names: ModuleNames, pat
     get_peft_model(copy.deepcopy(net), config).save_pretrained(path.parent)
     with pytest.raises(ComposerError, match=r"adapter_config.*'pissa_niter_4'.*plain LoRA"):
         read_expert(path.with_name("adapter_model.safetensors"), names)
+
+
+def peft_file(net: Net, path: Path, config: Any) -> tuple[Path, dict[str, Any]]:
+    """A file of PEFT's, and its config."""
+    get_peft_model(copy.deepcopy(net), config).save_pretrained(path.parent)
+    fields = json.loads(path.with_name("adapter_config.json").read_text())
+    return path.with_name("adapter_model.safetensors"), fields
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"peft_version": "0.17.1"}, r"adapter_config.*PEFT before 0.18.*Merge it"),
+        ({"peft_version": None}, "PEFT before 0.18"),
+        ({"num_cayley_neumann_terms": 0}, "terms is 0; 1 to 100"),
+        ({"num_cayley_neumann_terms": "many"}, "num_cayley_neumann_terms 'many' is no number"),
+        ({"coft": True, "eps": None}, "eps 'None' is no number"),
+    ],
+)
+def test_an_oft_of_which_the_config_says_too_little(
+    change: dict[str, Any], message: str, net: Net, names: ModuleNames, path: Path
+) -> None:
+    file, fields = peft_file(net, path, OFTConfig(target_modules=["wide"], oft_block_size=4))
+    path.with_name("adapter_config.json").write_text(json.dumps(fields | change))
+    with pytest.raises(ComposerError, match=message):
+        read_expert(file, names)
+
+
+def test_an_oft_that_peft_trains_otherwise_than_it_merges(
+    net: Net, names: ModuleNames, path: Path
+) -> None:
+    file, _ = peft_file(net, path, OFTConfig(target_modules=["conv"], oft_block_size=4))
+    with pytest.raises(ComposerError, match=r"convolution wider than 1×1.*conv"):
+        read_expert(file, names)
+
+
+def test_the_places_that_an_old_boft_repeats(net: Net, names: ModuleNames, path: Path) -> None:
+    """PEFT wrote its permutations too, once; others than these mean another adapter."""
+    file, _ = peft_file(net, path, BOFTConfig(target_modules=["wide"], boft_block_size=4))
+    tensors = load_file(file)
+    places = torch.eye(24)[None]
+    key = "base_model.model.wide.boft_P"
+    assert read_expert(save(file, {**tensors, key: places}), names).unmatched == ()
+    with pytest.raises(ComposerError, match="another order of inputs"):
+        read_expert(save(file, {**tensors, key: places.flip(1)}), names)
 
 
 def test_glora_of_old(net: Net, names: ModuleNames, path: Path) -> None:
@@ -321,6 +403,11 @@ ONE = "lora_unet_wide."
         ({"oft_blocks": (4, 4, 5)}, "blocks of no known shape"),
         ({"oft_blocks": (3, 4, 4)}, r"unet.wide is 12×24"),
         ({"oft_blocks": (9, 2, 8, 8)}, "no butterfly of BOFT"),
+        ({"oft_R.weight": (6, 6)}, "no adapter_config.json says how it turns"),
+        ({"boft_R": (1, 6, 4, 4)}, "no boft_s tensor"),
+        ({"boft_R": (1, 6, 4, 3), "boft_s": (16, 1)}, "blocks of no known shape"),
+        ({"boft_R": (1, 5, 4, 4), "boft_s": (16, 1)}, r"unet.wide is 16×20"),
+        ({"boft_R": (5, 6, 4, 4), "boft_s": (16, 1)}, "6 blocks that no butterfly"),
         ({"a1.weight": (24, 2), "a2.weight": (2, 24), "b1.weight": (16, 2)}, "no b2 tensor"),
         ({"lora_mid.weight": (2, 3, 3, 3), "lora_down.weight": (2, 24), "lora_up.weight": (16, 2)},
          "middle factor"),

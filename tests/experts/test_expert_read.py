@@ -147,7 +147,7 @@ def test_what_belongs_to_no_module_is_reported(path: Path) -> None:
         (f"{KOHYA}.w_norm", "norms"),
         (f"{KOHYA}.oft_diag", "old OFT"),
         (f"{KOHYA}.bias_indices", "sparse remainder"),
-        ("base_model.model.mid_block.to_q.oft_R.weight", "OFT or BOFT of PEFT's"),
+        ("base_model.model.mid_block.to_q.oft_r", r"old OFT \(PEFT before 0.14\)"),
         ("transformer.single_blocks.0.attn.to_q.lora_A.weight", "transformer model"),
         ("lora_unet_double_blocks_0_img_attn_proj.lora_down.weight", "transformer model"),
         ("diffusion_model.layers.0.attention.qkv.lora_A.weight", "transformer model"),

@@ -34,6 +34,8 @@ _ENDING = re.compile(
     r"|(?P<mid>lora_mid\.weight)"
     r"|(?P<bias>lora_B(?:\.[^.]+)?\.bias)"
     r"|(?P<magnitude>lora_magnitude_vector(?:\.[^.]+)*)"
+    r"|(?P<oft_R>oft_R(?:\.[^.]+)?\.weight)"
+    r"|(?P<boft_R>boft_R(?:\.[^.]+)?)|(?P<boft_s>boft_s(?:\.[^.]+)?)|(?P<boft_P>boft_P)"
     r"|(?P<own>dora_scale|diff|diff_b|hada_w[12]_[ab]|hada_t[12]|lokr_w[12](?:_[ab])?|lokr_t2"
     r"|oft_blocks|rescale|on_input|ia3_l"
     r"|lambda_layer)"
@@ -51,6 +53,8 @@ KINDS = {
     **dict.fromkeys(("p_layer", "q_layer", "lambda_layer"), "T-LoRA"),
     **dict.fromkeys(("weight", "on_input", "ia3_l"), "(IA)³"),
     **dict.fromkeys(("oft_blocks", "rescale"), "OFT"),
+    "oft_R": "OFT of inputs",
+    **dict.fromkeys(("boft_R", "boft_s", "boft_P"), "BOFT of inputs"),
     **dict.fromkeys(("diff", "diff_b"), "full difference"),
 }
 """The kind of adapter that has a slot. `alpha` and DoRA's magnitudes go with several kinds."""

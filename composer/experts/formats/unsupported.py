@@ -12,9 +12,9 @@ from collections.abc import Iterable
 _KINDS: tuple[tuple[str, str, str], ...] = (
     # what it is called, which keys show it, what to do
     (
-        "OFT or BOFT of PEFT's",
-        r"\.(oft_[rR]|boft_[RsPm])(\.|$)",
-        "Merge it into its model with PEFT, or use an OFT of kohya's or LyCORIS'.",
+        "an old OFT (PEFT before 0.14)",
+        r"\.oft_r(\.|$)",
+        "Merge it into its model with the PEFT of its time.",
     ),
     (
         "an old OFT (LyCORIS before 2.0)",
