@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from composer.errors import ComposerError
+from composer.experts.groups import Module
 
 Role = Literal["character", "clothing", "style", "background", "object", "other"]
 ROLES: tuple[str, ...] = get_args(Role)
@@ -34,6 +35,8 @@ class LoraInfo:
         notes: the user's own.
         tags: the commonest tags of its training pictures, commonest first.
         extra: further metadata by the keys it has in the file.
+        modules: what it changes, as it spells it.
+        share: of these, how many the model at hand has; None while there is none.
     """
 
     trigger: str = ""
@@ -51,6 +54,8 @@ class LoraInfo:
     notes: str = ""
     tags: tuple[str, ...] = ()
     extra: Mapping[str, str] = field(default_factory=dict[str, str])
+    modules: frozenset[Module] = field(default=frozenset(), repr=False, compare=False)
+    share: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse a role that is not one of ROLES."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, cast
 
 from composer.experts.base_model import guess_base
 from composer.experts.formats import DORA, KINDS, Key, find_embeddings, parse_key
+from composer.experts.groups import Module, changed_by, group_tensors
 from composer.experts.header import Header
 from composer.experts.info import ROLES, LoraInfo
 from composer.families import FAMILIES, STABLE_DIFFUSION_2
@@ -29,6 +31,9 @@ def read_info(header: Header) -> LoraInfo:
     """Everything that the header says of a LoRA; the file's own name is its title of last resort.
 
     Shapes go before claims where both name the base, but for our own `composer.base`.
+
+    Raises:
+        ComposerError: two tensors say the same of a module.
     """
     metadata = header.metadata
     keys = {name: key for name in header.tensors if (key := parse_key(name)) is not None}
@@ -57,6 +62,7 @@ def read_info(header: Header) -> LoraInfo:
             # What is longer is not for people: tag counts, bucket lists, cover pictures.
             if len(value) <= _MAX_EXTRA and not key.startswith("composer.")
         },
+        modules=_kept_once(changed_by(group_tensors(header)[0])),
     )
 
 
@@ -94,6 +100,12 @@ def parse_table(text: str | bytes) -> dict[str, Any]:
         return parse_object(text)
     except ValueError:
         return {}
+
+
+@lru_cache(maxsize=256)
+def _kept_once(modules: frozenset[Module]) -> frozenset[Module]:
+    """The same set in memory for equal ones: the files of a trainer change the same modules."""
+    return modules
 
 
 def _commonest_rank(header: Header, keys: Mapping[str, Key]) -> int:

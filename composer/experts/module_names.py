@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
@@ -10,6 +10,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from composer.errors import ComposerError
+from composer.experts.groups import Module
 from composer.experts.lora_diffusion import numbered_names
 from composer.experts.sgm import sgm_names
 
@@ -68,6 +69,11 @@ class ModuleNames:
             if module is not None:
                 return f"{candidate}.{module}"
         return None
+
+    def share(self, changed: Collection[Module]) -> float:
+        """Of the modules that a file changes, how many the model has."""
+        found = sum(self.site(part, spelling) is not None for part, spelling in changed)
+        return found / len(changed) if changed else 0.0
 
     def weight_shape(self, site: str) -> Shape | None:
         """The shape of the weight at a site; None if the model has no such site."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,8 +15,9 @@ from composer.errors import ComposerError
 from composer.experts import deltas, peft_config
 from composer.experts.expert import Expert
 from composer.experts.fit import misfit
-from composer.experts.formats import DORA, KINDS, Key, find_embeddings, parse_key
+from composer.experts.formats import KINDS, NORMS, parse_key
 from composer.experts.formats.lora_diffusion import FORMAT
+from composer.experts.groups import Group, broken, changed_by, group_tensors
 from composer.experts.hashes import file_hash, tensor_hash
 from composer.experts.header import Header, parse_header, read_header
 from composer.experts.lora_diffusion import check_classes
@@ -38,23 +38,6 @@ MAX_CHANGE = 1e6
 _DTYPES = ("F16", "BF16", "F32", "F64")
 
 
-# What goes with several kinds of adapter, or with none.
-_COMMON = ("alpha", "bias", "diff_b", *DORA)
-
-
-@dataclass(kw_only=True)
-class _Group:
-    """The tensors of one module: slot → tensor name."""
-
-    key: Key
-    tensors: dict[str, str] = field(default_factory=dict[str, str])
-
-    def kinds(self) -> set[str]:
-        """The kinds of adapter whose tensors these are; empty for an alpha alone."""
-        alone = {KINDS[slot] for slot in self.tensors if slot in KINDS and slot not in _COMMON}
-        return alone or ({KINDS["diff_b"]} if "diff_b" in self.tensors else set())
-
-
 def read_expert(
     path: Path, modules: ModuleNames, *, name: str | None = None, partial: bool = False
 ) -> Expert:
@@ -62,16 +45,25 @@ def read_expert(
 
     Every tensor becomes a factor of a site, or its name is in the expert's `unmatched` or its
     embeddings, or the file is refused; none is dropped. `name` is what to call the expert, if not
-    its file's name. `partial` allows a file of which much does nothing for this model.
+    its file's name. `partial` allows a file of which much does nothing for this model, or that
+    changes norms.
 
     Raises:
         ComposerError: the file is not a sound safetensors file, is of a kind that Composer does
-            not read, is damaged (lone or misshapen factors, NaN), is made for another model, or
-            less than `LEAST_SHARE` of the modules that it changes are in the model.
+            not read, is damaged (lone or misshapen factors, NaN), is made for another model,
+            changes norms, or less than `LEAST_SHARE` of the modules that it changes are in the
+            model.
     """
     header, tensors, data = _open(path)
     groups, unmatched, count = _group(header, modules)
     info = read_info(header)
+    norms, alone = _norms(header), info.kinds == (NORMS,)
+    if norms and (alone or not partial):
+        raise ComposerError(
+            f"{path}: changes norms (tensor {norms[0]!r}), and gates weigh Linear layers and "
+            "convolutions alone, so it would look different. Train it without norms (`train_norm` "
+            f"off){'' if alone else ', or use what it changes beside them with --partial'}."
+        )
     if not groups:
         raise misfit(path, info.base, modules, name=next(iter(unmatched), ""))
     if not partial and len(groups) < LEAST_SHARE * count:
@@ -112,9 +104,9 @@ def own_names(path: Path) -> ModuleNames:
     """
     header, tensors, _ = _open(path)
     shapes: dict[str, dict[str, Shape]] = {}
-    for group in _spelled(header)[0].values():
+    for group in group_tensors(header)[0].values():
         part, module = group.key.part or "model", group.key.module
-        if not group.kinds():
+        if group.kinds() in (set(), {NORMS}):
             continue
         nowhere = ModuleNames(model=path.name, shapes={part: {module: (0, 0)}})
         try:
@@ -137,54 +129,46 @@ def _open(path: Path) -> tuple[Header, dict[str, Tensor], bytes]:
     return header, _load(data, header), data
 
 
-def _group(header: Header, modules: ModuleNames) -> tuple[dict[str, _Group], tuple[str, ...], int]:
-    """Bring the tensors of each module together; what belongs to no module is left over.
+def _group(header: Header, modules: ModuleNames) -> tuple[dict[str, Group], tuple[str, ...], int]:
+    """Bring the tensors of each site together; what belongs to no module is left over.
 
     The last is how many modules the file changes, whether the model has them or not.
     """
-    spelled, unknown = _spelled(header)
+    spelled, unknown = group_tensors(header)
     unmatched: list[str] = []
-    sites: dict[str, _Group] = {}
-    count = 0
+    sites: dict[str, Group] = {}
     for (part, module), group in spelled.items():
         kinds = group.kinds()
-        count += bool(kinds)
         if kinds == {"LoRA"}:
             for slot, other in (("up", "down"), ("down", "up")):
                 if other in group.tensors and slot not in group.tensors:
-                    raise _broken(header, f"has no {slot} factor for {module!r}")
+                    raise broken(header, f"has no {slot} factor for {module!r}")
         if len(kinds) > 1:
-            raise _broken(header, f"has {' and '.join(sorted(kinds))} at once for {module!r}")
+            raise broken(header, f"has {' and '.join(sorted(kinds))} at once for {module!r}")
         site = modules.site(part, module) if kinds else None
         if site is None:
             unmatched.extend(group.tensors.values())
+        elif kinds == {NORMS}:
+            raise broken(header, f"has what changes a norm for {site}, which is none")
         elif site in sites:
-            raise _broken(header, f"changes {site} twice, in two spellings")
+            raise broken(header, f"changes {site} twice, in two spellings")
         else:
             sites[site] = group
-    return sites, (*unmatched, *unknown), count
+    return sites, (*unmatched, *unknown), len(changed_by(spelled))
 
 
-def _spelled(header: Header) -> tuple[dict[tuple[str | None, str], _Group], list[str]]:
-    """The tensors of each module, as the file spells it, and those whose name says nothing."""
-    spelled: dict[tuple[str | None, str], _Group] = {}
-    unknown: list[str] = []
-    embeddings = find_embeddings(header.tensors)
-    for name in header.tensors:
-        if name in embeddings:
-            continue
-        key = parse_key(name)
-        if key is None:
-            unknown.append(name)
-            continue
-        group = spelled.setdefault((key.part, key.module), _Group(key=key))
-        if key.slot in group.tensors:
-            raise _broken(header, f"has {key.module!r} twice, also as {name!r}")
-        group.tensors[key.slot] = name
-    return spelled, unknown
+def _norms(header: Header) -> list[str]:
+    """The tensors that change norms: `w_norm`, `b_norm` of LyCORIS, differences of one side."""
+    keys = {name: key for name in header.tensors if (key := parse_key(name)) is not None}
+    return [
+        name
+        for name, key in keys.items()
+        if KINDS.get(key.slot) == NORMS
+        or (key.slot == "diff" and len(header.tensors[name].shape) == 1)
+    ]
 
 
-def _configs(header: Header, groups: Mapping[str, _Group]) -> Mapping[str, PeftConfig]:
+def _configs(header: Header, groups: Mapping[str, Group]) -> Mapping[str, PeftConfig]:
     peft = [group.key.part or "" for group in groups.values() if group.key.format == "PEFT"]
     if peft:
         return dict.fromkeys(peft, peft_config.beside(header.path))
@@ -195,13 +179,13 @@ def _load(data: bytes, header: Header) -> dict[str, Tensor]:
     try:
         return load(data)
     except SafetensorError as error:
-        raise _broken(header, f"is refused by the safetensors library ({error})") from error
+        raise broken(header, f"is refused by the safetensors library ({error})") from error
 
 
 def _factors(
     header: Header,
     tensors: Mapping[str, Tensor],
-    group: _Group,
+    group: Group,
     site: deltas.Site,
     config: PeftConfig | None,
 ) -> LowRank:
@@ -234,11 +218,11 @@ def _factors(
     except (deltas.WrongShape, ComposerError):
         raise
     except (ValueError, IndexError, RuntimeError) as error:  # torch's own, of shapes
-        raise _broken(header, f"{error} at {first!r}") from None
+        raise broken(header, f"{error} at {first!r}") from None
     most = float(factors.down.abs().max()) * float(factors.up.abs().max())
     most *= factors.rank * abs(factors.scale)
     if not most <= MAX_CHANGE:
-        raise _broken(
+        raise broken(
             header,
             f"would change a weight by up to {most:.0e} at {first!r}: its training went wrong",
         )
@@ -248,10 +232,6 @@ def _factors(
 def _check_numbers(header: Header, name: str, tensor: Tensor) -> None:
     dtype = header.tensors[name].dtype
     if dtype not in _DTYPES and tensor.numel() != 1:
-        raise _broken(header, f"stores {name!r} as {dtype}; save it as F16, BF16 or F32")
+        raise broken(header, f"stores {name!r} as {dtype}; save it as F16, BF16 or F32")
     if not torch.isfinite(tensor.float()).all():
-        raise _broken(header, f"has NaN or infinite numbers in {name!r}: its training went wrong")
-
-
-def _broken(header: Header, reason: str) -> ComposerError:
-    return ComposerError(f"{header.path}: {reason}. Download or train the file again.")
+        raise broken(header, f"has NaN or infinite numbers in {name!r}: its training went wrong")

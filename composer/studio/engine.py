@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,7 +14,8 @@ from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.diffusion.regions import Regions, regions_of
 from composer.errors import ComposerError
-from composer.experts import Expert, ModuleNames, read_expert
+from composer.experts import Card, Expert, ModuleNames, read_expert
+from composer.experts.groups import Module
 from composer.fusions import Plan
 from composer.fusions.gate_file import GateFile, gated
 from composer.fusions.gate_record import GateRecorder
@@ -43,6 +45,7 @@ class Engine:
         self.model = model
         self._partial = partial
         self._modules = ModuleNames.of(model.models, model=model.name)
+        self._shares: dict[frozenset[Module], float] = {}
         self._experts: OrderedDict[tuple[str, Stamp], Expert] = OrderedDict()
         self.mixture: Mixture | None = None
         """What is attached now."""
@@ -68,6 +71,20 @@ class Engine:
                 self._experts.popitem(last=False)
         self._experts.move_to_end(key)
         return self._experts[key]
+
+    def with_shares(self, cards: Iterable[Card]) -> tuple[Card, ...]:
+        """LoRAs with how much of each this model uses."""
+        return tuple(
+            replace(card, facts=replace(card.info, share=self._share(card.info.modules)))
+            if card.error is None and card.info.modules
+            else card
+            for card in cards
+        )
+
+    def _share(self, changed: frozenset[Module]) -> float:
+        if changed not in self._shares:
+            self._shares[changed] = self._modules.share(changed)
+        return self._shares[changed]
 
     def mix(self, plan: Plan) -> dict[str, Expert]:
         """Attach what a plan names, and nothing else; a plan without LoRAs or a MixLoRA leaves the

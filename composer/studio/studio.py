@@ -128,12 +128,13 @@ class Studio:
         return Libraries(self._lora_dirs)
 
     def cards(self, *, refresh: bool = False) -> tuple[Card, ...]:
-        """The LoRAs, those with an error included.
+        """The LoRAs, those with an error included, with their share at work once a model is there.
 
         Raises:
             ComposerError: a folder is missing.
         """
-        return self.libraries.cards(refresh=refresh)
+        cards = self.libraries.cards(refresh=refresh)
+        return cards if self._engine is None else self._engine.with_shares(cards)
 
     def card(self, name: str) -> Card:
         """The card of the LoRA of that name.

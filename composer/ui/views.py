@@ -128,9 +128,10 @@ def card_view(card: Card, thumbnail: Image.Image | None) -> Json:
     title = info.title or card.name
     kinds = ", ".join(kind for kind in info.kinds if kind != "LoRA")
     words = f"embeddings not used: {', '.join(info.embeddings)}" if info.embeddings else ""
-    facts = " · ".join(
-        part for part in (kinds, f"rank {info.rank}" if info.rank else "", info.base, words) if part
-    )
+    rank = f"rank {info.rank}" if info.rank else ""
+    part = info.share is not None and info.share < 1
+    share = f"{int(100 * (info.share or 0))} % of it fits this model" if part else ""
+    facts = " · ".join(fact for fact in (kinds, rank, info.base, words, share) if fact)
     searched = " ".join((title, card.name, info.trigger, info.role, info.base, info.description))
     return {
         "name": card.name,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,20 @@ def test_tlora(begun: str, net: Net, names: ModuleNames, path: Path) -> None:
     tensors["lora_unet_wide.p_layer.weight"] = torch.randn(16, 3)
     with pytest.raises(ComposerError, match="did not begin as a part of this model's weight"):
         read_expert(save(path, tensors), names)
+
+
+def test_the_norms_that_lycoris_trains(net: Net, names: ModuleNames, path: Path) -> None:
+    """They are named and left out, and what stands beside them is exact."""
+    adapters = from_lycoris("LoConModule", net, path, lora_dim=2)
+    norm = lycoris.NormModule("lora_unet_norm1", nn.LayerNorm(16))
+    tensors = {f"lora_unet_norm1.{slot}": tensor for slot, tensor in norm.state_dict().items()}
+    save(path, load_file(path) | tensors)
+    with pytest.raises(ComposerError, match=r"changes norms.*lora_unet_norm1"):
+        read_expert(path, names)
+    expert = read_expert(path, names, partial=True)
+    assert (set(expert.unmatched), expert.share) == (set(tensors), 0.8)
+    assert expert.info.kinds == ("LoRA", "norms")
+    assert_same(replace(expert, unmatched=(), modules=4), net, adapters)
 
 
 def test_a_bias_alone(net: Net, names: ModuleNames, path: Path) -> None:

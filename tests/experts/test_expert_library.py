@@ -162,14 +162,14 @@ def test_peft_files_go_by_their_folder(folder: Path) -> None:
 def test_bad_files_become_cards_with_their_error(folder: Path) -> None:
     (folder / "empty.safetensors").touch()
     (folder / "old.pt").write_bytes(b"\x80\x02}q\x00.")
-    save(folder / "norm.safetensors", {f"{KOHYA}.w_norm": torch.ones(2)})
+    save(folder / "sparse.safetensors", {f"{KOHYA}.bias_size": torch.ones(2)})
     (folder / "notes.txt").write_text("not a LoRA")
     lora(folder / ".hidden" / "cap")
     library = Library([folder], LORAS)
     errors = {card.name: card.error for card in library.scan() if card.error}
     assert {name: error.split(": ", 1)[1][:20] for name, error in errors.items()} == {
         "empty": "is empty (0 bytes). ",
-        "norm": "holds trained norms ",
+        "sparse": "holds a LoRA with a ",
         "old": "is a Python pickle. ",
     }
     assert library.find("Hat").error is None

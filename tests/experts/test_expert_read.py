@@ -16,6 +16,7 @@ from composer.errors import ComposerError
 from composer.experts import Expert, ModuleNames, read_expert, read_header
 from composer.experts.metadata import read_info
 from composer.experts.patterns import compile_pattern
+from composer.experts.read import own_names
 
 TEXT = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
 
@@ -144,7 +145,6 @@ def test_what_belongs_to_no_module_is_reported(path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "kind"),
     [
-        (f"{KOHYA}.w_norm", "norms"),
         (f"{KOHYA}.oft_diag", "old OFT"),
         (f"{KOHYA}.bias_indices", "sparse remainder"),
         ("base_model.model.mid_block.to_q.oft_r", r"old OFT \(PEFT before 0.14\)"),
@@ -259,8 +259,33 @@ def test_a_share_of_the_file_is_at_work(path: Path) -> None:
     stranger = renamed("attn2_to_k", "attn9_to_k")
     expert = read(path, kohya_pair() | stranger | {"some.weight": torch.ones(2)})
     assert (expert.modules, expert.share) == (2, 0.5)
+    assert SMALL.share(expert.info.modules) == 0.5
     with pytest.raises(ComposerError, match=r"only 1 of the 2 modules.*attn9.*--partial"):
         read_expert(path, SMALL)
+
+
+NORM = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_norm1"
+
+
+@pytest.mark.parametrize("slots", [("w_norm", "b_norm"), ("diff", "diff_b")])
+def test_trained_norms_are_left_out_if_a_user_says_so(path: Path, slots: tuple[str, str]) -> None:
+    """As LyCORIS writes them, and as kohya's and ComfyUI's whole differences."""
+    norm = {f"{NORM}.{slot}": torch.ones(32) for slot in slots}
+    expert = read(path, kohya_pair() | norm)
+    assert (set(expert.sites), set(expert.unmatched)) == ({ATTENTION}, set(norm))
+    assert expert.share == SMALL.share(expert.info.modules) == 0.5
+    with pytest.raises(ComposerError, match=rf"changes norms.*{NORM}.*train_norm.*--partial"):
+        read_expert(path, SMALL)
+
+
+def test_norms_alone_and_norms_for_a_layer(path: Path) -> None:
+    with pytest.raises(ComposerError, match=r"changes norms.*`train_norm` off\)\.$"):
+        read(path, {f"{NORM}.w_norm": torch.ones(32)})
+    with pytest.raises(ComposerError, match="LoRA and norms at once"):
+        read(path, kohya_pair() | {f"{KOHYA}.w_norm": torch.ones(32)})
+    with pytest.raises(ComposerError, match=f"norm for {ATTENTION}, which is none"):
+        read(path, {f"{KOHYA}.w_norm": torch.ones(32)})
+    assert own_names(path).shapes == {}
 
 
 def test_no_lora_at_all(path: Path) -> None:

@@ -267,6 +267,7 @@ def test_cards_show_what_can_be_used_and_say_why_the_rest_cannot(studio: Studio)
     cards = {card.name: card for card in studio.cards(refresh=True)}
     assert cards["zibo"].info.role == "character" and cards["zibo"].info.trigger == "zibo fox"
     assert {name for name, card in cards.items() if card.error} == {"pickle", "cut"}
+    assert {name: cards[name].info.share for name in ("zibo", "cut")} == {"zibo": 1, "cut": None}
 
 
 def test_a_missing_lora_folder_is_named_and_the_model_still_paints(

@@ -114,6 +114,14 @@ def test_a_file_that_cannot_be_used_is_a_problem_and_no_card() -> None:
     assert view["problems"] == ["b: cut off"]
 
 
+def test_a_card_says_what_share_of_its_file_is_at_work() -> None:
+    def facts(share: float | None) -> str:
+        return views.card_view(card("a", kinds=("LoHa",), share=share), None)["facts"]
+
+    assert facts(0.997) == "LoHa · 99 % of it fits this model"
+    assert facts(None) == facts(1.0) == "LoHa"
+
+
 def test_a_damaged_picture_does_not_spoil_the_strip(evil_picture: SavedPicture) -> None:
     beside = evil_picture.path.with_name("0002-1.png")
     beside.write_bytes(b"no picture")

@@ -7,10 +7,19 @@ them, as old trainers did for the two text encoders.
 from __future__ import annotations
 
 from composer.experts.formats import comfyui, diffusers, kohya, lora_diffusion, peft, processors
-from composer.experts.formats.key import DORA, KINDS, Key
+from composer.experts.formats.key import DORA, KINDS, NORMS, Key
 from composer.experts.formats.unsupported import find_embeddings, find_unsupported
 
-__all__ = ["DORA", "FORMATS", "KINDS", "Key", "find_embeddings", "find_unsupported", "parse_key"]
+__all__ = [
+    "DORA",
+    "FORMATS",
+    "KINDS",
+    "NORMS",
+    "Key",
+    "find_embeddings",
+    "find_unsupported",
+    "parse_key",
+]
 
 FORMATS = (
     kohya.parse,

@@ -38,11 +38,13 @@ _ENDING = re.compile(
     r"|(?P<boft_R>boft_R(?:\.[^.]+)?)|(?P<boft_s>boft_s(?:\.[^.]+)?)|(?P<boft_P>boft_P)"
     r"|(?P<own>dora_scale|diff|diff_b|hada_w[12]_[ab]|hada_t[12]|lokr_w[12](?:_[ab])?|lokr_t2"
     r"|oft_blocks|rescale|on_input|ia3_l"
-    r"|lambda_layer)"
+    r"|lambda_layer|[wb]_norm)"
     r"|(?P<weight>a1|a2|b1|b2|bm|[pq]_layer)\.weight"
     r")"
 )
 
+NORMS = "norms"
+"""The kind of what changes norms, which are no sites: see docs/lora_files.md."""
 
 KINDS = {
     **dict.fromkeys(("down", "up", "mid", "bias"), "LoRA"),
@@ -56,6 +58,7 @@ KINDS = {
     "oft_R": "OFT of inputs",
     **dict.fromkeys(("boft_R", "boft_s", "boft_P"), "BOFT of inputs"),
     **dict.fromkeys(("diff", "diff_b"), "full difference"),
+    **dict.fromkeys(("w_norm", "b_norm"), NORMS),
 }
 """The kind of adapter that has a slot. `alpha` and DoRA's magnitudes go with several kinds."""
 

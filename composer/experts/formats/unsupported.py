@@ -26,7 +26,6 @@ _KINDS: tuple[tuple[str, str, str], ...] = (
         r"\.bias_(indices|values|size)$",
         "Extract it again without `--sparse_bias`.",
     ),
-    ("trained norms", r"\.[wb]_norm$", "Train it again without norms (`train_norm` off)."),
     (
         "a LoRA for a transformer model (Flux, SD 3 and the like)",
         r"^(transformer|lora_transformer)[._]|double_blocks|single_blocks|joint_blocks"
