@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 from work import growth
 
+from composer.diffusion.editing import texts_at_steps
 from composer.diffusion.other_programs import from_texts
 from composer.diffusion.parameters import from_parameters, read_pairs
 from composer.diffusion.prompt import parse_prompt
@@ -119,6 +120,10 @@ def with_trigger(prompt: str) -> object:
     )
 
 
+def changed(prompt: str) -> list[str]:
+    return texts_at_steps(prompt, 4)
+
+
 HOSTILE: dict[str, tuple[Callable[[str], object], Callable[[int], str]]] = {
     "a key that never ends": (from_parameters, lambda n: "a" * n),
     "words and no key": (from_parameters, lambda n: "a -/" * n),
@@ -159,6 +164,15 @@ HOSTILE: dict[str, tuple[Callable[[str], object], Callable[[int], str]]] = {
     "spaces": (parse_prompt, lambda n: "<lora:a>" + " " * n + "x" + " \t" * n),
     "commas": (parse_prompt, lambda n: "<lora:a>" + ", " * n + "x" + " ," * n),
     "breaks": (parse_prompt, lambda n: "<lora:a>x" + " \n," * n),
+    "brackets that open": (changed, lambda n: "[a:1]" + "[" * n),
+    "brackets that close": (changed, lambda n: "[a:1]" + "]" * n),
+    "brackets of two kinds": (changed, lambda n: "[a:1]" + "[(" * n + "])" * n),
+    "brackets in brackets": (changed, lambda n: "[" * n + "a" + ":2]" * n),
+    "changes": (changed, lambda n: "[a:b:1]" * n),
+    "choices": (changed, lambda n: "[a" + "|b" * n + "]"),
+    "signs": (changed, lambda n: "[a:1]" + ":" * n),
+    "digits": (changed, lambda n: "[a:" + "1" * n + ":1]"),
+    "spaces before a step": (changed, lambda n: "[a:" + " " * n + "1]"),
     "spaces about a trigger": (with_trigger, lambda n: "x" + " " * n + "zibo" + " " * n + "y"),
     "triggers": (with_trigger, lambda n: "zibo fox, " * n),
     "halves of triggers": (with_trigger, lambda n: "zibo " * n),

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from composer.diffusion.editing import check_unchanging
 from composer.diffusion.emphasis import Emphasised, parse_emphasis
 from composer.diffusion.model import Model, TextEncoder
 from composer.errors import ComposerError
@@ -81,7 +82,6 @@ class Conditioning:
         return Text.joined([self.negative, self.positive])
 
 
-@torch.no_grad()
 def encode_prompts(
     model: Model, prompt: str, negative_prompt: str | None, *, clip_skip: int = 1
 ) -> Conditioning:
@@ -89,27 +89,41 @@ def encode_prompts(
 
     ``clip_skip`` counts as in A1111: 1 is the last layer, 2 the one before it, with the final
     layer norm applied to either. SDXL reads the layer before the last as it is, for 1 and for 2.
+
+    Raises:
+        ComposerError: a prompt changes from step to step, or cannot be read.
     """
     prompts = [prompt] if negative_prompt is None else [prompt, negative_prompt]
-    count = max(count_chunks(model, text) for text in prompts)
-    positive, *rest = (_encode(model, text, count, clip_skip=clip_skip) for text in prompts)
+    for text in prompts:
+        check_unchanging(text)
+    positive, *rest = encode_texts(model, prompts, clip_skip=clip_skip)
     negative = rest[0] if rest else None
     if negative is not None and not negative_prompt and model.zero_negative:
         negative = negative.zeros()
     return Conditioning(positive=positive, negative=negative)
 
 
-def _encode(model: Model, prompt: str, chunks: int, *, clip_skip: int = 1) -> Text:
-    """Text of one row, of as many chunks: the last ones empty, where the prompt has fewer."""
-    split, empty = split_into_chunks(model, prompt), split_into_chunks(model, "")
-    padded = {part: rows + empty[part] * (chunks - len(rows)) for part, rows in split.items()}
-    ids = {part: torch.tensor([row.ids for row in rows]) for part, rows in padded.items()}
-    weights = {part: torch.tensor([row.weights for row in rows]) for part, rows in padded.items()}
-    text = encode_ids(model, ids, weights, clip_skip=clip_skip)
-    states = text.states.reshape(1, -1, text.states.shape[-1])
-    # what A1111 and ComfyUI take of a prompt of several chunks
-    pooled = None if text.pooled is None else text.pooled[:1]
-    return Text(states=states, pooled=pooled)
+@torch.no_grad()
+def encode_texts(model: Model, texts: Sequence[str], *, clip_skip: int = 1) -> list[Text]:
+    """Text of one row for each of ``texts``, padded to equal chunk counts with empty chunks.
+
+    Other than prompts, they are of one step: no brackets in them change.
+    """
+    split, empty = [split_into_chunks(model, text) for text in texts], split_into_chunks(model, "")
+    count = max(len(rows) for chunks in split for rows in chunks.values())
+    encoded: list[Text] = []
+    for chunks in split:
+        padded = {part: rows + empty[part] * (count - len(rows)) for part, rows in chunks.items()}
+        ids = {part: torch.tensor([row.ids for row in rows]) for part, rows in padded.items()}
+        weights = {
+            part: torch.tensor([row.weights for row in rows]) for part, rows in padded.items()
+        }
+        text = encode_ids(model, ids, weights, clip_skip=clip_skip)
+        states = text.states.reshape(1, -1, text.states.shape[-1])
+        # what A1111 and ComfyUI take of a prompt of several chunks
+        pooled = None if text.pooled is None else text.pooled[:1]
+        encoded.append(Text(states=states, pooled=pooled))
+    return encoded
 
 
 def encode_ids(
@@ -160,7 +174,12 @@ def split_into_chunks(model: Model, text: str) -> dict[str, list[Chunk]]:
 
 
 def count_chunks(model: Model, text: str) -> int:
-    """How many chunks ``text`` needs."""
+    """How many chunks a prompt needs.
+
+    Raises:
+        ComposerError: it changes from step to step, or cannot be read.
+    """
+    check_unchanging(text)
     return max(map(len, split_into_chunks(model, text).values()))
 
 

@@ -2,7 +2,8 @@
 
 `(word)` counts 1.1 times, `[word]` 1/1.1 times, `(word:1.3)` 1.3 times; brackets may be nested, and
 one that is never closed reaches to the end. `\\(` is a bracket of the text itself. The word BREAK
-begins a new chunk of tokens.
+begins a new chunk of tokens. Brackets in which the prompt changes from step to step are read
+before, by `composer.diffusion.editing`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ _PIECE = re.compile(
     re.DOTALL,
 )
 _BREAK = re.compile(r"\s*\bBREAK\b\s*")
-_EDITED = re.compile(r"(?<!\\)\[[^\[\]\\]{0,1000}[:|][^\[\]\\]{0,1000}\]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +42,8 @@ def parse_emphasis(prompt: str) -> list[Emphasised]:
     """The stretches of a prompt, in their order; neighbours of one weight are one.
 
     Raises:
-        ComposerError: a weight is no number or beyond all use, or the prompt changes from step to
-            step (`[from:to:when]`, `[one|other]`), which is not possible here.
+        ComposerError: a weight is no number or beyond all use.
     """
-    if edited := _EDITED.search(prompt):
-        raise ComposerError(
-            f"{edited[0][:80]!r} in the prompt changes from step to step, which is not possible "
-            "here. Write one of its words, or \\[ for a bracket that is part of the text."
-        )
     pieces = list(_PIECE.finditer(prompt))
     factors, ends = _brackets(pieces)
     # brackets of one kind are nested, and may overlap those of the other

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from composer.diffusion.conditioning import Text, encode_prompts
+from composer.diffusion.conditioning import Text, encode_texts
 from composer.diffusion.denoise import predict
 from composer.diffusion.model import Model
 from composer.experts.triggers import without_words
@@ -59,6 +59,8 @@ class Regions:
     def __init__(self, model: Model, mixture: Mixture, triggers: Mapping[str, Trigger]) -> None:
         self.model, self.mixture = model, mixture
         self.triggers = [triggers[name] for name in mixture.names]
+        self.given: RegionMaps | None = None
+        """Whose maps the gates have."""
 
     def of(self, prompts: Sequence[str], *, clip_skip: int = 1) -> RegionMaps:
         """For one batch of pictures of these prompts."""
@@ -84,11 +86,13 @@ def regions_of(model: Model, mixture: Mixture, experts: Iterable[Called]) -> Reg
 
 
 class RegionMaps:
-    """The maps of one batch of pictures; prompts that are alike share their text vectors."""
+    """The maps of one batch of pictures; prompts that are alike share their text vectors.
+
+    Pictures whose prompt changes have maps for each text that it comes to.
+    """
 
     def __init__(self, regions: Regions, prompts: Sequence[str], clip_skip: int) -> None:
         self._regions = regions
-        self._given = False
         triggers, device = regions.triggers, regions.model.device
         on = regions.mixture.switches
         self.called = torch.zeros(len(triggers), len(prompts), dtype=torch.bool, device=device)
@@ -110,9 +114,9 @@ class RegionMaps:
 
     def update(self, noisy: Tensor, timestep: Tensor, step: int) -> None:
         """Give the gates the maps of these latents, (pictures, channels, height, width), at the
-        first step and at every EVERY-th."""
-        if step % EVERY == 0 or not self._given:
-            self._given = True
+        first step, at every EVERY-th and where the maps before were of another text."""
+        if step % EVERY == 0 or self._regions.given is not self:
+            self._regions.given = self
             self._regions.mixture.set_region_maps(self.maps(noisy, timestep))
 
     @torch.no_grad()
@@ -140,9 +144,8 @@ class RegionMaps:
             for prompt, some in zip(prompts, less, strict=True):
                 pair = (prompt, prompt if some is None else some)
                 if pair not in known:
-                    both = encode_prompts(self._regions.model, *pair, clip_skip=clip_skip)
-                    assert both.negative is not None
-                    known[pair] = both.positive, both.negative
+                    one, other = encode_texts(self._regions.model, pair, clip_skip=clip_skip)
+                    known[pair] = one, other
                 parts.append(known[pair][1])
         by_prompt = {prompt: vectors for (prompt, _), (vectors, _) in known.items()}
         whole += [by_prompt[prompt] for prompt in prompts]

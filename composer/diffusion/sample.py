@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from composer.clock import Clock
-from composer.diffusion.conditioning import Text, encode_prompts
+from composer.diffusion.conditioning import Text, encode_texts
 from composer.diffusion.denoise import (
     Beginning,
     Denoised,
@@ -21,6 +21,7 @@ from composer.diffusion.denoise import (
     predict,
     scheduler_for,
 )
+from composer.diffusion.editing import texts_at_steps
 from composer.diffusion.model import Model
 from composer.diffusion.preview import preview, to_image
 from composer.diffusion.prompt import parse_negative, parse_prompt
@@ -128,22 +129,31 @@ class _Work:
             self.start = self.start.fitted(*self.size)
         # how many steps each pass makes
         scheduler = scheduler_for(model, request.sampler, request.steps, request.schedule)
-        every = len(scheduler.timesteps)
+        self.every = len(scheduler.timesteps)
         nothing = Beginning(latents=torch.empty(0), strength=request.strength)
-        again = every - nothing.first(scheduler) if self.start or request.hires > 1 else 0
-        self.passes = [again] if self.start else [every, again] if request.hires > 1 else [every]
+        again = self.every - nothing.first(scheduler) if self.start or request.hires > 1 else 0
+        self.passes = [again] if self.start else [self.every]
+        # A1111 counts two for each step of a sampler of second order
+        steps = request.steps * int(getattr(scheduler, "order", 1))
+        self.texts = [self._texts(steps, self.passes[0])]
+        if request.hires > 1:
+            self.passes.append(again)
+            self.texts.append(self._texts(again, again, before=steps))
+
+    def _texts(self, steps: int, made: int, before: int | None = None) -> list[tuple[str, str]]:
+        """The prompt and the negative prompt at each step that a pass makes."""
+        both = (
+            texts_at_steps(prompt, steps, made, before=before)
+            for prompt in (self.words, self.negative)
+        )
+        return list(zip(*both, strict=True))
 
     def pictures(self, batch_size: int | None) -> Iterator[Step | Picture]:
         model, request = self.model, self.request
         width, height = self.larger if request.hires > 1 else self.size
         latents = width * height // model.multiple**2
         largest = batch_size or max(1, min(MAX_BATCH, BATCH_LATENTS // latents))
-        text = encode_prompts(
-            model,
-            self.words,
-            self.negative if request.cfg_scale > 1 else None,
-            clip_skip=request.clip_skip,
-        ).rows
+        encoded = [self._encoded(texts) for texts in self.texts]
         self.clock, self.done = Clock(), 0
         sizes = (self.size, self.larger)
         whole = sum(n * side[0] * side[1] for n, side in zip(self.passes, sizes, strict=False))
@@ -156,13 +166,14 @@ class _Work:
         for number, pictures in enumerate(batches):
             if self.cancelled():
                 return
-            rows = text.repeated(len(pictures))
             places = number * sum(self.passes), len(batches) * sum(self.passes)
-            finished = yield from self._sampled(pictures, rows, self.size, beginning, places)
+            finished = yield from self._sampled(pictures, encoded[0], self.size, beginning, places)
             if finished is not None and request.hires > 1:
                 begun = self._enlarged(finished)
                 places = places[0] + self.passes[0], places[1]
-                finished = yield from self._sampled(pictures, rows, self.larger, begun, places)
+                finished = yield from self._sampled(
+                    pictures, encoded[1], self.larger, begun, places
+                )
             if finished is None:
                 return
             for index, its in zip(pictures, finished, strict=True):
@@ -179,30 +190,36 @@ class _Work:
     def _sampled(
         self,
         pictures: range,
-        text: Text,
+        encoded: list[tuple[str, Text]],
         size: tuple[int, ...],
         beginning: Beginning | None,
         places: tuple[int, int],
     ) -> Generator[Step, None, Tensor | None]:
         """One pass of a batch: its latents in the end, None when cancelled.
 
+        encoded: the prompt, and the rows of text of one picture, at each step.
         places: the number of its first step, and how many there are in all.
         """
         model, request = self.model, self.request
         latents, many = torch.empty(0), len(pictures)
         width, height = (side // model.multiple for side in size)
+        skipped = self.every - len(encoded)
+        maps = {
+            words: self.regions.of([words] * many, clip_skip=request.clip_skip)
+            for words in dict(encoded)
+            if self.regions is not None
+        }
         for number, step in enumerate(
             denoise_pictures(
                 model,
-                text,
+                lambda index: encoded[index - skipped][1].repeated(many),
                 [request.seed_of(index) for index in pictures],
                 (model.latent_channels, height, width),
                 sampler=request.sampler,
                 schedule=request.schedule,
                 steps=request.steps,
                 cfg_scale=request.cfg_scale,
-                maps=self.regions
-                and self.regions.of([self.words] * many, clip_skip=request.clip_skip),
+                maps=lambda index: maps.get(encoded[index - skipped][0]),
                 before_step=self.before_step,
                 beginning=beginning,
             )
@@ -221,6 +238,25 @@ class _Work:
             if self.cancelled():
                 return None
         return latents
+
+    def _encoded(self, texts: Sequence[tuple[str, str]]) -> list[tuple[str, Text]]:
+        """Of the prompt and the negative prompt at each step: the prompt, and the rows of text,
+        with guidance those without the prompt first. Each text is encoded once."""
+        guided = self.request.cfg_scale > 1
+        words = dict.fromkeys(text for both in texts for text in (both if guided else both[:1]))
+        clip_skip = self.request.clip_skip
+        known = dict(
+            zip(words, encode_texts(self.model, list(words), clip_skip=clip_skip), strict=True)
+        )
+        zero = self.model.zero_negative and not any(negative for _, negative in texts)
+        rows: dict[tuple[str, str], Text] = {}
+        for both in texts:
+            if both not in rows:
+                rows[both] = known[both[0]]
+                if guided:
+                    negative = known[both[1]].zeros() if zero else known[both[1]]
+                    rows[both] = Text.joined([negative, rows[both]])
+        return [(both[0], rows[both]) for both in texts]
 
     def _begun(self) -> Beginning | None:
         """The start picture."""
@@ -262,7 +298,7 @@ def _pixels(image: Image.Image) -> Tensor:
 
 def denoise_pictures(
     model: Model,
-    text: Text,
+    text: Text | Callable[[int], Text],
     seeds: Sequence[int],
     shape: tuple[int, int, int],
     *,
@@ -270,24 +306,27 @@ def denoise_pictures(
     steps: int,
     cfg_scale: float,
     schedule: str = AUTOMATIC,
-    maps: RegionMaps | None = None,
+    maps: RegionMaps | Callable[[int], RegionMaps | None] | None = None,
     before_step: Callable[[int, int], None] = lambda index, total: None,
     beginning: Beginning | None = None,
 ) -> Iterator[Denoised]:
     """The steps of one batch of pictures, one for each seed, in float32 throughout.
 
-    text: of batch rows, or for guidance of 2 batch, without the prompt first.
+    text: of batch rows, or for guidance of 2 batch, without the prompt first; or what gives those
+        of a step by its number.
     shape: of the latents of one picture, (channels, h, w).
-    maps: are kept up to date, for gates that need them.
+    maps: are kept up to date, for gates that need them; likewise.
     """
     scheduler = scheduler_for(model, sampler, steps, schedule)
     total = len(scheduler.timesteps)
 
     def predicted(noisy: Tensor, timestep: Tensor, index: int) -> Tensor:
         before_step(index, total)
-        if maps is not None:
-            maps.update(noisy, timestep, index)
-        return predict(model, noisy, timestep, text, cfg_scale)
+        now = maps(index) if callable(maps) else maps
+        if now is not None:
+            now.update(noisy, timestep, index)
+        rows = text(index) if callable(text) else text
+        return predict(model, noisy, timestep, rows, cfg_scale)
 
     noise, generators = draw_noise(seeds, shape)
     return denoise(scheduler, noise.to(model.device), predicted, generators, beginning)

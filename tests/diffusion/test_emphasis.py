@@ -65,11 +65,7 @@ def test_any_brackets_weigh_as_the_rules_say() -> None:
     pieces = ["a", "fox ", "(", ")", "[", "]", ":1.3)", ":0.5)", ": 2 )", "\\(", "\\)", "\\", ":"]
     for _ in range(400):
         prompt = "".join(rng.choices(pieces, k=rng.randrange(12)))
-        try:
-            found = by_letter(prompt)
-        except ComposerError as error:
-            assert "changes from step to step" in str(error)
-            continue
+        found = by_letter(prompt)
         wanted = naive(prompt)
         assert [letter for letter, _ in found] == [letter for letter, _ in wanted], prompt
         assert [w for _, w in found] == pytest.approx([w for _, w in wanted]), prompt
@@ -93,8 +89,6 @@ def test_stretches(prompt: str, wanted: list[Emphasised]) -> None:
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        ("a [fox:owl:0.5]", r"'\[fox:owl:0.5\]' in the prompt changes from step to step"),
-        ("a [fox|owl]", "changes from step to step"),
         ("a (fox:1e9)", ""),
         ("a (fox:1.2.3)", "has '1.2.3' where an emphasis is needed"),
         ("a " + "(" * 60 + "fox", r"emphasis of 'fox' in the prompt is 304\.\d+: give at most 100"),
