@@ -83,6 +83,22 @@ class TestInspect:
         assert said["used"] == "4 of 5 (80%)"
         assert sorted(said["left"]) == [f"{stray}.lora_down.weight", f"{stray}.lora_up.weight"]
 
+    def test_a_capped_copy(self, tiny_sd: Path, tmp_path: Path) -> None:
+        path, copy = write_lora(tmp_path / "hat.safetensors", seed=1), tmp_path / "cap.safetensors"
+        words = (str(path), "--model", str(tiny_sd), "--cap", str(copy))
+        refused = CliRunner().invoke(app, ["inspect", *words])
+        assert "has nothing to lower" in refused.output and not copy.exists()
+        tensors = load_file(path)
+        name = next(name for name in tensors if "lora_down" in name)
+        tensors[name][0] *= 100
+        save_file(tensors, path)
+        said = self.said(*words)
+        assert (len(said["spikes"]), said["capped"]) == (1, str(copy))
+        after = self.said(str(copy))
+        assert after["spikes"] == [] and after["modules"] == said["modules"]
+        alone = CliRunner().invoke(app, ["inspect", str(path), "--cap", str(copy)])
+        assert "needs --model" in alone.output
+
     def test_what_needs_a_model(self, tmp_path: Path) -> None:
         path = tmp_path / "dora.safetensors"
         tensors = load_file(write_lora(path, seed=1))

@@ -23,18 +23,27 @@ def inspect(
         str | None,
         typer.Option(help="Also say how much of it this model uses: a folder, file or hub name."),
     ] = None,
+    cap: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write what the model uses of it to this .safetensors file, with the largest "
+            "singular value of each spike lowered to the second."
+        ),
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Say what a LoRA file holds: kind, base, rank, words, hashes, health of its numbers."""
-    from composer.experts import ModuleNames, read_expert, read_header
+    from composer.experts import ModuleNames, read_expert, read_header, write_lora
     from composer.experts.formats.lora_diffusion import FORMAT
     from composer.experts.hashes import file_hash_of, tensor_hash_of
-    from composer.experts.health import health_of
+    from composer.experts.health import health_of, without_spikes
     from composer.experts.metadata import read_info, trainer_of
     from composer.experts.read import own_names
     from composer.experts.sidecar import with_sidecars
     from composer.experts.supported import check_supported
 
+    if cap is not None and model is None:
+        raise ComposerError(f"--cap {cap} needs --model: a copy names the modules of a model.")
     header = read_header(file)
     check_supported(header)
     info = with_sidecars(read_info(header), file)
@@ -64,6 +73,8 @@ def inspect(
         try:
             expert = read_expert(file, names or own_names(file), partial=True)
         except ComposerError as error:
+            if cap is not None:
+                raise
             said["health"] = str(error)
         else:
             health = health_of(expert.sites)
@@ -76,6 +87,14 @@ def inspect(
                 "share of it": health.spike,
                 "spikes": list(health.spikes),
             }
+            if cap is not None:
+                if not health.spikes:
+                    raise ComposerError(
+                        f"{file}: none of its differences has a spike, so --cap has nothing to "
+                        "lower. Use the file as it is."
+                    )
+                write_lora(cap, without_spikes(expert.sites), expert.info)
+                said["capped"] = str(cap)
             if names is not None:
                 said["used"] = f"{len(expert.sites)} of {expert.modules} ({expert.share:.0%})"
     if as_json:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -19,6 +19,8 @@ from composer.experts.low_rank import LowRank
 
 SPIKE = 0.9
 """Of a site's energy in its largest singular value: above it and a rank above 1, it is a spike."""
+
+_linalg = cast(Any, torch.linalg)  # its own annotations are incomplete
 
 # As diffusers and as the original code call them, with dots or underscores.
 _BLOCK = re.compile(
@@ -76,11 +78,34 @@ def health_of(sites: Mapping[str, LowRank]) -> Health:
 
 def singular_values(factors: LowRank) -> Tensor:
     """Of ΔW, as a matrix: by small matrices, where the factors are thin."""
+    return cast(Tensor, _linalg.svdvals(_inner(factors)[0])) * abs(factors.scale)
+
+
+@torch.no_grad()
+def without_spikes(sites: Mapping[str, LowRank]) -> dict[str, LowRank]:
+    """The same differences with the largest singular value σ₁ of each spike lowered to the second.
+
+    ΔW' = ΔW (I - (1 - σ₂ / σ₁) v vᵀ), v being the right singular vector of σ₁. It is `down` alone
+    that changes, so the rank, the scale and what is added to a bias stay.
+    """
+    return dict(sites) | {site: _capped(sites[site]) for site in health_of(sites).spikes}
+
+
+def _capped(factors: LowRank) -> LowRank:
+    inner, basis = _inner(factors)
+    _, values, right = cast("tuple[Tensor, ...]", _linalg.svd(inner, full_matrices=False))
+    v = right[0] if basis is None else basis @ right[0]  # (in · kh · kw)
+    down = factors.down.flatten(1).double()
+    down = down - (1 - values[1] / values[0]) * torch.outer(down @ v, v)
+    return replace(factors, down=down.to(factors.down.dtype).reshape(factors.down.shape))
+
+
+def _inner(factors: LowRank) -> tuple[Tensor, Tensor | None]:
+    """A matrix M with the singular values of up · down, and P (in · kh · kw, rank) if its right
+    singular vectors are to be multiplied by it: up = Q R and downᵀ = P S have orthonormal Q and P,
+    so M = R Sᵀ will do. Of thick factors M is the product itself."""
     up, down = factors.up.flatten(1).double(), factors.down.flatten(1).double()
-    linalg = cast(Any, torch.linalg)
-    if factors.rank < min(up.shape[0], down.shape[1]):
-        # up = Q R and downᵀ = P S have orthonormal Q and P, so R Sᵀ has the same values.
-        small = linalg.qr(up)[1] @ linalg.qr(down.T)[1].T
-    else:
-        small = up @ down
-    return cast(Tensor, linalg.svdvals(small)) * abs(factors.scale)
+    if factors.rank >= min(up.shape[0], down.shape[1]):
+        return up @ down, None
+    basis, right = cast("tuple[Tensor, Tensor]", _linalg.qr(down.T))
+    return cast(Tensor, _linalg.qr(up)[1]) @ right.T, basis

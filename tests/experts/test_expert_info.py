@@ -11,7 +11,7 @@ from lora_files import KOHYA, kohya_pair, save
 
 from composer.errors import ComposerError
 from composer.experts import LoraInfo, LowRank, read_header
-from composer.experts.health import health_of, singular_values
+from composer.experts.health import health_of, singular_values, without_spikes
 from composer.experts.metadata import MAX_TAGS, read_info
 from composer.experts.sidecar import with_sidecars
 
@@ -167,6 +167,33 @@ def test_singular_values_of_factors(rank: int) -> None:
     expected = torch.linalg.svdvals(factors.dense().flatten(1).double())
     found = singular_values(factors)
     torch.testing.assert_close(found, expected[: len(found)], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [3, 40])
+def test_a_spike_is_lowered_to_the_second_value(rank: int) -> None:
+    torch.manual_seed(0)
+    plain = LowRank(down=torch.randn(rank, 3, 3, 3), up=torch.randn(20, rank, 1, 1), scale=-0.5)
+    down = plain.down.clone()
+    down[0] *= 90
+    offset = torch.zeros(rank)
+    offset[1] = 1
+    spiked = LowRank(down=down, up=plain.up, scale=-0.5, offset=offset)
+    before = singular_values(spiked)
+    capped = without_spikes({"one": plain, "two": spiked})
+    assert capped["one"] is plain
+    factors = capped["two"]
+    after = singular_values(factors)
+    expected = torch.cat((before[1:2], before[1:]))
+    torch.testing.assert_close(after, expected, rtol=1e-5, atol=1e-5 * float(before[0]))
+    energy = float(spiked.dense().square().sum())
+    assert float(factors.dense().square().sum()) == pytest.approx(
+        energy - float(before[0] ** 2 - before[1] ** 2), abs=1e-5 * energy
+    )
+    # The other directions are as they were, and so are rank, scale and bias.
+    change = spiked.dense() - factors.dense()
+    assert int((torch.linalg.svdvals(change.flatten(1)) > 1e-4 * before[0]).sum()) == 1
+    assert (factors.rank, factors.scale) == (rank, -0.5)
+    assert torch.equal(factors.bias(), spiked.bias())  # pyright: ignore[reportArgumentType]
 
 
 def test_a_spike_is_named() -> None:
