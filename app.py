@@ -20,6 +20,7 @@ def parser() -> argparse.ArgumentParser:
         default=str(HERE / "assets" / "toybox"),
         help="a diffusers folder, a .safetensors checkpoint or a hub name (default: the toybox)",
     )
+    options.add_argument("--vae", help="a VAE in place of the model's: a folder or a file")
     options.add_argument(
         "--lora-dir",
         action="append",
@@ -88,6 +89,7 @@ def main() -> None:
         given.output_dir,
         device=given.device,
         dtype=given.dtype,
+        vae=given.vae,
         partial=given.partial,
         language_model=given.language_model,
         adapter=given.adapter,

@@ -15,6 +15,10 @@ CHECKPOINT_EVERY = 100  # steps of a training; by itself, a training keeps no st
 Model = Annotated[
     str, Option(help="A folder, a checkpoint file or a hub name.", show_default="the toybox")
 ]
+Vae = Annotated[
+    str | None,
+    Option(help="A VAE in place of the model's: a folder or a file.", show_default="the model's"),
+]
 LanguageModelName = Annotated[str, Option("--model", help="Model folder or hub name.")]
 Bits = Annotated[int, Option(help="4 or 8: the base by bitsandbytes.")]
 LoraNames = Annotated[list[str], Argument(help="Names of the LoRAs.")]

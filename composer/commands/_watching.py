@@ -87,11 +87,17 @@ def follow(
 
 
 def follow_pictures(
-    train: Callable[..., Iterable[Progress]], config: PictureTraining, *, model: str, device: str
+    train: Callable[..., Iterable[Progress]],
+    config: PictureTraining,
+    *,
+    model: str,
+    vae: str | None,
+    device: str,
 ) -> None:
     """Train on pictures, on `model`; see `follow`.
 
     train: takes the model, `config` and what says whether to stop (`cancelled`).
+    vae: in place of the model's.
     device: empty for what accelerate chooses.
     """
     import torch
@@ -100,7 +106,7 @@ def follow_pictures(
     from composer.training.processes import join_processes
 
     processes = join_processes(device)
-    loaded = load_model(model, device=device or processes.device, dtype=torch.float32)
+    loaded = load_model(model, device=device or processes.device, dtype=torch.float32, vae=vae)
     follow(
         lambda cancelled: train(loaded, config, cancelled=cancelled),
         [config],

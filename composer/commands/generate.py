@@ -81,6 +81,7 @@ def generate(
         help="A folder, a checkpoint file or a hub name.",
         show_default="the toybox",
     ),
+    vae: options.Vae = None,
     lora_dir: list[Path] = typer.Option(
         [options.LORA_FOLDER], help="A folder of LoRAs; repeatable.", show_default="the toybox's"
     ),
@@ -103,6 +104,7 @@ def generate(
         output,
         device=device,
         dtype=dtype,
+        vae=vae,
         partial=partial,
         language_model=language_model,
         adapter=adapter,

@@ -28,6 +28,7 @@ def train_gates(
         typer.Option(help="NAME=PROMPT, that names this LoRA alone; drafted likewise; repeatable."),
     ] = None,
     model: options.Model = options.TOYBOX,
+    vae: options.Vae = None,
     lora_dir: options.LoraFolders = None,
     partial: options.Partial = False,
     device: options.ChosenDevice = "",
@@ -54,7 +55,7 @@ def train_gates(
         [Called(name=n, trigger=c.info.trigger, role=c.info.role) for n, c in cards.items()],
     )
     processes = join_processes(device)
-    loaded = load_model(model, device=device or processes.device, dtype=torch.float32)
+    loaded = load_model(model, device=device or processes.device, dtype=torch.float32, vae=vae)
     modules = ModuleNames.of(loaded.models, model=loaded.name)
     experts = [
         read_expert(card.path, modules, name=name, partial=partial) for name, card in cards.items()

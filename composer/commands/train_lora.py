@@ -14,9 +14,12 @@ from composer.training.lora.settings import LoraTraining
     LoraTraining, arguments=("pictures", "output"), checkpoint_every=options.CHECKPOINT_EVERY
 )
 def train_lora(
-    model: options.Model = options.TOYBOX, device: options.ChosenDevice = "", **settings: Any
+    model: options.Model = options.TOYBOX,
+    vae: options.Vae = None,
+    device: options.ChosenDevice = "",
+    **settings: Any,
 ) -> None:
     """Train a LoRA on a folder of pictures; several processes: `torchrun -m composer …`."""
     from composer.training.lora.train import train_lora as train
 
-    follow_pictures(train, LoraTraining(**settings), model=model, device=device)
+    follow_pictures(train, LoraTraining(**settings), model=model, vae=vae, device=device)

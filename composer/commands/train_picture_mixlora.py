@@ -41,6 +41,7 @@ def train_picture_mixlora(
         int, Option(help="Width of plain LoRA on the convolutions; 0 for none.")
     ] = 0,
     model: options.Model = options.TOYBOX,
+    vae: options.Vae = None,
     device: options.ChosenDevice = "",
     **settings: Any,
 ) -> None:
@@ -62,7 +63,7 @@ def train_picture_mixlora(
             router=RouterSettings(**of_kind(RouterSettings, settings)),
         ),
     )
-    follow_pictures(train, config, model=model, device=device)
+    follow_pictures(train, config, model=model, vae=vae, device=device)
 
 
 def _read_set(text: str) -> ImageSet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +16,8 @@ from composer.outside import parse_json
 
 NONE = [None, None]
 _DIFFUSERS = "diffusion_pytorch_model"
+_NAMED = re.compile(r"(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")
+"""What follows the stem of a weight file's name: its variant, and which shard it is."""
 CONVERT = (
     "Only .safetensors are opened here, because the other formats can run code. Download the "
     "safetensors version, or convert the model with one you trust: "
@@ -81,17 +84,21 @@ def check_configs(folder: Path, family: Family) -> None:
         )
 
 
-def check_folder(folder: Path) -> tuple[Family, dict[str, list[Path]], str | None]:
-    """The folder's family, the weight files of each part, and the variant in their names ("fp16")
-    if they have one."""
+def check_folder(folder: Path) -> tuple[Family, dict[str, tuple[Path, ...]]]:
+    """The folder's family, and the weight files of each part."""
     family = check_pipeline(folder)
     check_configs(folder, family)
     stems = {"unet": _DIFFUSERS, "vae": _DIFFUSERS} | {e.part: "model" for e in family.encoders}
     files = {part: _weight_files(folder / part, stem) for part, stem in stems.items()}
     check_readable(path for paths in files.values() for path in paths)
-    variants = {_variant(paths[0], stems[part]) for part, paths in files.items()}
-    # diffusers takes plain files wherever a part lacks the variant, so one variant is enough.
-    return family, files, next((variant for variant in variants if variant), None)
+    return family, files
+
+
+def vae_files(folder: Path) -> tuple[Path, ...]:
+    """The weight files of a VAE's folder."""
+    files = _weight_files(folder, _DIFFUSERS)
+    check_readable(files)
+    return files
 
 
 def check_readable(paths: Iterable[Path]) -> None:
@@ -106,11 +113,15 @@ def check_readable(paths: Iterable[Path]) -> None:
             ) from error
 
 
-def _weight_files(folder: Path, stem: str) -> list[Path]:
-    present = sorted(folder.glob(f"{stem}*.safetensors"))
-    plain = [path for path in present if _variant(path, stem) is None]
-    if files := plain or present:
-        return _shards(folder, files)
+def _weight_files(folder: Path, stem: str) -> tuple[Path, ...]:
+    """The plain files; where there are none, those of one variant (``model.fp16.safetensors``):
+    fp16 first and non_ema last, for that is meant to be trained on."""
+    variants: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob(f"{stem}*.safetensors")):
+        if named := _NAMED.fullmatch(path.name.removeprefix(stem)):
+            variants.setdefault(named[1] or "", []).append(path)
+    if variants:
+        return _shards(folder, min(variants.items(), key=lambda item: _rank(item[0]))[1])
     if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in REFUSED_SUFFIXES):
         raise ComposerError(f"{folder} has its weights only as {', '.join(pickles)}. {CONVERT}")
     raise ComposerError(
@@ -118,17 +129,16 @@ def _weight_files(folder: Path, stem: str) -> list[Path]:
     )
 
 
-def _shards(folder: Path, files: list[Path]) -> list[Path]:
-    """The same files, when every shard that an index beside them names is there."""
+def _rank(variant: str) -> tuple[int, str]:
+    return {"": 0, "fp16": 1, "non_ema": 3}.get(variant, 2), variant
+
+
+def _shards(folder: Path, files: list[Path]) -> tuple[Path, ...]:
+    """The same files, when every shard that an index beside them names with them is there."""
     for index in folder.glob("*.safetensors.index*.json"):
         weight_map: dict[str, str] = read_json(index).get("weight_map", {})
-        missing = sorted({name for name in weight_map.values() if not (folder / name).is_file()})
-        if missing:
+        names = set(weight_map.values())
+        missing = sorted(name for name in names if not (folder / name).is_file())
+        if missing and names & {path.name for path in files}:
             raise ComposerError(f"{folder} lacks {', '.join(missing)}. Download the model again.")
-    return files
-
-
-def _variant(path: Path, stem: str) -> str | None:
-    """ "fp16" of ``model.fp16.safetensors`` and ``model.fp16-00001-of-00002.safetensors``."""
-    rest = path.name.removeprefix(stem).removesuffix(".safetensors")
-    return rest.removeprefix(".").split("-")[0] or None if rest.startswith(".") else None
+    return tuple(files)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,8 @@ class Model:
     which are named as in ``family``, have ``dtype``; the ``vae`` is always float32, because in
     float16 it overflows to black pictures. ``scheduler_config`` is the noise schedule the model was
     trained with. ``zero_negative``: an empty negative prompt is not read by the text encoders, but
-    is all zeros, as most SDXL models ask for.
+    is all zeros, as most SDXL models ask for. ``vae_name`` and ``vae_weights``, its files, are of a
+    VAE that was given in place of the model's.
     """
 
     name: str
@@ -46,6 +47,8 @@ class Model:
     device: torch.device
     dtype: torch.dtype
     zero_negative: bool = False
+    vae_name: str = ""
+    vae_weights: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         widths = [int(e.network.config.hidden_size) for e in self.encoders.values()]
@@ -112,12 +115,12 @@ class Model:
 
         Its first 10 digits are the "Model hash" that A1111 writes. Read once, when first asked.
         """
-        digest = hashlib.sha256()
-        for path in self.weights:
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-        return digest.hexdigest()
+        return _hash_of(self.weights)
+
+    @cached_property
+    def vae_hash(self) -> str:
+        """The same of the files of a VAE that was given; empty for the model's own."""
+        return _hash_of(self.vae_weights) if self.vae_weights else ""
 
     @torch.no_grad()
     def to_latents(self, images: torch.Tensor) -> torch.Tensor:
@@ -133,3 +136,13 @@ class Model:
         latents = latents.to(self.device, torch.float32) / self.scaling_factor
         images = self.vae.decode(latents, return_dict=False)[0]
         return (images / 2 + 0.5).clamp(0, 1).float().cpu()
+
+
+def _hash_of(files: Iterable[Path]) -> str:
+    """Hexadecimal SHA-256 of the files' bytes, one after the other."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

@@ -144,7 +144,7 @@ def _invoke(values: Json) -> PictureRecord:
         named = _mapping(each.get("model") or each.get("lora"))
         name = named.get("name") or named.get("model_name", "")
         loras.append(_lora(name, each.get("weight"), "", named.get("hash", "")))
-    model = _mapping(values.pop("model", None))
+    model, vae = (_mapping(values.pop(name, None)) for name in ("model", "vae"))
     if values.get("generation_mode") == "txt2img":
         del values["generation_mode"]
     if values.get("rand_device") == "cpu":
@@ -153,6 +153,7 @@ def _invoke(values: Json) -> PictureRecord:
     pairs["Size"] = f"{pairs.pop('width', '')}x{pairs.pop('height', '')}".strip("x")
     pairs["Model"] = str(model.get("name") or model.get("model_name", ""))
     pairs["Model hash"] = str(model.get("hash", ""))
+    pairs["VAE"] = str(vae.get("name") or vae.get("model_name", ""))
     if pairs.get("Clip skip", "").isdigit():  # counted from 0 there
         pairs["Clip skip"] = str(int(pairs["Clip skip"]) + 1)
     return _record(prompt, negative, pairs, loras, comfy=False)

@@ -51,7 +51,9 @@ _FRACTIONS = ("cfg_scale", "strength", "hires")
 HIRES_UPSCALER = "Lanczos"
 """A1111's name of what enlarges a picture for its second pass."""
 # What says nothing of how a picture looks; keys are compared without case, spaces and underscores.
-_NEUTRAL = ("Batch size", "Batch pos", "User", "Created Date", "VAE hash", "AddNet Enabled")
+_NEUTRAL = ("Batch size", "Batch pos", "User", "Created Date", "AddNet Enabled")
+_NO_VAE = ("automatic", "none")
+"""How A1111 calls the model's own."""
 _LORA_TYPES = ("lora", "lycoris", "locon", "dora")
 # Of LoRAs that are counted from 0 or 1: name, hash, weight in the U-Net and in the text encoder.
 _COUNTED = (
@@ -104,6 +106,10 @@ def to_parameters(record: PictureRecord) -> str:
         pairs["Model hash"] = record.model_hash[:10]
     if record.model_name:
         pairs["Model"] = record.model_name
+    if record.vae_hash:
+        pairs["VAE hash"] = record.vae_hash[:10]
+    if record.vae_name:
+        pairs["VAE"] = record.vae_name
     if request.clip_skip > 1:
         pairs["Clip skip"] = request.clip_skip
     if hashed := [lora for lora in record.loras if lora.tensor_hash]:
@@ -164,6 +170,9 @@ def to_record(
         if value := take(key):
             fusion[name] = value
     model, model_hash = take("Model"), take("Model hash")
+    vae, vae_hash = take("VAE"), take("VAE hash")
+    if vae.lower() in _NO_VAE:
+        vae = vae_hash = ""
     hashes = _listed(take("Lora hashes"))
     for key, digits in _entries(take("Hashes")):
         kind, _, name = key.partition(":")
@@ -171,7 +180,9 @@ def to_record(
             model_hash = model_hash or digits
         elif kind.lower() == "lora":
             hashes.setdefault(name, digits)
-        elif kind.lower() != "vae":
+        elif kind.lower() == "vae":
+            vae_hash = vae_hash or digits
+        else:
             left[key] = (key, digits)
     # The tags live in `loras` from here on; kept in both places they would count twice.
     parsed = parse_prompt(prompt, notes)
@@ -205,6 +216,8 @@ def to_record(
         fusion=fusion,
         model_name=model,
         model_hash=hash_digits(model_hash),
+        vae_name=vae,
+        vae_hash=hash_digits(vae_hash),
         version=version.removeprefix("composer ") or __version__,
         notes=tuple(notes),
     )

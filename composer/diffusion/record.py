@@ -44,8 +44,9 @@ class PictureRecord:
 
     ``request`` makes this one picture (count 1, its own seed). ``fusion`` is the method's name with
     its settings. ``model_hash`` is the SHA-256 of the model, or its first digits as other programs
-    write them. ``start`` is the fingerprint of the picture that it began from, if it did. ``notes``
-    say in words what could not be taken over from another program.
+    write them; ``vae_name`` and ``vae_hash`` are likewise of a VAE in place of the model's.
+    ``start`` is the fingerprint of the picture that it began from, if it did. ``notes`` say in
+    words what could not be taken over from another program.
     """
 
     request: Request
@@ -53,12 +54,15 @@ class PictureRecord:
     fusion: Mapping[str, Any] = field(default_factory=lambda: {"name": "weighted"})
     model_name: str = ""
     model_hash: str = ""
+    vae_name: str = ""
+    vae_hash: str = ""
     version: str = __version__
     start: str = ""
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         named = {"model": self.model_name, "model_hash": self.model_hash, "start": self.start}
+        named |= {"vae": self.vae_name, "vae_hash": self.vae_hash}
         _check(str, version=self.version, **named)
         _check(str, **{f"note {number}": note for number, note in enumerate(self.notes, start=1)})
         _check(Mapping, fusion=self.fusion)
@@ -67,8 +71,12 @@ class PictureRecord:
         """One line of JSON, read back by :meth:`from_json`."""
         values = dataclasses.asdict(self)
         values["fusion"] = dict(self.fusion)
+        # what is as usual is left out, so that an older Composer reads the record
+        for name in ("vae_name", "vae_hash"):
+            if not values[name]:
+                del values[name]
         for lora in values["loras"]:
-            if lora["share"] == 1:  # so that an older Composer reads the usual record
+            if lora["share"] == 1:
                 del lora["share"]
         return json.dumps({"format": FORMAT, **values})
 

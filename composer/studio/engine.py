@@ -55,12 +55,20 @@ class Engine:
         self._placed: tuple[Stamp, MixLora] | None = None
 
     @classmethod
-    def load(cls, model: str, *, device: str, dtype: str | None, partial: bool = False) -> Engine:
+    def load(
+        cls,
+        model: str,
+        *,
+        device: str,
+        dtype: str | None,
+        vae: str | Path | None = None,
+        partial: bool = False,
+    ) -> Engine:
         """Load the model, as `load_model` does; `dtype` by its name, "float16" or the like.
 
         partial: whether LoRAs are used of which much does nothing for this model.
         """
-        return cls(load_model(model, device=device, dtype=_dtype(dtype)), partial=partial)
+        return cls(load_model(model, device=device, dtype=_dtype(dtype), vae=vae), partial=partial)
 
     def read(self, name: str, path: Path) -> Expert:
         """The expert in a file, by this name, kept while the file does not change."""

@@ -63,6 +63,8 @@ def paint(
                 fusion=fusion,
                 model_name=model.name,
                 model_hash=model.hash,
+                vae_name=model.vae_name,
+                vae_hash=model.vae_hash,
                 start=start,
             )
             finished.append(history.save(piece.image, record, gates))

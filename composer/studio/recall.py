@@ -16,6 +16,7 @@ from composer.fusions.rows import recorded_pins, recorded_spans
 from composer.studio.requests import ComposeRequest, row_of
 
 if TYPE_CHECKING:
+    from composer.diffusion.model import Model
     from composer.experts.card import Card
     from composer.fusions.libraries import Libraries
 
@@ -109,3 +110,28 @@ def _named(name: str, libraries: Libraries) -> Card:
         if "/" not in name:
             raise
         return libraries.lora(name.rpartition("/")[2])
+
+
+def unlike(record: PictureRecord, model: Model) -> tuple[str, ...]:
+    """What of the loaded model is not as it was for a picture, which will therefore differ."""
+    notes: list[str] = []
+    if record.model_hash and not model.hash.startswith(record.model_hash):
+        notes.append(
+            f"The picture was made by the model {record.model_name!r} (hash "
+            f"{record.model_hash[:SHORT]}), and {model.name!r} is loaded: start Composer with that "
+            "model to get the same."
+        )
+    if record.vae_hash:
+        same = model.vae_hash.startswith(record.vae_hash)
+    else:
+        same = model.vae_name == record.vae_name
+    if not same:
+        named = f"{record.vae_name!r} (hash {record.vae_hash[:SHORT] or 'unknown'})"
+        notes.append(
+            f"The picture was made with the VAE {named}: start Composer with --vae and that file "
+            "to get the same."
+            if record.vae_name or record.vae_hash
+            else f"The picture was made with its model's own VAE, and {model.vae_name!r} is "
+            "loaded: start Composer without --vae to get the same."
+        )
+    return tuple(notes)

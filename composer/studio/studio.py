@@ -8,17 +8,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from composer.errors import ComposerError
-from composer.experts.hashes import SHORT
 from composer.fusions import Offer
 from composer.fusions.offers import offers_of
 from composer.studio.comparing import Comparison, Way, paint_each, ways_of
 from composer.studio.events import Event, Finished, Queued
 from composer.studio.history import History, SavedPicture
 from composer.studio.jobs import Job, JobQueue, Waiting
-from composer.studio.recall import Recalled, recall
+from composer.studio.recall import Recalled, recall, unlike
 from composer.studio.requests import ComposeRequest
 from composer.studio.trainings import Trainings
 from composer.studio.turns import Turns
@@ -53,7 +52,7 @@ class Studio:
     lora_dirs: folders of LoRA files; trained gates are in their folders `gates/`, tuned weights in
         `weights/`, MixLoRAs in `mixlora/`.
     output_dir: where pictures are kept.
-    device, dtype: as for `load_model`, the dtype by its name.
+    device, dtype, vae: as for `load_model`, the dtype by its name.
     partial: whether LoRAs are used of which much does nothing for this model.
     language_model, adapter: what makes full prompts of a few words; see `Wording`.
     """
@@ -66,6 +65,7 @@ class Studio:
         *,
         device: str = "cpu",
         dtype: str | None = None,
+        vae: str | Path | None = None,
         partial: bool = False,
         language_model: str | Path | None = None,
         adapter: str | Path | None = None,
@@ -73,7 +73,8 @@ class Studio:
         self.history = History(Path(output_dir))
         self._model = str(model)
         self._lora_dirs = tuple(lora_dirs)
-        self._device, self._dtype, self._partial = device, dtype, partial
+        self._options: dict[str, Any] = {"device": device, "dtype": dtype, "vae": vae}
+        self._options["partial"] = partial
         self._turns = Turns()
         self._jobs: JobQueue[Event] = JobQueue(self._turns.picture)
         self._status = Status(state="loading", message="Loading the libraries")
@@ -179,15 +180,9 @@ class Studio:
         """
         record = picture.record
         recalled = recall(record, self.libraries)
-        model = self._engine.model if self._engine is not None else None
-        if model is None or not record.model_hash or model.hash.startswith(record.model_hash):
+        if self._engine is None:
             return recalled
-        note = (
-            f"The picture was made by the model {record.model_name!r} (hash "
-            f"{record.model_hash[:SHORT]}), and {model.name!r} is loaded: start Composer with that "
-            "model to get the same."
-        )
-        return replace(recalled, notes=(*recalled.notes, note))
+        return replace(recalled, notes=(*recalled.notes, *unlike(record, self._engine.model)))
 
     # --- pictures
 
@@ -312,9 +307,7 @@ class Studio:
             from composer.studio.engine import Engine
 
             self._tell(Status(state="loading", message="Loading the model"))
-            engine = Engine.load(
-                self._model, device=self._device, dtype=self._dtype, partial=self._partial
-            )
+            engine = Engine.load(self._model, **self._options)
         except ComposerError as error:
             self._tell(Status(state="failed", message=str(error)))
         except Exception as error:
