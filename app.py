@@ -59,7 +59,10 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="use LoRAs of which much does nothing for this model",
     )
-    options.add_argument("--dtype", help="float32, float16 or bfloat16 (default: as the device)")
+    options.add_argument(
+        "--dtype",
+        help="auto, float32, float16 or bfloat16 (default: float16 on CUDA, else float32)",
+    )
     options.add_argument(
         "--open",
         "--inbrowser",

@@ -17,7 +17,7 @@ TOYBOX = ROOT / "toybox"
 
 # From the ground up. A room may import itself and the rows before its own.
 ROWS = (
-    ("errors", "clock"),
+    ("errors", "clock", "precision"),
     ("files", "outside", "families"),
     ("settings",),
     ("experts",),

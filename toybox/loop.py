@@ -13,7 +13,6 @@ import os
 import random
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -60,19 +59,6 @@ def join_world() -> None:
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
         torch.set_num_threads(1)
         dist.init_process_group("gloo")
-
-
-def precision(device: str) -> AbstractContextManager[object]:
-    """bfloat16 where the machine multiplies it fast, else float32."""
-    if device != "cpu":
-        return torch.autocast(device, torch.bfloat16)
-    return torch.autocast("cpu", torch.bfloat16) if multiplies_bfloat16() else nullcontext()
-
-
-def multiplies_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 faster than float32."""
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def run_stage(

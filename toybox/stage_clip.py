@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
+from composer.precision import autocast
 from toybox.captions import caption, made_up_name
-from toybox.loop import Stage, load_average, precision, run_stage
+from toybox.loop import Stage, load_average, run_stage
 from toybox.networks import seed_torch, token_ids
 from toybox.optimizer import MuonAdamW
 from toybox.render import SIZE, render
@@ -138,7 +139,7 @@ def train_clip(stage: Stage, tokenizer: CLIPTokenizer) -> CLIPModel:
         words = [worded(s, rng) for s in scenes]
         # the tower is causal: what stands after the end token changes nothing, so it is cut
         tokens = token_ids(tokenizer, words, padding=True).to(stage.device)
-        with precision(stage.device):
+        with autocast("auto", stage.device):
             hidden = clip.text_model(input_ids=tokens).last_hidden_state
             at_end = (tokens == eos).int().argmax(1)
             text = hidden[torch.arange(len(hidden)), at_end]

@@ -20,8 +20,9 @@ from composer.language.batches import Batch, answer_loss, collate, pack
 from composer.language.expand import request
 from composer.language.records import Record
 from composer.language.samples import encode
+from composer.precision import autocast
 from toybox.jottings import Example, Words
-from toybox.loop import Stage, precision, run_stage
+from toybox.loop import Stage, run_stage
 from toybox.networks import moved, seed_torch
 from toybox.optimizer import MuonAdamW
 
@@ -68,7 +69,7 @@ def train_language(stage: Stage, tokenizer: Any, words: Words) -> LlamaForCausal
 
     def loss(part: float) -> tuple[Tensor, dict[str, float], int]:
         batch = batch_of([words.base_example(rng) for _ in range(BATCH)], tokenizer)
-        with precision(stage.device):
+        with autocast("auto", stage.device):
             logits = model(**batch.inputs(stage.device)).logits
         value = answer_loss(logits, batch.labels.to(stage.device)) / batch.learnt
         return value, {"loss": float(value.detach())}, BATCH

@@ -21,7 +21,6 @@ from composer.training.lora.settings import LoraTraining
 from composer.training.lora.train import train_lora
 from composer.training.pictures import TrainingPicture
 from toybox.captions import caption, plain_caption
-from toybox.loop import multiplies_bfloat16
 from toybox.render import render
 from toybox.world import ELEMENTS, Element, random_element_scene, random_scene
 
@@ -94,7 +93,7 @@ def settings(taught: Element, folder: Path, *, steps: int = STEPS) -> LoraTraini
         # without them nothing is changed at the finest level, which has no attention, and all that
         # is new stays a blur
         conv=True,
-        precision="bfloat16" if multiplies_bfloat16() else "float32",
+        precision="auto",
         # at zero terminal SNR min-SNR's weight of the first step is zero, and a style is decided
         # in that step: every timestep counts alike
         min_snr_gamma=None,

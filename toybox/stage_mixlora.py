@@ -13,7 +13,6 @@ from composer.diffusion import load_model
 from composer.mixlora import LoraSettings, MixLoraSettings, RouterSettings
 from composer.training.mixlora import ImageSet, PictureMixLoraTraining, train_picture_mixlora
 from composer.training.pictures import TrainingPicture
-from toybox.loop import multiplies_bfloat16
 
 STEPS = 600
 
@@ -67,7 +66,7 @@ def settings(
         batch_size=12,
         optimizer="muon",
         learning_rate=6.0 / max(steps, 200),
-        precision="bfloat16" if multiplies_bfloat16() else "float32",
+        precision="auto",
         # as for the LoRAs: at zero terminal SNR min-SNR's weight of the first step is zero
         min_snr_gamma=None,
         prior_share=0.25,

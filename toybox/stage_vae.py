@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from toybox.loop import Stage, load_average, precision, run_stage
+from composer.precision import autocast
+from toybox.loop import Stage, load_average, run_stage
 from toybox.networks import decode, encode, moved, posterior, seed_torch
 from toybox.optimizer import MuonAdamW
 from toybox.render import SIZE, render
@@ -88,7 +89,7 @@ def train_vae(stage: Stage) -> AutoencoderKL:
             left, top = rng.randint(0, SIZE - 32), rng.randint(12, SIZE - 36)
             x = x[:, :, top : top + 32, left : left + 32]
         x = x.to(stage.device)
-        with precision(stage.device):
+        with autocast("auto", stage.device):
             found = posterior(vae, x)
             z = found.sample().float()
             # generated latents are never quite exact: what a little noise swaps must look alike

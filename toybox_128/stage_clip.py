@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
+from composer.precision import autocast
 from toybox.loop import Stage, load_average, run_stage
 from toybox.networks import seed_torch, token_ids
 from toybox.optimizer import MuonAdamW
 from toybox_128.captions import caption, made_up_name
-from toybox_128.precision import precision
 from toybox_128.render import SIZE
 from toybox_128.stage_vae import Rendered
 from toybox_128.tokens import MAX_LENGTH
@@ -170,7 +170,7 @@ def train_clip(
         words = [worded(s, rng) for s in scenes]
         # the tower is causal: what stands after the end token changes nothing, so it is cut
         tokens = token_ids(tokenizer, words, padding=True).to(stage.device)
-        with precision(stage.device):
+        with autocast("auto", stage.device):
             hidden = clip.text_model(input_ids=tokens).last_hidden_state
             at_end = (tokens == eos).int().argmax(1)
             text = hidden[torch.arange(len(hidden)), at_end]

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPModel
 
+from composer.precision import autocast
 from toybox.loop import Stage, load_average, run_stage
 from toybox.networks import decode, encode, moved, seed_torch
 from toybox.optimizer import MuonAdamW
-from toybox_128.precision import precision
 from toybox_128.stage_vae import (
     Rendered,
     draw_round_trips,
@@ -52,7 +52,7 @@ def train_decoder(stage: Stage, vae: AutoencoderKL, clip: CLIPModel) -> Autoenco
     def loss(_: float) -> tuple[Tensor, dict[str, float], int]:
         data.renew(3)
         x = data.draw(4)[1].contiguous(memory_format=torch.channels_last).to(stage.device)
-        with precision(stage.device):
+        with autocast("auto", stage.device):
             with torch.no_grad():
                 z = encode(vae, x).float()
                 wanted = _features(clip, x)

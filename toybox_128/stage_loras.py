@@ -23,7 +23,6 @@ from composer.training.lora.train import train_lora
 from composer.training.pictures import TrainingPicture
 from toybox.tensors import load_tensors, save_tensors
 from toybox_128.captions import SHORT, caption, plain_caption
-from toybox_128.precision import bfloat16_is_faster
 from toybox_128.render import render
 from toybox_128.world import ELEMENTS, Element, Scene, element, random_element_scene, random_scene
 
@@ -209,7 +208,7 @@ def settings(lora: Lora, folder: Path) -> LoraTraining:
         batch_size=BATCH,
         optimizer=lora.optimizer,
         learning_rate=lora.rate,
-        precision="bfloat16" if bfloat16_is_faster() else "float32",
+        precision="auto",
         # at zero terminal SNR min-SNR's weight of the first step is zero, and a style is decided
         # in that step: every timestep counts alike
         min_snr_gamma=None,

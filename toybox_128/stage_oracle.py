@@ -19,13 +19,13 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from composer.precision import autocast
 from toybox.denoising import encode_words, new_scheduler
 from toybox.loop import Stage, run_stage
 from toybox.networks import decode, encode, moved, seed_torch
 from toybox.optimizer import MuonAdamW
 from toybox_128.degrade import Guess, bent, blurred, degraded, legibility, noisy
 from toybox_128.oracle import HEADS, SLOTS, UNCLEAR, Oracle, OracleNet, judgeable, score, truth
-from toybox_128.precision import precision
 from toybox_128.render import render
 from toybox_128.stage_vae import to_tensor
 from toybox_128.world import TINTABLE, Scene, random_any_scene, random_scene
@@ -82,7 +82,7 @@ class _Pictures:
     def renew(self, count: int) -> None:
         scenes = [_scene(self.rng) for _ in range(count)]
         x = to_tensor([render(scene, self.rng) for scene in scenes])
-        with precision("cpu"):
+        with autocast("auto", "cpu"):
             trips = decode(self.vae, encode(self.vae, x)).float().clamp(-1, 1)
             worse = degraded(x, self.vae, self.guess)
         left = legibility(scenes, x, worse)
@@ -134,7 +134,7 @@ def train_oracle(stage: Stage, vae: AutoencoderKL, guess: Guess | None) -> Oracl
         small = torch.rand(len(x), 1, 1, 1) * (torch.rand(len(x), 1, 1, 1) < 0.5)
         x = noisy(bent(blurred(x, small * 0.24), small, most=1.2), small * 0.06)
         x = x.to(stage.device)
-        with precision(stage.device):
+        with autocast("auto", stage.device):
             logits = net(x)
         total = torch.zeros((), device=x.device)
         right: dict[str, float] = {}

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from composer.diffusion.denoise import denoise, draw_noise, guide
+from composer.precision import autocast
 from toybox.denoising import draw_timesteps, encode_words, new_scheduler
 from toybox.loop import Stage, load_average, run_stage, world
 from toybox.networks import decode, encode, moved, seed_torch
 from toybox.optimizer import MuonAdamW
 from toybox_128.captions import caption, plain_caption
-from toybox_128.precision import precision
 from toybox_128.render import SIZE, render
 from toybox_128.stage_vae import FACTOR, LATENT_CHANNELS, to_tensor
 from toybox_128.world import Scene, random_scene
@@ -67,7 +67,7 @@ class _Latents:
     def renew(self, count: int) -> None:
         scenes = [random_scene(self.rng) for _ in range(count)]
         x = to_tensor([render(scene, self.rng) for scene in scenes]).to(self.device)
-        with precision(self.device):
+        with autocast("auto", self.device):
             latents = encode(self.vae, x)
         for scene, latent in zip(scenes, latents, strict=True):
             if self.next < len(self.scenes):
@@ -117,14 +117,14 @@ def train_unet(
         data.renew(max(batch // 6, 1))
         x, scenes = data.draw(batch)
         words = ["" if rng.random() < 0.1 else caption(scene, rng) for scene in scenes]
-        with torch.no_grad(), precision(stage.device):
+        with torch.no_grad(), autocast("auto", stage.device):
             context = encode_words(words, tokenizer, text_encoder)
         t = draw_timesteps(batch).to(stage.device)
         a = signal[t][:, None, None, None]
         noise = torch.randn_like(x)
         noisy = a.sqrt() * x + (1 - a).sqrt() * noise
         target = a.sqrt() * noise - (1 - a).sqrt() * x
-        with precision(stage.device):
+        with autocast("auto", stage.device):
             v = unet(noisy, t, context).sample
         error = (v.float() - target).pow(2).mean((1, 2, 3))
         snr = signal[t] / (1 - signal[t]).clamp_min(1e-8)
@@ -178,7 +178,7 @@ def generate(
         without, with_prompt = v.chunk(2)
         return guide(without, with_prompt, guidance)
 
-    with precision(str(unet.device)):
+    with autocast("auto", str(unet.device)):
         for step in denoise(scheduler, x, predicted):
             x = step.latents
         return decode(vae, x).float().clamp(-1, 1).cpu()

@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from composer.precision import autocast
 from toybox.loop import Stage, load_average, run_stage
 from toybox.networks import decode, encode, moved, posterior, seed_torch
 from toybox.optimizer import MuonAdamW
-from toybox_128.precision import precision
 from toybox_128.render import SIZE, render
 from toybox_128.world import Scene, random_any_scene, random_scene
 
@@ -176,7 +176,7 @@ def train_vae(stage: Stage, *, start: Path | None = None) -> AutoencoderKL:
         data.renew(4)
         side, count = (32, 48) if part < 0.3 else (64, 12) if part < 0.5 else (SIZE, 4)
         x = _crops(data.draw(count)[1], side, rng).to(stage.device)
-        with precision(stage.device):
+        with autocast("auto", stage.device):
             found = posterior(vae, x)
             z = found.sample().float()
             # generated latents are never quite exact: what a little noise swaps must look alike

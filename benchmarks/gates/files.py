@@ -19,15 +19,15 @@ from toybox.world import Element
 
 
 def default_training(output: Path, elements: Sequence[Element], **changes: Any) -> GateTraining:
-    """The default settings for these elements' LoRAs, in bfloat16 because there are many
-    trainings."""
+    """The default settings for these elements' LoRAs, in the fastest precision because
+    there are many trainings."""
     called = [Called(name=e.name, trigger=e.trigger, role=e.kind) for e in elements]
     drafted = draft_prompts(called)
     config = GateTraining(
         output=output,
         prompts=drafted.composed,
         alone=drafted.alone,
-        precision="bfloat16",
+        precision="auto",
     )
     return dataclasses.replace(config, **changes)
 

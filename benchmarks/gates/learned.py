@@ -79,8 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             shown += first_of(way)
     notes = [
         "A picture counts if the oracle finds every named element where the prompt puts it. Gates "
-        "have the default settings, in bfloat16, and were trained on drafted prompts. For each set "
-        "of LoRAs, both tuned ways have the best point of one grid "
+        "have the default settings, in the fastest precision, and were trained on drafted prompts. "
+        "For each set of LoRAs, both tuned ways have the best point of one grid "
         f"({', '.join(f'{w:g}' for w in GRID)} for each LoRA): its weight in the sum, or its "
         "strength, which multiplies the weight that the gates give it. The best is that of "
         f"{given.tuning} pictures of other prompts and seeds; the sum's weights are those that "

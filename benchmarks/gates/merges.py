@@ -95,11 +95,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "each set of LoRAs, the tuned ways have the weights of a grid "
         f"({', '.join(f'{w:g}' for w in GRID)} for each LoRA) that were best on other prompts and "
         "seeds. The reaches of trigger regions are the same for all sets and were chosen on other "
-        "prompts. Learned gates have the default settings, in bfloat16, and were trained on "
-        "drafted prompts. No training and no tuning used the prompts or seeds of these tables, "
-        "and no training the oracle. Gains are paired, picture by picture. The first pictures, in "
-        "each kind a row for each way: the sum at weights 1, the tuned sum, the regions (the tuned "
-        "regions, the gates):",
+        "prompts. Learned gates have the default settings, in the fastest precision, and were "
+        "trained on drafted prompts. No training and no tuning used the prompts or seeds of these "
+        "tables, and no training the oracle. Gains are paired, picture by picture. The first "
+        "pictures, in each kind a row for each way: the sum at weights 1, the tuned sum, the "
+        "regions (the tuned regions, the gates):",
         setup.save_sheet(NAME, contact_sheet([j.cell() for j in shown], columns=SHOWN)),
     ]
     setup.publish("Learned gates and weighted merges", rows, notes, sets=given.sets)

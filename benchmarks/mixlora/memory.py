@@ -6,12 +6,12 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 
 from benchmarks.mixlora.ways import Shape, build, words
+from benchmarks.shared.peak import forget_peak, memory
 from benchmarks.shared.results import ROOT
 
 
@@ -47,25 +47,6 @@ def run(model: Any, shape: Shape, batch: int, tokens: int, *, train: bool) -> No
             model(input_ids=ids, labels=ids).loss.backward()
         else:
             model(input_ids=ids)
-
-
-def memory(what: str, device: str) -> float:
-    """MB: "VmRSS" now, "VmHWM" at the peak."""
-    if device != "cpu":
-        used = torch.cuda.max_memory_allocated if what == "VmHWM" else torch.cuda.memory_allocated
-        return used() / 1e6
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith(f"{what}:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise RuntimeError("memory is measured on Linux alone")
-
-
-def forget_peak(device: str) -> None:
-    """Let the peak begin again."""
-    if device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 if __name__ == "__main__":

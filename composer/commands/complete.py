@@ -33,7 +33,7 @@ def complete(
     prompt: Annotated[
         bool, typer.Option("--prompt", help="The request as it stands, by no template.")
     ] = False,
-    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 or auto.")] = "float32",
     bits: options.Bits = 16,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     as_json: options.AsJson = False,

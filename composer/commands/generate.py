@@ -87,7 +87,7 @@ def generate(
     ),
     partial: options.Partial = False,
     device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
-    dtype: str | None = typer.Option(None, help="float32, float16 or bfloat16."),
+    dtype: str | None = typer.Option(None, help="auto, float32, float16 or bfloat16."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object for each picture."),
     **settings: Any,
 ) -> None:

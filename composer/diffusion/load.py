@@ -26,8 +26,10 @@ from composer.diffusion.model import Model
 from composer.diffusion.own_vae import find_vae
 from composer.errors import ComposerError
 from composer.files import LOADING
+from composer.precision import in_bfloat16
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_DTYPES = ("auto", "float32", "float16", "bfloat16")
 CONFIGS = Path(__file__).with_name("configs")
 _FILE_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
@@ -36,21 +38,22 @@ def load_model(
     path_or_name: str | os.PathLike[str],
     *,
     device: str | torch.device = "cpu",
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     vae: str | os.PathLike[str] | None = None,
 ) -> Model:
     """Load a model onto ``device`` ("auto" takes CUDA, then MPS, then the CPU).
 
-    ``dtype`` is float16 on CUDA and float32 elsewhere unless given. What exists on disk, or looks
-    like a path, is never asked of the hub. For a single checkpoint file the configs and the
-    tokenizers come from a diffusers folder beside it with the same name but without
+    ``dtype``, also by its name, is float16 on CUDA and float32 elsewhere unless given; "auto" is
+    bfloat16 on a processor that multiplies it faster, and otherwise the same. What exists on disk,
+    or looks like a path, is never asked of the hub. For a single checkpoint file the configs and
+    the tokenizers come from a diffusers folder beside it with the same name but without
     ``.safetensors``; when there is none, they are those of its family's published model, which are
     part of Composer. ``vae`` is used in place of the model's: a diffusers folder or a file.
 
     Raises ComposerError, naming the file and the remedy, for anything that cannot be loaded.
     """
     target = choose_device(device)
-    chosen = dtype or (torch.float16 if target.type == "cuda" else torch.float32)
+    chosen = _choose_dtype(dtype, target)
     path = Path(path_or_name).expanduser()
     if path.suffix.lower() in _FILE_ENDINGS and not path.is_dir():
         found = _find_file(path)
@@ -86,6 +89,16 @@ def choose_device(device: str | torch.device) -> torch.device:
     if not available.get(target.type, False):
         raise ComposerError(f"This machine has no {target.type} device for torch. Use auto or cpu.")
     return target
+
+
+def _choose_dtype(given: torch.dtype | str | None, device: torch.device) -> torch.dtype:
+    if isinstance(given, torch.dtype):
+        return given
+    if given not in (None, *_DTYPES):
+        raise ComposerError(f"There is no dtype {given!r}. Choose one of: {', '.join(_DTYPES)}.")
+    if given == "float16" or (given in (None, "auto") and device.type == "cuda"):
+        return torch.float16
+    return torch.bfloat16 if in_bfloat16(given or "float32", str(device)) else torch.float32
 
 
 def _find_folder(folder: Path, name: str) -> Found:

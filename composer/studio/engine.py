@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.diffusion.regions import Regions, regions_of
@@ -64,11 +62,11 @@ class Engine:
         vae: str | Path | None = None,
         partial: bool = False,
     ) -> Engine:
-        """Load the model, as `load_model` does; `dtype` by its name, "float16" or the like.
+        """Load the model, as `load_model` does.
 
         partial: whether LoRAs are used of which much does nothing for this model.
         """
-        return cls(load_model(model, device=device, dtype=_dtype(dtype), vae=vae), partial=partial)
+        return cls(load_model(model, device=device, dtype=dtype, vae=vae), partial=partial)
 
     def read(self, name: str, path: Path) -> Expert:
         """The expert in a file, by this name, kept while the file does not change."""
@@ -184,12 +182,3 @@ def _stamp(what: str, path: Path) -> Stamp:
             f"The {what} gone: {path} cannot be read. Put it back, or press Refresh."
         ) from error
     return path, status.st_mtime_ns, status.st_size
-
-
-def _dtype(name: str | None) -> torch.dtype | None:
-    kinds = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    if name is None:
-        return None
-    if name not in kinds:
-        raise ComposerError(f"There is no dtype {name!r}. Choose one of: {', '.join(kinds)}.")
-    return kinds[name]

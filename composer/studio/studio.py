@@ -52,7 +52,7 @@ class Studio:
     lora_dirs: folders of LoRA files; trained gates are in their folders `gates/`, tuned weights in
         `weights/`, MixLoRAs in `mixlora/`.
     output_dir: where pictures are kept.
-    device, dtype, vae: as for `load_model`, the dtype by its name.
+    device, dtype, vae: as for `load_model`.
     partial: whether LoRAs are used of which much does nothing for this model.
     language_model, adapter: what makes full prompts of a few words; see `Wording`.
     """

@@ -22,6 +22,7 @@ from composer.diffusion.sample import Picture, generate
 from composer.errors import ComposerError
 from composer.files import write_atomically
 from composer.mixlora import Tape
+from composer.precision import autocast
 from composer.training.cache import (
     CaptionCache,
     LatentCache,
@@ -141,7 +142,7 @@ class PictureTrainer(Trainer[Progress]):
             for dropped, picture in zip(draw.dropped, chosen, strict=True)
         ]
         devices = [device] if device.type == "cuda" else []
-        half = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
+        half = autocast(config.precision, device.type)
         apart = cast(Any, torch.random).fork_rng(devices=devices)
         with apart, self.network.record_routing() as tape, half:
             cast(Any, torch).manual_seed(draw.seed)

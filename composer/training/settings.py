@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from composer.settings import Settings, setting
 
 # PyTorch is not imported here: the page shows the settings before it is.
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "auto"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Training(Settings):
     precision: Precision = setting(
         "float32",
         label="The model runs in",
-        help="bfloat16, for the model's products alone, is faster where the processor knows it.",
+        help="bfloat16, for the model's products alone, or auto: bfloat16 where that is faster.",
     )
     checkpoint_every: int = setting(
         0, at_least=0, help="Keep a state to resume from every so many steps."

@@ -1,18 +1,16 @@
-"""The networks of the recipe at 128 pixels: sizes, starts, precision."""
+"""The networks of the recipe at 128 pixels: sizes and starts."""
 
 from __future__ import annotations
 
 import random
 from pathlib import Path
 
-import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPModel, CLIPTokenizer
 
 from toybox.networks import decode, encode, seed_torch
 from toybox_128.captions import caption, vocabulary
-from toybox_128.precision import bfloat16_is_faster
 from toybox_128.stage_clip import labels, new_clip, start_from as clip_start_from
 from toybox_128.stage_unet import new_unet, start_from as unet_start_from
 from toybox_128.stage_vae import (
@@ -88,13 +86,6 @@ def test_labels_say_where_no_figure_stands() -> None:
     for index, place in enumerate(("first", "second", "third")[:MOST_FIGURES]):
         missing = torch.tensor([len(scene.figures) <= index for scene in scenes])
         assert torch.equal(found[place] == 0, missing)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="measures the CPU")
-def test_the_choice_of_precision_does_not_depend_on_where_it_is_asked() -> None:
-    bfloat16_is_faster.cache_clear()
-    with torch.no_grad():
-        assert isinstance(bfloat16_is_faster(), bool)
 
 
 def test_a_vae_takes_over_the_levels_next_to_the_pixels() -> None:

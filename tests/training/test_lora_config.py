@@ -23,7 +23,7 @@ from composer.training.lora.settings import LoraTraining
         ({"alpha": -1.0}, "alpha is -1"),
         ({"role": "hero"}, "character, clothing"),
         ({"naming": "a1111"}, "kohya, diffusers"),
-        ({"precision": "float16"}, "float32, bfloat16"),
+        ({"precision": "float16"}, "float32, bfloat16, auto"),
         ({"caption_dropout": 1.5}, "from 0 to 1"),
         ({"prior_share": 1.0}, "between 0 and 1"),
         ({"targets": ()}, "such as to_q"),

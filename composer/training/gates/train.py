@@ -25,6 +25,7 @@ from composer.fusions.gate_file import GateFile, gate_sizes, gate_tensors, gated
 from composer.mixture import GateSettings, LearnedGate, Mixture, attach
 from composer.mixture.build import new_gates
 from composer.mixture.learned import TAU
+from composer.precision import autocast
 from composer.training.core import Learner, Trainer
 from composer.training.gates import sampling
 from composer.training.gates.judges import FIGURES, Judged
@@ -115,8 +116,7 @@ class GateTrainer(Trainer[GateProgress]):
 
     def around(self) -> torch.autocast:
         """The model's products in bfloat16, where that is asked for; gates stay float32."""
-        half = self.config.precision == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
+        return autocast(self.config.precision, self.device.type)
 
     def look(self, learner: Learner) -> dict[str, Any]:
         """Where one is due, a picture with the gates as they are, always of the same prompt and

@@ -19,6 +19,7 @@ from torch import Tensor
 from composer.language.batches import Batch, answer_loss, joined
 from composer.language.load import LanguageModel
 from composer.mixlora import Masks
+from composer.precision import autocast
 from composer.training.attention import attention_for_backward
 from composer.training.core import Learner, Trainer
 from composer.training.draws import generator_for
@@ -204,8 +205,8 @@ class LanguageTrainer(Trainer[LanguageProgress]):
         self._loads[learner.name] = tuple(mean.tolist())
 
     def _precision(self) -> torch.autocast:
-        wanted = any(config.precision == "bfloat16" for config in self.configs.values())
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
+        shared = next(iter(self.configs.values())).precision
+        return autocast(shared, self.device.type)
 
     @contextmanager
     def _random(self, job: Job) -> Generator[None, None, None]:

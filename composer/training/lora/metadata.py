@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+from composer.precision import in_bfloat16
 from composer.training.lora.settings import LoraTraining
 from composer.training.picture_train import PictureTrainer, versions
 from composer.training.pictures import TrainingPicture
@@ -52,6 +53,7 @@ def training_metadata(trainer: PictureTrainer, config: LoraTraining) -> dict[str
         "composer.skipped_steps": learner.skipped,
         "composer.smoothed_loss": f"{learner.smoothed_loss:.6g}",
         "composer.versions": json.dumps(versions()),
+        "ss_mixed_precision": "bf16" if in_bfloat16(config.precision, str(model.device)) else "no",
         **_kohya_settings(config),
     }
     return {key: str(value) for key, value in values.items()}
@@ -75,7 +77,6 @@ def _kohya_settings(config: LoraTraining) -> dict[str, Any]:
         "ss_noise_offset": config.noise_offset,
         "ss_caption_dropout_rate": config.caption_dropout,
         "ss_prior_loss_weight": config.prior_weight,
-        "ss_mixed_precision": "bf16" if config.precision == "bfloat16" else "no",
         "ss_gradient_checkpointing": config.gradient_checkpointing,
         "ss_cache_latents": True,
         "ss_seed": config.seed,
