@@ -12,6 +12,7 @@ from benchmarks.shared.results import FOLDER, ROOT, Results, file_stem, read_res
 DOCS = ROOT / "docs"
 TITLE = "results.md"
 ROOMS = {
+    "models": "Models of their real size",
     "toybox": "The model, its LoRAs and their sums",
     "gates": "Gates",
     "mixlora": "MixLoRA",

@@ -1,0 +1,1 @@
+"""Models at the size in which they were published."""
