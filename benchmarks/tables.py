@@ -17,6 +17,7 @@ ROOMS = {
     "gates": "Gates",
     "mixlora": "MixLoRA",
     "language": "Language models",
+    "experts": "LoRA files",
 }
 """Headings of the list of benchmarks, by room."""
 

@@ -1,0 +1,1 @@
+"""LoRA files: whether each kind and naming is read exactly."""
