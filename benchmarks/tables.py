@@ -1,4 +1,5 @@
-"""Write docs/results.md and a page for each results file: `python -m benchmarks.tables`."""
+"""Write docs/results.md, a page for each results file, and docs/methods.md from the recipes:
+`python -m benchmarks.tables`."""
 
 from __future__ import annotations
 
@@ -7,10 +8,12 @@ from pathlib import Path
 
 from benchmarks.questions import QUESTIONS
 from benchmarks.shared.markdown import markdown_table, results_section
+from benchmarks.shared.methods import methods_page
 from benchmarks.shared.results import FOLDER, ROOT, Results, file_stem, read_results
 
 DOCS = ROOT / "docs"
 TITLE = "results.md"
+METHODS = "methods.md"
 ROOMS = {
     "models": "Models of their real size",
     "toybox": "The model, its LoRAs and their sums",
@@ -37,7 +40,7 @@ def pages(folder: Path = FOLDER) -> dict[str, str]:
     """The text of every page by its path below docs/."""
     found = {r.name: r for r in map(read_results, sorted(folder.glob("*.json")))}
     written = {page_of(name): _page(results) for name, results in found.items()}
-    return {TITLE: _title_page(found), **written}
+    return {TITLE: _title_page(found), METHODS: methods_page(), **written}
 
 
 def page_of(name: str) -> str:
@@ -81,7 +84,7 @@ def main() -> None:
         path = DOCS / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    print(f"docs/{TITLE} and {len(written) - 1} pages beside it are written.")
+    print(f"docs/{TITLE} and {len(written) - 1} other pages are written.")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,11 @@ def generate(
         "Without gates the units are the U-Net's blocks. Repeatable; '' takes back a picture's.",
     ),
     size: str = typer.Option("", help="WIDTHxHEIGHT in pixels; the model's own unless given."),
-    fusion: str = typer.Option("weighted", help="How LoRAs are fused: weighted, nla or regions."),
+    fusion: str = typer.Option(
+        "weighted",
+        help="How LoRAs are fused, by the name in docs/methods.md: weighted, nla, regions, ties, "
+        "switch …; parameters after a colon, ties:density=0.3,rank=8.",
+    ),
     gates: str = typer.Option(
         "", help="Learned gates in place of a fusion: the name of a gate file, or its path."
     ),

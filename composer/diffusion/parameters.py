@@ -20,7 +20,14 @@ from composer.diffusion.record import LoraRecord, PictureRecord
 from composer.diffusion.request import Request
 from composer.diffusion.samplers import AUTOMATIC, SAMPLERS, SCHEDULES, find_sampler, split_sampler
 from composer.errors import ComposerError
-from composer.fusions import PLAIN, RECIPES, LoraRow, with_blocks
+from composer.fusions import (
+    PLAIN,
+    RECIPES,
+    LoraRow,
+    read_recipe,
+    recorded_recipe,
+    with_blocks,
+)
 from composer.fusions.rows import ALWAYS, MAX_WEIGHT
 from composer.outside import parse_json
 
@@ -114,7 +121,9 @@ def to_parameters(record: PictureRecord) -> str:
         pairs["Clip skip"] = request.clip_skip
     if hashed := [lora for lora in record.loras if lora.tensor_hash]:
         pairs["Lora hashes"] = ", ".join(f"{lora.name}: {lora.tensor_hash[:12]}" for lora in hashed)
-    pairs["Fusion"] = record.fusion["name"]
+    recipe = recorded_recipe(record.fusion)
+    plain = recipe is not None and not recipe.source
+    pairs["Fusion"] = recipe.key if recipe and plain else record.fusion["name"]
     own = _file_pairs(record.fusion["name"])
     pairs |= {key: record.fusion[name] for key, name in own.items() if name in record.fusion}
     pairs["Version"] = f"composer {record.version}"
@@ -165,7 +174,7 @@ def to_record(
     if left.get("rng", ("", ""))[1].upper() == "CPU":  # as here
         take("RNG")
     settings: dict[str, Any] = {"negative_prompt": negative, **_read_settings(take, notes)}
-    fusion: dict[str, Any] = {"name": take("Fusion") or PLAIN[0].kind}
+    fusion = _read_fusion(take("Fusion"), notes)
     for key, name in _file_pairs(fusion["name"]).items():
         if value := take(key):
             fusion[name] = value
@@ -221,6 +230,19 @@ def to_record(
         version=version.removeprefix("composer ") or __version__,
         notes=tuple(notes),
     )
+
+
+def _read_fusion(text: str, notes: list[str]) -> dict[str, Any]:
+    """The fusion that a line names, with its parameters."""
+    kind, colon, _ = text.partition(":")
+    if not colon or kind not in RECIPES:
+        return {"name": text or PLAIN[0].kind}
+    try:
+        recipe = read_recipe(text)
+    except ComposerError as error:
+        notes.append(f"The parameters of the picture's fusion are not understood. {error}")
+        return {"name": kind}
+    return {"name": kind, **recipe.parameters}
 
 
 def _file_pairs(fusion: object) -> dict[str, str]:

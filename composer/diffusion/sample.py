@@ -23,6 +23,7 @@ from composer.diffusion.denoise import (
 )
 from composer.diffusion.editing import texts_at_steps
 from composer.diffusion.model import Model
+from composer.diffusion.passes import PassedPrediction
 from composer.diffusion.preview import preview, to_image
 from composer.diffusion.prompt import parse_negative, parse_prompt
 from composer.diffusion.regions import RegionMaps, Regions
@@ -70,6 +71,7 @@ def generate(
     batch_size: int | None = None,
     before_step: Callable[[int, int], None] = lambda index, total: None,
     regions: Regions | None = None,
+    passes: PassedPrediction | None = None,
     start: Start | None = None,
 ) -> Iterator[Step | Picture]:
     """Make the request's pictures; the request is checked now, the work is done as one iterates.
@@ -84,7 +86,8 @@ def generate(
     iteration ends. ``preview_every`` n gives each n-th step a preview of the clean latents
     predicted so far. ``batch_size`` is how many pictures are made at once. ``before_step`` is
     called before each pass of the U-Net with its number and how many there are in this batch.
-    ``regions`` finds out where each LoRA's words act, for gates that need it.
+    ``regions`` finds out where each LoRA's words act, for gates that need it; ``passes`` makes each
+    step's prediction of several passes of the U-Net, for fusions that mix predictions.
 
     ``start`` is a picture to begin from, of which the request's strength says how much is drawn
     anew; outside of its mask it stays as it is. With ``request.hires`` above 1 each picture is
@@ -96,7 +99,7 @@ def generate(
             "A second pass at a higher size is for pictures that begin from noise: give the start "
             "picture a larger width and height instead."
         )
-    work = _Work(model, resolved, cancelled, preview_every, before_step, regions, start)
+    work = _Work(model, resolved, cancelled, preview_every, before_step, regions, passes, start)
     return work.pictures(batch_size)
 
 
@@ -110,6 +113,7 @@ class _Work:
     preview_every: int
     before_step: Callable[[int, int], None]
     regions: Regions | None
+    in_passes: PassedPrediction | None
     start: Start | None
 
     def __post_init__(self) -> None:
@@ -209,6 +213,11 @@ class _Work:
             for words in dict(encoded)
             if self.regions is not None
         }
+        passes = {
+            words: self.in_passes.of([words] * many, clip_skip=request.clip_skip)
+            for words in dict(encoded)
+            if self.in_passes is not None
+        }
         for number, step in enumerate(
             denoise_pictures(
                 model,
@@ -220,6 +229,7 @@ class _Work:
                 steps=request.steps,
                 cfg_scale=request.cfg_scale,
                 maps=lambda index: maps.get(encoded[index - skipped][0]),
+                passes=lambda index: passes.get(encoded[index - skipped][0]),
                 before_step=self.before_step,
                 beginning=beginning,
             )
@@ -307,6 +317,7 @@ def denoise_pictures(
     cfg_scale: float,
     schedule: str = AUTOMATIC,
     maps: RegionMaps | Callable[[int], RegionMaps | None] | None = None,
+    passes: PassedPrediction | Callable[[int], PassedPrediction | None] | None = None,
     before_step: Callable[[int, int], None] = lambda index, total: None,
     beginning: Beginning | None = None,
 ) -> Iterator[Denoised]:
@@ -316,6 +327,7 @@ def denoise_pictures(
         of a step by its number.
     shape: of the latents of one picture, (channels, h, w).
     maps: are kept up to date, for gates that need them; likewise.
+    passes: make each step's prediction, likewise; None is one pass.
     """
     scheduler = scheduler_for(model, sampler, steps, schedule)
     total = len(scheduler.timesteps)
@@ -326,6 +338,9 @@ def denoise_pictures(
         if now is not None:
             now.update(noisy, timestep, index)
         rows = text(index) if callable(text) else text
+        several = passes(index) if callable(passes) else passes
+        if several is not None:
+            return several.predict(noisy, timestep, (index, total), rows, cfg_scale)
         return predict(model, noisy, timestep, rows, cfg_scale)
 
     noise, generators = draw_noise(seeds, shape)

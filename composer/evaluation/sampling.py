@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +12,7 @@ from PIL import Image
 from composer.diffusion.conditioning import Text, encode_prompts
 from composer.diffusion.denoise import latent_shape
 from composer.diffusion.model import Model
+from composer.diffusion.passes import PassedPrediction
 from composer.diffusion.preview import to_image
 from composer.diffusion.regions import Regions
 from composer.diffusion.sample import denoise_pictures
@@ -52,21 +53,33 @@ class Sampling(Settings):
 
 
 def sample(
-    model: Model, shots: Sequence[Shot], sampling: Sampling, *, regions: Regions | None = None
+    model: Model,
+    shots: Sequence[Shot],
+    sampling: Sampling,
+    *,
+    regions: Regions | None = None,
+    passes: PassedPrediction | None = None,
+    before_step: Callable[[int, int], None] = lambda index, total: None,
 ) -> Iterator[Image.Image]:
     """The pictures in the order of `shots`, at the model's own size, one after each batch.
 
-    regions: finds out where each LoRA's words act, for gates that need it.
+    regions, passes, before_step: as for `composer.diffusion.sample.generate`.
 
     Each is the picture that `composer.diffusion.sample.generate` makes of the same prompt and
     seed, up to the rounding of batched arithmetic.
     """
     for begin in range(0, len(shots), sampling.batch_size):
-        yield from _batch(model, shots[begin : begin + sampling.batch_size], sampling, regions)
+        some = shots[begin : begin + sampling.batch_size]
+        yield from _batch(model, some, sampling, regions, passes, before_step)
 
 
 def _batch(
-    model: Model, shots: Sequence[Shot], sampling: Sampling, regions: Regions | None
+    model: Model,
+    shots: Sequence[Shot],
+    sampling: Sampling,
+    regions: Regions | None,
+    passes: PassedPrediction | None,
+    before_step: Callable[[int, int], None],
 ) -> list[Image.Image]:
     """One batch; prompts of several lengths (in chunks of tokens) go one length at a time."""
     negative = "" if sampling.cfg_scale > 1 else None
@@ -76,7 +89,7 @@ def _batch(
         chosen = [i for i, vectors in enumerate(text) if vectors.states.shape[1] == length]
         # all rows without a prompt first, then all with theirs
         rows = Text.joined(text[i][[row]] for row in range(len(text[0])) for i in chosen)
-        maps = regions and regions.of([shots[i].prompt for i in chosen])
+        prompts = [shots[i].prompt for i in chosen]
         latents = torch.empty(0)
         for step in denoise_pictures(
             model,
@@ -86,7 +99,9 @@ def _batch(
             sampler=sampling.sampler,
             steps=sampling.steps,
             cfg_scale=sampling.cfg_scale,
-            maps=maps,
+            maps=regions and regions.of(prompts),
+            passes=passes and passes.of(prompts),
+            before_step=before_step,
         ):
             latents = step.latents
         images = model.to_images(latents)

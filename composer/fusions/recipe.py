@@ -8,7 +8,7 @@ A further way of fusing is one more class in `RECIPES`; nothing else asks which 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
@@ -21,12 +21,14 @@ from composer.fusions.rows import (
     limit,
     spans_to_record,
 )
+from composer.settings import Settings, fields_of
 
 if TYPE_CHECKING:
     from composer.experts import Expert
     from composer.experts.info import LoraInfo
     from composer.experts.library import Entry, Library
     from composer.fusions.libraries import Libraries, MixLoraCard
+    from composer.fusions.passes import Passes
     from composer.mixture import Granularity, Mixture
 MOLE = "https://arxiv.org/abs/2404.13628"
 MIXLORA = "https://arxiv.org/abs/2404.15159"
@@ -43,6 +45,12 @@ class Bench(Protocol):
     fitted: Any
     """What was fitted into the mixture last, a gate file; None after another was attached."""
 
+    passes: Passes | None
+    """How a step's prediction is made of several passes; None for one pass."""
+
+    notes: list[str]
+    """What people should know of what was attached last."""
+
     def read(self, name: str, path: Path) -> Expert:
         """The expert in a LoRA file."""
         ...
@@ -57,6 +65,10 @@ class Bench(Protocol):
 
     def attach(self, granularity: Granularity, experts: Mapping[str, Expert]) -> Mixture | None:
         """Attach these experts, and no others; None without any."""
+        ...
+
+    def derive(self, key: Hashable, make: Callable[[], File]) -> File:
+        """What was made for an equal key the last time, or what is made now."""
         ...
 
 
@@ -126,8 +138,8 @@ class Offer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """One way of fusing LoRAs.
+class Recipe(Settings):
+    """One way of fusing LoRAs; its parameters are its other fields.
 
     file: the name of the gate file or MixLoRA that it needs; empty where it needs none.
     kind: for the command line and files. paper: where it is from.
@@ -139,7 +151,12 @@ class Recipe:
     gated: gates decide, all of whose LoRAs are attached, with units of their own.
     by_blocks: each LoRA's weight may be another in each block of the U-Net.
     numbers: those of a page's row that count: the weights of a sum, or the strength under gates.
+    exactly: for how many LoRAs it is; 0 for any number.
+    passes_needed: of the U-Net for each step, of k LoRAs, for people.
+    usual: whether a comparison holds it unless something else is asked for.
     """
+
+    noun: ClassVar[str] = "parameters of the fusion"
 
     kind: ClassVar[str]
     title: ClassVar[str]
@@ -154,23 +171,74 @@ class Recipe:
     gated: ClassVar[bool] = False
     by_blocks: ClassVar[bool] = False
     numbers: ClassVar[tuple[str, ...]] = ("weight", "text_encoder")
+    exactly: ClassVar[int] = 0
+    passes_needed: ClassVar[str] = "1"
+    usual: ClassVar[bool] = True
 
     file: str = ""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if bool(self.file) != bool(self.source):
             what = "a file's name" if self.source else "no file"
             raise ComposerError(f"The fusion {self.kind!r} needs {what}, not {self.file!r}.")
 
     @property
     def key(self) -> str:
-        """One line that `read_recipe` reads: "weighted", "gates:pair"."""
-        return f"{self.kind}:{self.file}" if self.source else self.kind
+        """One line that `read_recipe` reads: "weighted", "gates:pair", "ties:density=0.3"."""
+        if self.source:
+            return f"{self.kind}:{self.file}"
+        usual = type(self)().parameters
+        changed = [f"{n}={v}" for n, v in self.parameters.items() if v != usual[n]]
+        return f"{self.kind}:{','.join(changed)}" if changed else self.kind
 
     @property
     def label(self) -> str:
-        """For people: "Weighted sum", "Learned gates: pair"."""
-        return f"{self.title}: {self.file}" if self.source else self.title
+        """For people: "Weighted sum", "Learned gates: pair", "TIES: density=0.3"."""
+        _, colon, rest = self.key.partition(":")
+        return f"{self.title}: {rest}" if colon else self.title
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Its parameters by name, without the file."""
+        return {name: value for name, value in self.to_json().items() if name != "file"}
+
+    @classmethod
+    def read_parameters(cls, text: str) -> Recipe:
+        """Of a line, "density=0.3,rank=8"; what is left out has its default.
+
+        Raises:
+            ComposerError: it is not written so, or a parameter is unknown or out of its range.
+        """
+        known = {name: kind for name, (kind, _) in fields_of(cls).items() if name != "file"}
+        values: dict[str, Any] = {}
+        for part in filter(str.strip, text.split(",")):
+            name, _, value = (piece.strip() for piece in part.partition("="))
+            if name not in known:
+                names = ", ".join(known) or "none"
+                raise ComposerError(
+                    f"The fusion {cls.kind!r} has no parameter {name[:40]!r}; it has {names}. "
+                    f"Write {cls.kind}:NAME=VALUE,NAME=VALUE."
+                )
+            try:
+                values[name] = known[name](value) if known[name] in (int, float) else value
+            except (ValueError, OverflowError):
+                raise ComposerError(
+                    f"{name} of the fusion {cls.kind!r} is {value[:40]!r}: give a number."
+                ) from None
+        return cls(**values)
+
+    def check_count(self, loras: Sequence[str]) -> None:
+        """Refuse another number of LoRAs than it is for.
+
+        Raises:
+            ComposerError: how many are chosen, and how many it takes.
+        """
+        if self.exactly and len(loras) not in (0, self.exactly):
+            raise ComposerError(
+                f"{self.title} is for {self.exactly} LoRAs, and {len(loras)} are chosen: "
+                f"{', '.join(loras)}. Choose {self.exactly}, or another fusion."
+            )
 
     @classmethod
     def evenly(cls, count: int) -> tuple[str, str] | None:
@@ -208,7 +276,7 @@ class Recipe:
 
     def to_record(self, plan: Plan) -> dict[str, Any]:
         """The fusion of the picture's record."""
-        return {"name": self.kind, **plan.spans}
+        return {"name": self.kind, **self.parameters, **plan.spans}
 
     def recalled(
         self,
@@ -291,6 +359,7 @@ def switch(mixture: Mixture, plan: Plan) -> None:
     """Which experts are active, in a sampling that has not begun, where, when and how strongly."""
     active = plan.recipe.active(plan)
     mixture.at_rest()
+    mixture.follow(None)
     mixture.strengthen(strengths(plan))
     for name, unit in mixture.units.items():
         if unit.pinned is not None:

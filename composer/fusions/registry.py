@@ -9,14 +9,45 @@ from typing import TYPE_CHECKING, Any
 from composer.errors import ComposerError
 from composer.experts.hashes import LEAST_DIGITS, SHORT
 from composer.fusions.learned import Gates
+from composer.fusions.merges import Compressed, Dare, Knots, Magnitude, PeftLinear, Projected, Ties
 from composer.fusions.recipe import Recipe
-from composer.fusions.sums import MixLora, Normalised, Regions, Sum
+from composer.fusions.schedules import KLora, Switch
+from composer.fusions.several_passes import (
+    Asymmetric,
+    CmLora,
+    Composite,
+    Loratorio,
+    PromptSwitch,
+)
+from composer.fusions.sums import EvenEnergy, MixLora, Normalised, Regions, Sum
 
 if TYPE_CHECKING:
     from composer.fusions.libraries import Libraries
 
 RECIPES: dict[str, type[Recipe]] = {
-    recipe.kind: recipe for recipe in (Sum, Normalised, Regions, Gates, MixLora)
+    recipe.kind: recipe
+    for recipe in (
+        Sum,
+        Normalised,
+        EvenEnergy,
+        Regions,
+        Ties,
+        Dare,
+        Magnitude,
+        Compressed,
+        Knots,
+        Projected,
+        KLora,
+        Switch,
+        PromptSwitch,
+        Composite,
+        CmLora,
+        Loratorio,
+        Asymmetric,
+        PeftLinear,
+        Gates,
+        MixLora,
+    )
 }
 PLAIN: tuple[Recipe, ...] = tuple(kind() for kind in RECIPES.values() if not kind.source)
 """Those that need no file, the usual one first."""
@@ -28,19 +59,25 @@ def read_recipe(key: object) -> Recipe:
     Raises:
         ComposerError: there is none.
     """
-    kind, colon, file = key.partition(":") if isinstance(key, str) else ("", "", "")
-    if kind not in RECIPES or (bool(colon), bool(file)) != (bool(RECIPES[kind].source),) * 2:
+    kind, colon, rest = key.partition(":") if isinstance(key, str) else ("", "", "")
+    if kind not in RECIPES or bool(colon) != bool(rest) or (RECIPES[kind].source and not rest):
         plain = ", ".join(recipe.kind for recipe in PLAIN)
         raise ComposerError(f"There is no fusion {str(key)[:40]!r}. Choose one of: {plain}.")
-    return RECIPES[kind](file=file)
+    return RECIPES[kind](file=rest) if RECIPES[kind].source else RECIPES[kind].read_parameters(rest)
 
 
 def recorded_recipe(fusion: Mapping[str, Any]) -> Recipe | None:
-    """The recipe that a picture's record names, by the file's name then; None if none is known."""
+    """The recipe that a picture's record names, by the file's name then; None if none is known, or
+    not with these parameters."""
     kind = RECIPES.get(str(fusion.get("name", "")))
     if kind is None:
         return None
-    return kind(file=str(fusion.get(kind.source, "")) or "?") if kind.source else kind()
+    if kind.source:
+        return kind(file=str(fusion.get(kind.source, "")) or "?")
+    try:
+        return kind(**{name: fusion[name] for name in kind().parameters if name in fusion})
+    except ComposerError:
+        return None
 
 
 def recipe_now(fusion: Mapping[str, Any], libraries: Libraries, notes: list[str]) -> Recipe:

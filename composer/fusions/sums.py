@@ -10,6 +10,7 @@ from composer.errors import ComposerError
 from composer.experts.triggers import without_words
 from composer.fusions.recipe import Offer, Plan, Recipe, Weight, own_file, switch
 from composer.fusions.rows import LoraRow, Pin, check_pins
+from composer.settings import setting
 
 if TYPE_CHECKING:
     from composer.experts import Expert
@@ -47,6 +48,7 @@ class Sum(Recipe):
         check_pins(pins, [row.name for row in rows])
         pinned = {name for pin in pins for name, weight in pin.weights.items() if weight}
         chosen = {r.name: r for r in rows if r.active or (r.on and r.name in pinned)}
+        self.check_count(tuple(chosen))
         return Plan(
             recipe=self,
             rows=chosen,
@@ -63,10 +65,22 @@ class Sum(Recipe):
         if mixture is not None:
             bench.fitted = None
             weights = self.weigh({name: plan.rows[name].weights for name in experts})
-            mixture.set_weights(weights)
+            weights = self.weigh_experts(weights, experts, bench)
+            mixture.set_weights(
+                {
+                    name: {part: _of_part(weight, part) for part in mixture.models}
+                    for name, weight in weights.items()
+                }
+            )
             self.set_gates(mixture, weights)
             switch(mixture, plan)
         return {name: experts[name] for name in plan.rows}
+
+    def weigh_experts(
+        self, weights: dict[str, Weight], experts: Mapping[str, Expert], bench: Bench
+    ) -> dict[str, Weight]:
+        """The weights, where they depend on what the experts hold."""
+        return weights
 
     def granularity(self, plan: Plan) -> Granularity:
         """The units that the weights need."""
@@ -123,6 +137,67 @@ class Normalised(Sum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvenEnergy(Sum):
+    """f sum_i w_i dW_i with f = min(1, s max_i |w_i| ||dW_i|| / ||sum_i w_i dW_i||)."""
+
+    kind = "energy"
+    title = "Total strength"
+    description = (
+        "As the weighted sum, with all weights lowered together until the LoRAs are as strong in "
+        "all as the strongest of them alone: two LoRAs no longer overcook a picture."
+    )
+    brief = "together as strong as the strongest"
+    paper = "https://github.com/ethanfel/ComfyUI-LoRA-Optimizer"
+    usual = False
+
+    strength: float = setting(
+        1.0,
+        above=0,
+        at_most=10,
+        label="Total strength",
+        help="In all, as many times as strong as the strongest LoRA alone.",
+    )
+
+    @classmethod
+    def evenly(cls, count: int) -> tuple[str, str] | None:
+        """One LoRA alone keeps its weight."""
+        return (cls.title, cls.brief) if count > 1 else None
+
+    def weigh_experts(
+        self, weights: dict[str, Weight], experts: Mapping[str, Expert], bench: Bench
+    ) -> dict[str, Weight]:
+        """Each part of the model apart, as each has its own weights."""
+        from composer.fusions.merging import inner_products
+
+        products = bench.derive(
+            ("inner products", *experts.values()), lambda: inner_products(tuple(experts.values()))
+        )
+        factors: dict[str, float] = {}
+        for part, rows in products.items():
+            numbers = [_of_part(weights[name], part) for name in experts]
+            whole = sum(
+                a * b * product
+                for a, row in zip(numbers, rows, strict=True)
+                for b, product in zip(numbers, row, strict=True)
+            )
+            strongest = max(
+                number**2 * row[n]
+                for n, (number, row) in enumerate(zip(numbers, rows, strict=True))
+            )
+            factors[part] = (
+                min(1.0, self.strength * (strongest / whole) ** 0.5) if whole > 0 else 1.0
+            )
+        return {
+            name: {part: _of_part(weights[name], part) * factor for part, factor in factors.items()}
+            for name in experts
+        }
+
+    def outcome(self, rows: Sequence[LoraRow]) -> object:
+        """Depends on what the LoRAs hold."""
+        return (self.key, super().outcome(rows))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Regions(Sum):
     """Each LoRA with its weight where its own trigger words act, without training."""
 
@@ -133,6 +208,7 @@ class Regions(Sum):
         "everywhere. Needs no training; a picture takes longer."
     )
     brief = "each where its words act"
+    passes_needed = "1 + (k + 1) / 6"
     by_blocks = False
 
     @classmethod
@@ -238,7 +314,10 @@ def _calls(prompt: str, words: str) -> bool:
 
 
 def _of_part(weight: Weight, part: str) -> float:
-    return weight.get(part, 0.0) if isinstance(weight, Mapping) else weight
+    """Text encoders share one weight, however many there are."""
+    if not isinstance(weight, Mapping):
+        return weight
+    return weight.get(part, weight.get("unet" if part == "unet" else "text_encoder", 0.0))
 
 
 def _normalised(weights: Mapping[str, float], of_what: str) -> dict[str, float]:

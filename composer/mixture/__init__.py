@@ -3,7 +3,7 @@
 from composer.mixture.attach import attach
 from composer.mixture.gates import ConstantGate, Gate
 from composer.mixture.learned import GateSettings, LearnedGate
-from composer.mixture.mixture import Mixture
+from composer.mixture.mixture import Mixture, Schedule
 from composer.mixture.regions import Reach, RegionGate, region_maps
 from composer.mixture.routing import Routing
 from composer.mixture.seen import Seen
@@ -26,6 +26,7 @@ __all__ = [
     "Reach",
     "RegionGate",
     "Routing",
+    "Schedule",
     "Seen",
     "Site",
     "Switch",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -18,6 +18,13 @@ from composer.mixture.sites import Site
 from composer.mixture.stand_in import Watch, Weights
 from composer.mixture.switches import Switch
 from composer.mixture.unit import Unit
+
+SCHEDULED = "unet"
+"""The part that a schedule is for: prompts are read once for all steps."""
+
+Schedule = Callable[[str, int, int], Sequence[float]]
+"""From a unit's name, the number of a step from 0 and how many there are: what the weight of each
+expert is multiplied by there, in the order of `Mixture.names`."""
 
 
 class Mixture(Attached):
@@ -51,7 +58,8 @@ class Mixture(Attached):
         self._strengths = dict.fromkeys(names, 1.0)
         self._on = dict.fromkeys(names, True)
         self._limited: list[Switch] = []
-        self._time: float | None = None
+        self._step: tuple[int, int] | None = None
+        self._schedule: Schedule | None = None
         parts: dict[str, list[str]] = {}
         for name, unit in units.items():
             parts.setdefault(unit.plan.part, []).append(name)
@@ -180,16 +188,23 @@ class Mixture(Attached):
         self._set_masks()
 
     def at_step(self, index: int, total: int) -> None:
-        """Say which step of a sampling comes next: switches limited to steps follow it."""
-        self._set_time((index + 0.5) / total)
+        """Say which step of a sampling comes next: switches limited to steps follow it, and the
+        schedule."""
+        self._set_step((index, total))
 
     def at_rest(self) -> None:
-        """Say that no sampling is under way: switches limited to steps do not hold now."""
-        self._set_time(None)
+        """Say that no sampling is under way: no schedule and no switch limited to steps holds."""
+        self._set_step(None)
 
-    def _set_time(self, time: float | None) -> None:
-        self._time = time
-        if any(switch.steps is not None for switch in self._limited):
+    def follow(self, schedule: Schedule | None) -> None:
+        """Multiply the weights in the units of the U-Net by those of a schedule, from step to step;
+        None ends it. Outside of a sampling it does not hold."""
+        self._schedule = schedule
+        self._set_masks()
+
+    def _set_step(self, step: tuple[int, int] | None) -> None:
+        self._step = step
+        if self._schedule or any(switch.steps is not None for switch in self._limited):
             self._set_masks()
 
     def weigh_rows(self, weights: Tensor) -> None:
@@ -290,13 +305,16 @@ class Mixture(Attached):
         by."""
         everywhere = torch.tensor([self._on[name] for name in self.names], dtype=torch.bool)
         strength = torch.tensor([self._strengths[name] for name in self.names])
+        time = None if self._step is None else (self._step[0] + 0.5) / self._step[1]
         for name in self.units if units is None else units:
-            unit, mask = self.units[name], everywhere
+            unit, mask, times = self.units[name], everywhere, strength
             for switch in self._limited:
-                if switch.meant(name, self.depth_of(name), self._time):
+                if switch.meant(name, self.depth_of(name), time):
                     mask = mask.clone()
                     mask[self.names.index(switch.expert)] = switch.on
-            unit.set_mask(mask, strength)
+            if self._schedule and self._step and unit.plan.part == SCHEDULED:
+                times = strength * torch.tensor(self._schedule(name, *self._step))
+            unit.set_mask(mask, times)
 
     def _unit(self, name: str) -> Unit:
         if name not in self.units:

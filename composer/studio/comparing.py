@@ -29,12 +29,14 @@ class Line:
     """One line of the choice of what to compare.
 
     title, brief: for people.
+    usual: whether it is wanted unless something else is said.
     each: it comes to a way for each LoRA. offered: it comes to one for each offer that fits.
     none: what to say where no offer fits; page: where files for it are made, or command: how.
     """
 
     title: str
     brief: str
+    usual: bool = True
     each: bool = False
     offered: bool = False
     none: str = ""
@@ -47,6 +49,7 @@ def _line(kind: type[Recipe]) -> Line:
     return Line(
         title=even[0] if even else kind.title,
         brief=kind.brief,
+        usual=kind.usual,
         offered=even is None,
         none=kind.none,
         page=kind.page,
@@ -70,6 +73,8 @@ LINES: Mapping[str, Line] = {
 """What can be compared: sums of other rows or with other weights, and each recipe, with weights of
 1."""
 
+USUAL: tuple[str, ...] = tuple(name for name, line in LINES.items() if line.usual)
+
 
 def line_of(offer: Offer) -> str:
     """The line of `LINES` to which an offer belongs."""
@@ -87,7 +92,7 @@ class Comparison:
 
     request: Request = field(default_factory=Request)
     rows: tuple[LoraRow, ...] = ()
-    lines: tuple[str, ...] = tuple(LINES)
+    lines: tuple[str, ...] = USUAL
 
     def __post_init__(self) -> None:
         if not self.lines:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
+from composer.diffusion.passes import PassedPrediction
 from composer.diffusion.regions import Regions, regions_of
 from composer.errors import ComposerError
 from composer.experts import Card, Expert, ModuleNames, read_expert
@@ -24,6 +25,7 @@ from composer.mixture import Granularity, Mixture, attach
 if TYPE_CHECKING:
     from composer.experts.library import Entry
     from composer.fusions.libraries import MixLoraCard
+    from composer.fusions.passes import Passes
 
 KEPT_EXPERTS = 16
 
@@ -51,6 +53,9 @@ class Engine:
         self._opened: tuple[Stamp, Any] | None = None  # the file that was read last
         self.fitted: GateFile | None = None  # the gates in the mixture
         self._placed: tuple[Stamp, MixLora] | None = None
+        self._derived: tuple[Hashable, Any] = (None, None)
+        self.passes: Passes | None = None  # of a step, those of the recipe that is attached
+        self.notes: list[str] = []  # for people, on what is attached
 
     @classmethod
     def load(
@@ -102,6 +107,7 @@ class Engine:
         Raises:
             ComposerError: a file is for another model, or damaged; a pin is for no unit.
         """
+        self.passes, self.notes = None, []
         return plan.recipe.attach(plan, self)
 
     def at_step(self, index: int, total: int) -> None:
@@ -116,6 +122,12 @@ class Engine:
         if self.fitted is not None:  # as they were called when the gates were trained
             return regions_of(self.model, self.mixture, self.fitted.experts)
         return regions_of(self.model, self.mixture, gated(e for _, e in self._attached[1]))
+
+    def in_passes(self) -> PassedPrediction | None:
+        """What makes a prediction of several passes; None where the recipe takes one."""
+        if self.mixture is None or self.passes is None:
+            return None
+        return PassedPrediction(self.model, self.mixture, self.passes)
 
     def recorder(self, *, guided: bool) -> GateRecorder | None:
         """Collects what the gates that are attached now give; None without any."""
@@ -166,6 +178,13 @@ class Engine:
                 self.mixture = attach(self.model.models, sites, granularity=granularity)
                 self._attached = wanted
         return self.mixture
+
+    def derive(self, key: Hashable, make: Callable[[], File]) -> File:
+        """What was made for an equal key the last time, or what is made now."""
+        if self._derived[0] != key:
+            self._derived = (None, None)  # not both in memory at once
+            self._derived = (key, make())
+        return self._derived[1]
 
     def _detach(self) -> None:
         """Take the mixture out."""

@@ -40,6 +40,7 @@ def paint(
     fusion = plan.recipe.to_record(plan)
     notes = (
         *plan.recipe.notes(plan, experts.values(), request.prompt),
+        *engine.notes,
         *_unused(experts.values()),
     )
     yield Started(loras=plan.recipe.names(plan), notes=notes)
@@ -113,6 +114,7 @@ def _pieces(
             preview_every=max(1, request.steps // PREVIEWS),
             before_step=engine.at_step,
             regions=engine.regions(),
+            passes=engine.in_passes(),
             start=asked.start,
         ),
         request,

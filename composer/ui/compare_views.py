@@ -17,7 +17,7 @@ from composer.errors import ComposerError
 from composer.fusions import Offer
 from composer.outside import whole
 from composer.studio import Finished, Progress, SavedPicture, Way
-from composer.studio.comparing import LINES, MOST_SEEDS, line_of, suggested
+from composer.studio.comparing import LINES, MOST_SEEDS, USUAL, line_of, suggested
 from composer.studio.comparison_sheet import comparison_sheet
 from composer.ui.views import SHOWN_SIDE, data_url, ended, preview_url, progress_view
 
@@ -66,7 +66,7 @@ def read_ways(value: object) -> tuple[tuple[str, ...], int]:
         ComposerError: no page of ours sends such a thing.
     """
     if value is None:
-        return tuple(LINES), SEEDS
+        return USUAL, SEEDS
     try:
         given = cast("dict[str, Any]", value)
         on = {str(line["key"]) for line in given["lines"] if line["on"]}

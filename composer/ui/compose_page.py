@@ -72,7 +72,13 @@ def add(
         **QUICK,
     )
     chosen = [page.fusion, page.mixer]
-    page.fusion.change(actions.gates.follow, chosen, [*chosen, page.gates], **QUICK)
+    followed = [*chosen, page.gates, *page.parameters]
+    page.fusion.change(actions.gates.follow, chosen, followed, **QUICK)
+    for field in page.parameters:
+        done: Any = getattr(field, "blur" if isinstance(field, gr.Number) else "input")
+        given = [page.fusion, *page.parameters]
+        for event in (done, *([field.submit] if isinstance(field, gr.Number) else [])):
+            event(actions.gates.set_parameters, given, page.fusion, **NOTING)
     gates.choose(actions.gates.choose, outputs=page.fusion, **QUICK)
     gates.leave(actions.gates.leave, outputs=page.fusion, **QUICK)
     filled = [*chosen, page.prompt, page.pins]

@@ -50,10 +50,21 @@ class GateActions:
             page.fusion: gr.update(info=gate_views.describe(chosen, offers)),
             page.gates: gate_views.offers_view(offers, chosen),
         }
+        for field, view in zip(page.parameters, gate_views.parameters_view(chosen), strict=True):
+            update[field] = gr.update(**view)
         for offer in offers:
             if offer.recipe == chosen:
                 update[page.mixer] = self.rows(offer, mixer)
         return update
+
+    def set_parameters(self, fusion: str | None, *values: Any) -> Any:
+        """The fusion with the parameters that its fields hold; a bad one is told."""
+        try:
+            recipe = gate_views.with_parameters(read_recipe(fusion or PLAIN[0].key), values)
+        except ComposerError as error:
+            gr.Warning(views.escaped(error), title="That cannot be")
+            return gr.update()
+        return self.fusion(recipe)
 
     def rows(self, offer: Offer, mixer: object) -> Any:
         """The mixer's lines: just those for an offer, switched as they are there; or all, with

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from composer.errors import ComposerError
 from composer.fusions import PLAIN, Offer, Recipe, read_recipe
+from composer.settings import choices_of, fields_of
 from composer.studio import SavedPicture
+from composer.ui.layout import PARAMETERS
 
 if TYPE_CHECKING:
     from composer.fusions.gate_record import GateRecord, Row
@@ -26,7 +28,9 @@ ROWS: tuple[tuple[Row, str, str], ...] = (
 
 def fusion_choices(offers: Iterable[Offer], chosen: str = "") -> list[tuple[str, str]]:
     """The ways of fusing, titles and values; `chosen` is among them even if it does not fit."""
-    choices = [(recipe.title, recipe.key) for recipe in PLAIN]
+    kind = chosen.partition(":")[0]
+    # with the parameters that were chosen, in the place of the usual ones
+    choices = [(r.title, chosen if chosen and r.kind == kind else r.key) for r in PLAIN]
     offers = tuple(offers)
     words = [offer.title for offer in offers]
     for offer in offers:
@@ -41,6 +45,41 @@ def describe(recipe: Recipe, offers: Iterable[Offer] = ()) -> str:
     """What a recipe does, in words."""
     found = (offer.description for offer in offers if offer.recipe == recipe)
     return next(found, recipe.description)
+
+
+def parameters_view(recipe: Recipe) -> list[Json]:
+    """What the fields for parameters show: numbers, then a choice; those not needed are hidden."""
+    kinds = fields_of(type(recipe))
+    numbers: list[Json] = []
+    choice: Json = {"visible": False}
+    for name, value in recipe.parameters.items():
+        kind, about = kinds[name]
+        words = {"label": about.label or name, "info": about.help, "visible": True, "value": value}
+        if choices := choices_of(kind):
+            choice = {**words, "choices": list(choices)}
+        else:
+            numbers.append({**words, "precision": 0 if kind is int else None})
+    hidden = [{"visible": False}] * (PARAMETERS - len(numbers))
+    return [*numbers, *hidden, choice]
+
+
+def with_parameters(recipe: Recipe, values: Sequence[Any]) -> Recipe:
+    """The recipe with what the fields for parameters hold; an empty one has the default.
+
+    Raises:
+        ComposerError: a value is out of its range.
+    """
+    kinds = fields_of(type(recipe))
+    names = list(recipe.parameters)
+    numbers = iter(values[:PARAMETERS])
+    given = {n: values[PARAMETERS] if choices_of(kinds[n][0]) else next(numbers) for n in names}
+    return type(recipe)(
+        **{
+            name: int(value) if kinds[name][0] is int and float(value).is_integer() else value
+            for name, value in given.items()
+            if value is not None
+        }
+    )
 
 
 def offers_view(offers: Iterable[Offer], chosen: Recipe) -> Json:

@@ -14,6 +14,9 @@ from composer.ui.theme import static
 EXAMPLES = 4
 GATE_EXAMPLES = 2
 
+PARAMETERS = 3
+"""Of one fusion at most, that are numbers; and one choice."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Page:
@@ -25,6 +28,7 @@ class Page:
     mixer: gr.HTML
     gates: gr.HTML
     fusion: gr.Dropdown
+    parameters: tuple[gr.Component, ...]  # of the fusion: numbers, then a choice
     pinning: gr.Accordion
     pins: gr.Textbox
     prompt: gr.Textbox
@@ -183,6 +187,9 @@ def _mixture() -> dict[str, Any]:
             info=PLAIN[0].description,
             elem_id="fusion",
         )
+        with gr.Row(elem_classes="numbers", elem_id="fusion-parameters"):
+            numbers = [gr.Number(visible=False, min_width=90) for _ in range(PARAMETERS)]
+            parameters = (*numbers, gr.Dropdown(visible=False, min_width=90))
         with gr.Accordion("Pin units by hand", open=False, elem_id="pinning") as pinning:
             pins = gr.Textbox(
                 show_label=False,
@@ -194,7 +201,14 @@ def _mixture() -> dict[str, Any]:
                 max_lines=8,
                 elem_id="pins",
             )
-    return {"mixer": mixer, "gates": gates, "fusion": fusion, "pinning": pinning, "pins": pins}
+    return {
+        "mixer": mixer,
+        "gates": gates,
+        "fusion": fusion,
+        "parameters": parameters,
+        "pinning": pinning,
+        "pins": pins,
+    }
 
 
 def _settings() -> dict[str, Any]:

@@ -26,7 +26,7 @@ from composer.studio import (
     Studio,
     Way,
 )
-from composer.studio.comparing import LINES, ways_of
+from composer.studio.comparing import USUAL, ways_of
 from composer.studio.comparison_sheet import comparison_sheet
 
 REQUEST = Request(prompt="a fox", seed=7, steps=3, cfg_scale=3.0, width=16, height=16)
@@ -165,7 +165,7 @@ def test_gates_of_other_loras_or_another_model_are_not_among_the_ways(studio: St
     assert gates == ["pair"]
     three = replace(BOTH, rows=(*ROWS, LoraRow(name="moon")))
     assert [way.detail for way in studio.ways(three) if way.line == "gates"] == ["three"]
-    assert ways_of(BOTH.asked, LINES, (), str)[-1].line == "regions"
+    assert ways_of(BOTH.asked, USUAL, (), str)[-1].line == "regions"
 
 
 def test_the_best_known_weights_are_a_way_that_says_how_they_were_found(

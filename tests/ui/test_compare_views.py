@@ -24,7 +24,7 @@ from composer.studio import (
     SavedPicture,
     Way,
 )
-from composer.studio.comparing import LINES, ways_of
+from composer.studio.comparing import USUAL, ways_of
 from composer.ui import compare_views as views
 
 REQUEST = Request(prompt="a fox", seed=2**64 - 1, count=2, width=16, height=16)
@@ -38,7 +38,7 @@ OFFER = Offer(
 
 @pytest.fixture
 def ways() -> tuple[Way, ...]:
-    return ways_of(PAIR, tuple(LINES), [OFFER], str.title)
+    return ways_of(PAIR, USUAL, [OFFER], str.title)
 
 
 @pytest.fixture
@@ -53,11 +53,11 @@ def image(address: str) -> Image.Image:
 
 def test_the_choice_of_ways_survives_what_is_new_of_gates() -> None:
     first = views.ways_view()
-    assert views.read_ways(first) == (tuple(LINES), views.SEEDS) == views.read_ways(None)
+    assert views.read_ways(first) == (USUAL, views.SEEDS) == views.read_ways(None)
     first["lines"][0]["on"] = False
     first["seeds"] = 4
     later = views.ways_view(first, [OFFER], ["old.safetensors: for another model"])
-    assert views.read_ways(later) == (tuple(LINES)[1:], 4)
+    assert views.read_ways(later) == (USUAL[1:], 4)
     offered = {line["key"]: line["offers"] for line in later["lines"] if line["offers"]}
     assert offered == {"gates": [{"loras": ["neon", "zibo"], "just": True, "found_by": ""}]}
     assert len(later["problems"]) == 1

@@ -17,7 +17,7 @@ from tiny_loras import write_lora
 from composer.diffusion.record import LoraRecord, PictureRecord
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
-from composer.fusions import Gates, LoraRow, Offer, Sum
+from composer.fusions import PLAIN, Gates, LoraRow, Offer, Sum
 from composer.studio import History, SavedPicture, Studio
 from composer.ui import gate_views, views
 from composer.ui.actions import Actions
@@ -248,7 +248,11 @@ def test_gates_that_do_not_fit_stay_in_the_list_while_they_are_chosen() -> None:
         for name in ("a", "b")
     )
     values = [value for _, value in gate_views.fusion_choices(offers, "gates:gone")]
-    assert values == ["weighted", "nla", "regions", "gates:a", "gates:b", "gates:gone"]
+    plain = [recipe.key for recipe in PLAIN]
+    assert values == [*plain, "gates:a", "gates:b", "gates:gone"]
+    # a fusion with parameters stands in its own place
+    values = [value for _, value in gate_views.fusion_choices((), "ties:density=0.3")]
+    assert values == ["ties:density=0.3" if key == "ties" else key for key in plain]
     titles = [title for title, _ in gate_views.fusion_choices(offers)]
     assert titles[-2:] == ["Learned gates: x + y (a)", "Learned gates: x + y (b)"]
 

@@ -166,10 +166,14 @@ def test_examples_name_loras_of_the_roles_they_need() -> None:
 
 
 @pytest.mark.parametrize(
-    "chosen", [None, True, 3, [], {}, "", "magic", "gates", "gates:", "nla:x", "weighted:"]
-)
+    "chosen",
+    [
+        None, True, 3, [], {}, "", "magic", "gates", "gates:", "nla:x", "weighted:",
+        "ties:rank=1e3", "ties:density=nan", "ties:density", "svd:rank=0", "ties:trim=all",
+    ],
+)  # fmt: skip
 def test_a_fusion_that_no_page_sends_is_told(chosen: Any) -> None:
-    with pytest.raises(ComposerError, match="There is no fusion"):
+    with pytest.raises(ComposerError, match=r"fusion|density|rank|trim"):
         read_recipe(chosen)
 
 

@@ -1,7 +1,8 @@
-// In which ways to compare, and for how many seeds. value: {lines: [{key, title, brief, on, each: a way
-// for each LoRA, offered: a way for each offer that fits, none, page, command: what to say and do where
+// In which ways to compare, and for how many seeds. value: {lines: [{key, title, brief, on, usual: shown
+// at once, each: a way for each LoRA, offered: a way for each offer that fits, none, page, command: what to say and do where
 // none fits, offers: [{loras: [names], just: for these LoRAs alone, found_by}]}], seeds, most, problems}.
-const lines = element.querySelector('.kinds');
+const lines = element.querySelector('.kinds:not(.more)');
+const more = element.querySelector('.more');
 const seeds = element.querySelector('.seeds');
 const sum = element.querySelector('.sum');
 const problems = element.querySelector('.problems');
@@ -89,7 +90,11 @@ function choice(number) {
 }
 
 function render() {
-  lines.replaceChildren(...state.lines.map(line));
+  const others = state.lines.filter((entry) => !entry.usual);
+  lines.replaceChildren(...state.lines.filter((entry) => entry.usual).map(line));
+  more.hidden = !others.length;
+  more.replaceChildren(make('summary', '', others.length + ' more ways of merging'), ...others.map(line));
+  more.open = more.open || others.some((entry) => entry.on);
   const numbers = Array.from({length: state.most}, (_, i) => choice(i + 1));
   seeds.replaceChildren(seeds.firstElementChild, ...numbers);
   showProblems(problems, state.problems);

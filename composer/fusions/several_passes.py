@@ -1,0 +1,167 @@
+"""Fusions that make a step's prediction of several passes of the U-Net, as recipes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from composer.fusions.merges import Whole
+from composer.fusions.recipe import Plan
+from composer.settings import setting
+
+if TYPE_CHECKING:
+    from composer.experts import Expert
+    from composer.fusions.passes import Passes
+    from composer.fusions.recipe import Bench
+
+
+@dataclass(frozen=True, kw_only=True)
+class InPasses(Whole):
+    """A weighted sum of which the sampling runs several passes; `passes` names them."""
+
+    def passes(self) -> type[Passes]:
+        """What makes a prediction of them."""
+        raise NotImplementedError
+
+    def attach(self, plan: Plan, bench: Bench) -> dict[str, Expert]:
+        """As the sum, with the passes."""
+        from composer.fusions.passes import passes_of
+
+        found = super().attach(plan, bench)
+        if names := sorted(found):
+            weights = [plan.rows[name].weights["unet"] for name in names]
+            bench.passes = passes_of(
+                self.passes(), [found[name] for name in names], weights, **self.parameters
+            )
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Composite(InPasses):
+    """LoRA Composite; see `passes.EachAlone`."""
+
+    kind = "composite"
+    title = "LoRA Composite"
+    description = (
+        "Each LoRA predicts alone, and the picture follows the mean. A step takes a pass for each."
+    )
+    brief = "the mean of what each predicts"
+    passes_needed = "k"
+    paper = "https://arxiv.org/abs/2402.16843"
+
+    def passes(self) -> type[Passes]:
+        """Each alone."""
+        from composer.fusions.passes import EachAlone
+
+        return EachAlone
+
+
+@dataclass(frozen=True, kw_only=True)
+class CmLora(InPasses):
+    """CMLoRA; see `passes.OneAhead`."""
+
+    kind = "cmlora"
+    title = "CMLoRA"
+    description = (
+        "Each LoRA predicts alone, and one in turn counts more: those that draw detail first, "
+        "styles and backgrounds in the end. A step takes a pass for each."
+    )
+    brief = "each predicts, one in turn counts more"
+    passes_needed = "k"
+    paper = "https://arxiv.org/abs/2502.04923"
+
+    late: float = setting(
+        0.6,
+        at_least=0,
+        at_most=1,
+        label="Late from",
+        help="From which part of the steps on styles and backgrounds count more.",
+    )
+
+    def passes(self) -> type[Passes]:
+        """One ahead."""
+        from composer.fusions.passes import OneAhead
+
+        return OneAhead
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loratorio(InPasses):
+    """LoRAtorio; see `passes.Patches`. The paper's patch and temperature are not published."""
+
+    kind = "loratorio"
+    title = "LoRAtorio"
+    description = (
+        "In each patch of the picture the LoRAs count by how unlike the bare model they predict. A "
+        "step takes a pass for each, and one for the bare model."
+    )
+    brief = "patch by patch, by what each changes"
+    passes_needed = "k + 1"
+    paper = "https://arxiv.org/abs/2508.11624"
+
+    patch: int = setting(
+        4, at_least=1, at_most=64, label="Patch", help="Side of a patch, in latents."
+    )
+    tau: float = setting(
+        0.1, above=0, at_most=100, label="Temperature", help="Small: the most unlike one alone."
+    )
+    bare: float = setting(
+        0.5,
+        at_least=0,
+        at_most=1,
+        label="Bare",
+        help="How much of the bare model is in the prediction without the prompt.",
+    )
+
+    def passes(self) -> type[Passes]:
+        """Patches."""
+        from composer.fusions.passes import Patches
+
+        return Patches
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptSwitch(InPasses):
+    """W-Switch; see `passes.PromptTurns`."""
+
+    kind = "w-switch"
+    title = "W-Switch"
+    description = (
+        "As LoRA Switch, with turns as long as the prompt needs each LoRA, and the last steps for "
+        "the characters."
+    )
+    brief = "turns as long as the prompt asks for"
+    paper = "https://arxiv.org/abs/2606.03792"
+
+    turn: int = setting(
+        5, at_least=1, at_most=1000, label="Turn", help="Steps of the longest turn."
+    )
+    tail: int = setting(
+        5, at_least=0, at_most=1000, label="Tail", help="Steps at the end, for characters."
+    )
+
+    def passes(self) -> type[Passes]:
+        """In turns."""
+        from composer.fusions.passes import PromptTurns
+
+        return PromptTurns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asymmetric(InPasses):
+    """Asymmetric guidance; see `passes.PromptAlone`."""
+
+    kind = "asymmetric"
+    title = "Asymmetric guidance"
+    description = (
+        "The weighted sum with the prompt, and the bare model in the prediction without it, so "
+        "that guidance strengthens what the LoRAs change."
+    )
+    brief = "LoRAs with the prompt alone"
+    paper = "https://arxiv.org/abs/2602.18936"
+
+    def passes(self) -> type[Passes]:
+        """With the prompt alone."""
+        from composer.fusions.passes import PromptAlone
+
+        return PromptAlone
