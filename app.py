@@ -60,6 +60,11 @@ def parser() -> argparse.ArgumentParser:
         help="use LoRAs of which much does nothing for this model",
     )
     options.add_argument(
+        "--lowvram",
+        action="store_true",
+        help="less memory on the device, slower: one network there at a time",
+    )
+    options.add_argument(
         "--dtype",
         help="auto, float32, float16 or bfloat16 (default: float16 on CUDA, else float32)",
     )
@@ -93,6 +98,7 @@ def main() -> None:
         device=given.device,
         dtype=given.dtype,
         vae=given.vae,
+        lowvram=given.lowvram,
         partial=given.partial,
         language_model=given.language_model,
         adapter=given.adapter,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -52,7 +51,7 @@ def write_model(
             network = _network(folder / part, part, pooled=part == family.pooled)
         stem = _NETWORKS.get(part, ("", "model"))[1]
         tensors = {name: _random(name, its, dtype) for name, its in network.state_dict().items()}
-        safetensors.torch.save_file(tensors, folder / part / f"{stem}.safetensors")
+        _save(tensors, folder / part / f"{stem}.safetensors")
     return folder
 
 
@@ -63,6 +62,11 @@ def _network(folder: Path, part: str, *, pooled: bool) -> Any:
     transformers: Any = import_module("transformers")
     kind = transformers.CLIPTextModelWithProjection if pooled else transformers.CLIPTextModel
     return kind(transformers.CLIPTextConfig.from_pretrained(folder))
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    library: Any = import_module("safetensors.torch")
+    library.save_file(tensors, path)
 
 
 def _random(name: str, like: Tensor, dtype: torch.dtype) -> Tensor:
@@ -91,9 +95,9 @@ def rule_of_kohya(model: Model) -> dict[str, list[int]]:
 
 def _trained(root: nn.Module) -> list[str]:
     found: dict[str, None] = {}
-    for above, module in root.named_modules():
+    for above, module in cast("Iterator[tuple[str, nn.Module]]", root.named_modules()):
         if type(module).__name__ in _ATTENTION:
-            for path, layer in module.named_modules():
+            for path, layer in cast("Iterator[tuple[str, nn.Module]]", module.named_modules()):
                 flat = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)
                 if isinstance(layer, nn.Linear) or flat:
                     found[f"{above}.{path}"] = None
@@ -113,7 +117,7 @@ def write_lora(folder: Path, shapes: Mapping[str, Sequence[int]], *, seed: int) 
 
     path = folder / "adapter_model.safetensors"
     tensors = {name: tensor(name, shape) for name, shape in shapes.items()}
-    safetensors.torch.save_file(tensors, path)
+    _save(tensors, path)
     rank = next((s[0] for n, s in shapes.items() if n.endswith("lora_A.weight")), 8)
     config = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": "all-linear"}
     (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")

@@ -19,6 +19,10 @@ Vae = Annotated[
     str | None,
     Option(help="A VAE in place of the model's: a folder or a file.", show_default="the model's"),
 ]
+LowVram = Annotated[
+    bool,
+    Option("--lowvram", help="Less memory on the device, slower: one network there at a time."),
+]
 LanguageModelName = Annotated[str, Option("--model", help="Model folder or hub name.")]
 Bits = Annotated[int, Option(help="4 or 8: the base by bitsandbytes.")]
 LoraNames = Annotated[list[str], Argument(help="Names of the LoRAs.")]

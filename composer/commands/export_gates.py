@@ -31,6 +31,7 @@ def export_gates(
     ] = None,
     model: options.Model = options.TOYBOX,
     vae: options.Vae = None,
+    lowvram: options.LowVram = False,
     lora_dir: options.LoraFolders = None,
     partial: options.Partial = False,
     device: options.Device = "auto",
@@ -62,7 +63,7 @@ def export_gates(
     for path in config.paths:
         if path.resolve() in taken:
             raise ComposerError(f"{path} is what the export is made from: give another output.")
-    loaded = load_model(model, device=device, vae=vae)
+    loaded = load_model(model, device=device, vae=vae, lowvram=lowvram)
     check_steps(config.steps, loaded.scheduler_config)
     modules = ModuleNames.of(loaded.models, model=loaded.name)
     experts = [

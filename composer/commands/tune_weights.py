@@ -37,6 +37,7 @@ def tune_weights(
     replace: Annotated[bool, typer.Option(help="Write over a file that is there.")] = False,
     model: options.Model = options.TOYBOX,
     vae: options.Vae = None,
+    lowvram: options.LowVram = False,
     lora_dir: options.LoraFolders = None,
     partial: options.Partial = False,
     device: options.Device = "cpu",
@@ -65,7 +66,7 @@ def tune_weights(
         raise ComposerError(f"{path}: is there already. Add --replace, or name another --output.")
     if clip:
         check_clip(clip)
-    loaded = load_model(model, device=device, vae=vae)
+    loaded = load_model(model, device=device, vae=vae, lowvram=lowvram)
     check_steps(sampling.steps, loaded.scheduler_config)
     judge = Clip.load(clip, loaded)
     modules = ModuleNames.of(loaded.models, model=loaded.name)

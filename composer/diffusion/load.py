@@ -22,6 +22,7 @@ from composer.diffusion.folder import (
     check_readable,
     read_json,
 )
+from composer.diffusion.lowvram import with_low_memory
 from composer.diffusion.model import Model
 from composer.diffusion.own_vae import find_vae
 from composer.errors import ComposerError
@@ -40,6 +41,7 @@ def load_model(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | str | None = None,
     vae: str | os.PathLike[str] | None = None,
+    lowvram: bool = False,
 ) -> Model:
     """Load a model onto ``device`` ("auto" takes CUDA, then MPS, then the CPU).
 
@@ -49,6 +51,7 @@ def load_model(
     the tokenizers come from a diffusers folder beside it with the same name but without
     ``.safetensors``; when there is none, they are those of its family's published model, which are
     part of Composer. ``vae`` is used in place of the model's: a diffusers folder or a file.
+    ``lowvram`` takes less memory on the device, as `with_low_memory` says.
 
     Raises ComposerError, naming the file and the remedy, for anything that cannot be loaded.
     """
@@ -66,7 +69,9 @@ def load_model(
         config = read_json(found.configs / "vae" / "config.json")
         own = find_vae(os.fspath(vae), config, found.name)
     with _explained(found.path):
-        return assemble(found, device=target, dtype=chosen, vae=own)
+        place = torch.device("cpu") if lowvram else target
+        model = assemble(found, device=place, dtype=chosen, vae=own)
+        return with_low_memory(model, target) if lowvram else model
 
 
 def choose_device(device: str | torch.device) -> torch.device:

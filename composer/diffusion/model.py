@@ -33,7 +33,8 @@ class Model:
     float16 it overflows to black pictures. ``scheduler_config`` is the noise schedule the model was
     trained with. ``zero_negative``: an empty negative prompt is not read by the text encoders, but
     is all zeros, as most SDXL models ask for. ``vae_name`` and ``vae_weights``, its files, are of a
-    VAE that was given in place of the model's.
+    VAE that was given in place of the model's. ``is_offloaded``: its networks are on ``device``
+    only while they run.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Model:
     zero_negative: bool = False
     vae_name: str = ""
     vae_weights: tuple[Path, ...] = ()
+    is_offloaded: bool = False
 
     def __post_init__(self) -> None:
         widths = [int(e.network.config.hidden_size) for e in self.encoders.values()]

@@ -65,13 +65,15 @@ class Engine:
         device: str,
         dtype: str | None,
         vae: str | Path | None = None,
+        lowvram: bool = False,
         partial: bool = False,
     ) -> Engine:
         """Load the model, as `load_model` does.
 
         partial: whether LoRAs are used of which much does nothing for this model.
         """
-        return cls(load_model(model, device=device, dtype=dtype, vae=vae), partial=partial)
+        loaded = load_model(model, device=device, dtype=dtype, vae=vae, lowvram=lowvram)
+        return cls(loaded, partial=partial)
 
     def read(self, name: str, path: Path) -> Expert:
         """The expert in a file, by this name, kept while the file does not change."""

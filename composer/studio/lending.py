@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from composer.diffusion.lowvram import check_here
 from composer.diffusion.model import Model, TextEncoder
 from composer.experts import Expert
 
@@ -27,7 +28,11 @@ def copy_for_training(model: Model) -> Model:
     The weights are the same memory, for a gate training changes none, so the copy costs next to
     nothing; only of a model in float16 they are copied, into a type whose gradients do not vanish.
     The model must be bare: what is attached would be copied with it.
+
+    Raises:
+        ComposerError: the model was loaded to take little memory.
     """
+    check_here(model)
     parts: dict[str, nn.Module] = {**model.models, "vae": model.vae}
     memo: dict[int, Any] = {}
     for module in parts.values():

@@ -52,7 +52,7 @@ class Studio:
     lora_dirs: folders of LoRA files; trained gates are in their folders `gates/`, tuned weights in
         `weights/`, MixLoRAs in `mixlora/`.
     output_dir: where pictures are kept.
-    device, dtype, vae: as for `load_model`.
+    device, dtype, vae, lowvram: as for `load_model`.
     partial: whether LoRAs are used of which much does nothing for this model.
     language_model, adapter: what makes full prompts of a few words; see `Wording`.
     """
@@ -66,6 +66,7 @@ class Studio:
         device: str = "cpu",
         dtype: str | None = None,
         vae: str | Path | None = None,
+        lowvram: bool = False,
         partial: bool = False,
         language_model: str | Path | None = None,
         adapter: str | Path | None = None,
@@ -74,7 +75,7 @@ class Studio:
         self._model = str(model)
         self._lora_dirs = tuple(lora_dirs)
         self._options: dict[str, Any] = {"device": device, "dtype": dtype, "vae": vae}
-        self._options["partial"] = partial
+        self._options |= {"lowvram": lowvram, "partial": partial}
         self._turns = Turns()
         self._jobs: JobQueue[Event] = JobQueue(self._turns.picture)
         self._status = Status(state="loading", message="Loading the libraries")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import composer
 from composer.diffusion.conditioning import Text, encode_ids
 from composer.diffusion.denoise import predict
+from composer.diffusion.lowvram import check_here
 from composer.diffusion.model import Model
 from composer.diffusion.request import Request
 from composer.diffusion.sample import Picture, generate
@@ -198,6 +199,7 @@ def check_model(model: Model, config: PictureTraining) -> int:
     Raises:
         ComposerError: the model or the resolution cannot be trained at.
     """
+    check_here(model)
     resolution = config.resolution or model.size
     if resolution % model.multiple:
         raise ComposerError(

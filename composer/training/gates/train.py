@@ -13,6 +13,7 @@ from torch import Tensor
 from composer.clock import Clock
 from composer.diffusion.conditioning import encode_prompts
 from composer.diffusion.denoise import latent_shape, predict
+from composer.diffusion.lowvram import check_here
 from composer.diffusion.model import Model
 from composer.diffusion.regions import Regions, Trigger, regions_of
 from composer.diffusion.request import Request
@@ -192,6 +193,7 @@ def train_gates(
     """
     if not experts:
         raise ComposerError("There is no LoRA to train gates for: choose at least one.")
+    check_here(model)
     if model.dtype == torch.float16:
         raise ComposerError(
             f"{model.name} is loaded in float16, in which small gradients vanish: load it in"
