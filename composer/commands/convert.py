@@ -1,4 +1,4 @@
-"""`composer convert`: a MixLoRA adapter that others saved as a pickle becomes safetensors."""
+"""`composer convert`: what others saved as a pickle becomes safetensors."""
 
 from __future__ import annotations
 
@@ -9,19 +9,29 @@ import typer
 
 
 def convert(
-    adapter: Annotated[
-        Path, typer.Argument(help="The folder with adapter_config.json and adapter_model.bin.")
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A MixLoRA adapter's folder, with adapter_config.json and adapter_model.bin; or "
+            "the .pt or .bin file of an embedding."
+        ),
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The folder to write to.", show_default="the same"),
+        typer.Option("--output", "-o", help="Where to write.", show_default="beside it"),
     ] = None,
 ) -> None:
-    """Write a MixLoRA adapter's .bin as .safetensors, which Composer loads; old names are renewed.
+    """Write a pickle's tensors as .safetensors, which Composer loads; old names are renewed.
 
-    No other command and no page ever opens a .bin. This one lets PyTorch build tensors from it and
-    nothing else.
+    No other command and no page ever opens a pickle. This one lets PyTorch build tensors from it
+    and nothing else.
     """
-    from composer.language.convert import convert_adapter
+    if source.is_file():
+        from composer.experts.embedding import convert_embedding
 
-    typer.echo(str(convert_adapter(adapter, output or adapter)))
+        written = convert_embedding(source, output or source.with_suffix(".safetensors"))
+    else:
+        from composer.language.convert import convert_adapter
+
+        written = convert_adapter(source, output or source)
+    typer.echo(str(written))

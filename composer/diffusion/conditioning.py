@@ -3,8 +3,9 @@ tokenizer's own length, as many as the prompt needs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,7 +15,10 @@ from composer.diffusion.editing import check_unchanging
 from composer.diffusion.emphasis import Emphasised, parse_emphasis
 from composer.diffusion.model import Model, TextEncoder
 from composer.errors import ComposerError
+from composer.experts.embedding import Embedding, asked_in, split
 
+PLACEHOLDER = 0
+"""The id in a token's place whose vector is an embedding's: any that is not the end of the text."""
 COMMA_WITHIN = 20
 """Tokens; words after a comma that near to the end of a full chunk go into the next one."""
 
@@ -104,21 +108,32 @@ def encode_prompts(
 
 
 @torch.no_grad()
-def encode_texts(model: Model, texts: Sequence[str], *, clip_skip: int = 1) -> list[Text]:
+def encode_texts(
+    model: Model,
+    texts: Sequence[str],
+    *,
+    clip_skip: int = 1,
+    embeddings: Sequence[Embedding] = (),
+) -> list[Text]:
     """Text of one row for each of ``texts``, padded to equal chunk counts with empty chunks.
 
     Other than prompts, they are of one step: no brackets in them change.
     """
-    split, empty = [split_into_chunks(model, text) for text in texts], split_into_chunks(model, "")
-    count = max(len(rows) for chunks in split for rows in chunks.values())
+    every = [split_into_chunks(model, text, embeddings) for text in texts]
+    empty = split_into_chunks(model, "")
+    count = max(len(rows) for chunks in every for rows in chunks.values())
     encoded: list[Text] = []
-    for chunks in split:
+    for chunks in every:
         padded = {part: rows + empty[part] * (count - len(rows)) for part, rows in chunks.items()}
         ids = {part: torch.tensor([row.ids for row in rows]) for part, rows in padded.items()}
         weights = {
             part: torch.tensor([row.weights for row in rows]) for part, rows in padded.items()
         }
-        text = encode_ids(model, ids, weights, clip_skip=clip_skip)
+        vectors = {
+            part: {(n, place): v for n, row in enumerate(rows) for place, v in row.vectors.items()}
+            for part, rows in padded.items()
+        }
+        text = encode_ids(model, ids, weights, vectors, clip_skip=clip_skip)
         states = text.states.reshape(1, -1, text.states.shape[-1])
         # what A1111 and ComfyUI take of a prompt of several chunks
         pooled = None if text.pooled is None else text.pooled[:1]
@@ -130,6 +145,7 @@ def encode_ids(
     model: Model,
     ids: dict[str, Tensor],
     weights: dict[str, Tensor] | None = None,
+    vectors: Mapping[str, Mapping[tuple[int, int], Tensor]] | None = None,
     *,
     clip_skip: int = 1,
 ) -> Text:
@@ -137,40 +153,77 @@ def encode_ids(
 
     weights: the emphasis of each token; None is 1 for all. A row's vectors are multiplied by them,
         and then by one number that gives the row the mean it had.
+    vectors: what stands in the place of a token's own, (width,), by its row and place.
     """
     states: list[Tensor] = []
     pooled: Tensor | None = None
     for part, encoder in model.encoders.items():
-        output = encoder.network(ids[part].to(model.device), output_hidden_states=True)
-        vectors = _layer(model, encoder, output, clip_skip)
+        with _put_in(encoder, {} if vectors is None else vectors[part]):
+            output = encoder.network(ids[part].to(model.device), output_hidden_states=True)
+        layer = _layer(model, encoder, output, clip_skip)
         if weights is not None and bool((weights[part] != 1).any()):
-            weighted = vectors * weights[part].to(vectors)[:, :, None]
-            means = (each.mean((1, 2), keepdim=True) for each in (vectors, weighted))
-            vectors = weighted * torch.div(*means)
-        states.append(vectors)
+            weighted = layer * weights[part].to(layer)[:, :, None]
+            means = (each.mean((1, 2), keepdim=True) for each in (layer, weighted))
+            layer = weighted * torch.div(*means)
+        states.append(layer)
         if part == model.family.pooled:
             pooled = output.text_embeds.to(model.dtype)
     joined = torch.cat(states, dim=-1) if len(states) > 1 else states[0]
     return Text(states=joined.to(model.dtype), pooled=pooled)
 
 
+@contextmanager
+def _put_in(
+    encoder: TextEncoder, vectors: Mapping[tuple[int, int], Tensor]
+) -> Generator[None, None, None]:
+    """Meanwhile the encoder reads these vectors, by row and place, and not its tokens' own."""
+
+    def put(module: Any, inputs: Any, output: Tensor) -> Tensor:
+        read = output.clone()
+        for place, vector in vectors.items():
+            read[place] = vector.to(read)
+        return read
+
+    handle = encoder.network.get_input_embeddings().register_forward_hook(put)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """Token ids of one chunk, start, end and padding among them, and the emphasis of each."""
+    """Token ids of one chunk, start, end and padding among them, and the emphasis of each; by their
+    places the vectors of embeddings, (width,)."""
 
     ids: list[int]
     weights: list[float]
+    vectors: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
 
 
-def split_into_chunks(model: Model, text: str) -> dict[str, list[Chunk]]:
+def split_into_chunks(
+    model: Model, text: str, embeddings: Sequence[Embedding] = ()
+) -> dict[str, list[Chunk]]:
     """The chunks of ``text`` for each text encoder, by its part, equally many for all.
 
     A chunk has ``model.token_limit`` tokens: start, up to limit - 2, end, padding. A new one begins
     at BREAK, and where one is full: after its last comma, if that is among its last
-    ``COMMA_WITHIN`` tokens. The empty text is one chunk.
+    ``COMMA_WITHIN`` tokens. The vectors of an embedding are in one chunk. The empty text is one
+    chunk.
+
+    Raises:
+        ComposerError: emphasis is no number; an embedding is missing or for another model.
     """
     stretches = parse_emphasis(text)
-    return {part: _chunks(model, encoder, stretches) for part, encoder in model.encoders.items()}
+    if missing := asked_in([stretch.text for stretch in stretches], [e.name for e in embeddings]):
+        raise ComposerError(
+            f"The prompt asks for the embedding {missing[0][:80]!r}, and there is none of that "
+            "name here. Take it out of the prompt."
+        )
+    return {
+        part: _chunks(model, part, encoder, stretches, embeddings)
+        for part, encoder in model.encoders.items()
+    }
 
 
 def count_chunks(model: Model, text: str) -> int:
@@ -183,22 +236,56 @@ def count_chunks(model: Model, text: str) -> int:
     return max(map(len, split_into_chunks(model, text).values()))
 
 
+def vectors_for(model: Model, embedding: Embedding) -> dict[str, Tensor]:
+    """The vectors of an embedding, (count, width) for each text encoder, by its part.
+
+    Raises:
+        ComposerError: they are for other text encoders, or more than a chunk of a prompt holds.
+    """
+    found, room = dict(embedding.vectors), model.token_limit - 2
+    if len(found) == len(model.encoders) == 1:  # what the file calls the only one does not matter
+        found = dict(zip(model.encoders, found.values(), strict=True))
+    reads = {p: int(e.network.config.hidden_size) for p, e in model.encoders.items()}
+    if {part: vectors.shape[1] for part, vectors in found.items()} != reads:
+        widths = [vectors.shape[1] for vectors in found.values()]
+        sizes = (" and ".join(map(str, some)) for some in (widths, reads.values()))
+        raise ComposerError(
+            f"{embedding.path}: the vectors of the embedding {embedding.name!r} have {next(sizes)} "
+            f"numbers, and those that {model.name!r} reads have {next(sizes)}. Use a version of it "
+            "for this model, or take it out of the prompt."
+        )
+    if embedding.count > room:
+        raise ComposerError(
+            f"{embedding.path}: the embedding {embedding.name!r} has {embedding.count} vectors, "
+            f"and a chunk of a prompt has {room} tokens. Take it out of the prompt."
+        )
+    return found
+
+
 def first_chunks(model: Model, prompts: Sequence[str]) -> dict[str, Tensor]:
     """Token ids of the first chunk of each prompt, (prompts, tokens) for each text encoder; every
     bracket is part of the text, as captions have them."""
     found: dict[str, Tensor] = {}
     for part, encoder in model.encoders.items():
-        split = [_chunks(model, encoder, [Emphasised(text=prompt)])[0] for prompt in prompts]
-        found[part] = torch.tensor([chunk.ids for chunk in split])
+        first = [_chunks(model, part, encoder, [Emphasised(text=p)])[0] for p in prompts]
+        found[part] = torch.tensor([chunk.ids for chunk in first])
     return found
 
 
-def _chunks(model: Model, encoder: TextEncoder, stretches: Iterable[Emphasised]) -> list[Chunk]:
+def _chunks(
+    model: Model,
+    part: str,
+    encoder: TextEncoder,
+    stretches: Iterable[Emphasised],
+    embeddings: Sequence[Embedding] = (),
+) -> list[Chunk]:
     tokenizer, room = encoder.tokenizer, model.token_limit - 2
     comma: int = tokenizer.convert_tokens_to_ids(",</w>")
+    by_name = {embedding.name: embedding for embedding in embeddings}
     chunks: list[Chunk] = []
     ids: list[int] = []
     weights: list[float] = []
+    vectors: list[Tensor | None] = []
     after_comma = 0  # where the words after the last comma begin; 0 without one
 
     def finish(upto: int) -> None:
@@ -207,24 +294,42 @@ def _chunks(model: Model, encoder: TextEncoder, stretches: Iterable[Emphasised])
         row = [tokenizer.bos_token_id, *ids[:upto], tokenizer.eos_token_id]
         padding = model.token_limit - len(row)
         row += [tokenizer.pad_token_id] * padding
-        chunks.append(Chunk(ids=row, weights=[1.0, *weights[:upto], 1.0, *[1.0] * padding]))
-        del ids[:upto], weights[:upto]
+        chunks.append(
+            Chunk(
+                ids=row,
+                weights=[1.0, *weights[:upto], 1.0, *[1.0] * padding],
+                vectors={n: v for n, v in enumerate(vectors[:upto], start=1) if v is not None},
+            )
+        )
+        del ids[:upto], weights[:upto], vectors[:upto]
         after_comma = 0
+
+    def make_room(count: int, *, for_comma: bool = False) -> None:
+        """For so many tokens that belong together."""
+        if len(ids) == room:
+            near = after_comma and room - after_comma < COMMA_WITHIN and not for_comma
+            finish(after_comma if near else room)
+        if len(ids) + count > room:
+            finish(len(ids))
 
     for stretch in stretches:
         if stretch.new_chunk:
             finish(len(ids))
-        tokens: list[int] = tokenizer(
-            stretch.text, add_special_tokens=False, verbose=False
-        ).input_ids
-        for token in tokens:
-            if len(ids) == room:
-                near = after_comma and room - after_comma < COMMA_WITHIN and token != comma
-                finish(after_comma if near else room)
-            ids.append(token)
-            weights.append(stretch.weight)
-            if token == comma:
-                after_comma = len(ids)
+        for text, name in split(stretch.text, by_name):
+            tokens: list[int] = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+            for token in tokens:
+                make_room(1, for_comma=token == comma)
+                ids.append(token)
+                weights.append(stretch.weight)
+                vectors.append(None)
+                if token == comma:
+                    after_comma = len(ids)
+            if name:
+                own = vectors_for(model, by_name[name])[part]
+                make_room(len(own))
+                ids += [PLACEHOLDER] * len(own)
+                weights += [stretch.weight] * len(own)
+                vectors += own
     if ids or not chunks:
         finish(len(ids))
     return chunks

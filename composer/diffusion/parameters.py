@@ -121,6 +121,9 @@ def to_parameters(record: PictureRecord) -> str:
         pairs["Clip skip"] = request.clip_skip
     if hashed := [lora for lora in record.loras if lora.tensor_hash]:
         pairs["Lora hashes"] = ", ".join(f"{lora.name}: {lora.tensor_hash[:12]}" for lora in hashed)
+    if record.embeddings:
+        known = (f"{name}: {digits[:12]}" for name, digits in record.embeddings.items())
+        pairs["TI hashes"] = ", ".join(known)
     recipe = recorded_recipe(record.fusion)
     plain = recipe is not None and not recipe.source
     pairs["Fusion"] = recipe.key if recipe and plain else record.fusion["name"]
@@ -182,13 +185,15 @@ def to_record(
     vae, vae_hash = take("VAE"), take("VAE hash")
     if vae.lower() in _NO_VAE:
         vae = vae_hash = ""
-    hashes = _listed(take("Lora hashes"))
+    hashes, embeddings = _listed(take("Lora hashes")), _listed(take("TI hashes"))
     for key, digits in _entries(take("Hashes")):
         kind, _, name = key.partition(":")
         if kind.lower() == "model":
             model_hash = model_hash or digits
         elif kind.lower() == "lora":
             hashes.setdefault(name, digits)
+        elif kind.lower() in ("embed", "embedding"):
+            embeddings.setdefault(name, digits)
         elif kind.lower() == "vae":
             vae_hash = vae_hash or digits
         else:
@@ -228,6 +233,7 @@ def to_record(
         vae_name=vae,
         vae_hash=hash_digits(vae_hash),
         version=version.removeprefix("composer ") or __version__,
+        embeddings={_file(name): hash_digits(digits) for name, digits in embeddings.items()},
         notes=tuple(notes),
     )
 

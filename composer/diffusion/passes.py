@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from composer.diffusion.conditioning import Text, encode_prompts
+from composer.diffusion.conditioning import Text, encode_texts
 from composer.diffusion.denoise import guide, predict
 from composer.diffusion.model import Model
+from composer.experts.embedding import Embedding
 from composer.fusions.passes import Passes
 from composer.mixture import Mixture
 
@@ -24,14 +25,18 @@ class PassedPrediction:
     def __init__(self, model: Model, mixture: Mixture, passes: Passes) -> None:
         self.model, self.mixture, self.passes = model, mixture, passes
 
-    def of(self, prompts: Sequence[str], *, clip_skip: int = 1) -> PassedPrediction:
+    def of(
+        self, prompts: Sequence[str], *, clip_skip: int = 1, embeddings: Sequence[Embedding] = ()
+    ) -> PassedPrediction:
         """For one batch of pictures of these prompts."""
 
         def encode(texts: Sequence[str]) -> Tensor:
-            rows = [
-                encode_prompts(self.model, text, None, clip_skip=clip_skip).positive.states.mean(1)
-                for text in texts
-            ]
+            rows: list[Tensor] = []
+            for text in texts:  # one by one, so that none is filled up to another's length
+                (read,) = encode_texts(
+                    self.model, [text], clip_skip=clip_skip, embeddings=embeddings
+                )
+                rows.append(read.states.mean(1))
             return torch.cat(rows).float()
 
         passes = copy.copy(self.passes)

@@ -45,8 +45,9 @@ class PictureRecord:
     ``request`` makes this one picture (count 1, its own seed). ``fusion`` is the method's name with
     its settings. ``model_hash`` is the SHA-256 of the model, or its first digits as other programs
     write them; ``vae_name`` and ``vae_hash`` are likewise of a VAE in place of the model's.
-    ``start`` is the fingerprint of the picture that it began from, if it did. ``notes`` say in
-    words what could not be taken over from another program.
+    ``start`` is the fingerprint of the picture that it began from, if it did. ``embeddings`` have
+    the SHA-256 of the files whose names stand in the prompts, or its first digits, by these names.
+    ``notes`` say in words what could not be taken over from another program.
     """
 
     request: Request
@@ -58,6 +59,7 @@ class PictureRecord:
     vae_hash: str = ""
     version: str = __version__
     start: str = ""
+    embeddings: Mapping[str, str] = field(default_factory=dict[str, str])
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -65,14 +67,15 @@ class PictureRecord:
         named |= {"vae": self.vae_name, "vae_hash": self.vae_hash}
         _check(str, version=self.version, **named)
         _check(str, **{f"note {number}": note for number, note in enumerate(self.notes, start=1)})
-        _check(Mapping, fusion=self.fusion)
+        _check(Mapping, fusion=self.fusion, embeddings=self.embeddings)
+        _check(str, **{f"embedding {name!r}": each for name, each in self.embeddings.items()})
 
     def to_json(self) -> str:
         """One line of JSON, read back by :meth:`from_json`."""
         values = dataclasses.asdict(self)
         values["fusion"] = dict(self.fusion)
         # what is as usual is left out, so that an older Composer reads the record
-        for name in ("vae_name", "vae_hash"):
+        for name in ("vae_name", "vae_hash", "embeddings"):
             if not values[name]:
                 del values[name]
         for lora in values["loras"]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from composer.diffusion.conditioning import Text, encode_texts
 from composer.diffusion.denoise import predict
 from composer.diffusion.model import Model
+from composer.experts.embedding import Embedding
 from composer.experts.triggers import without_words
 from composer.mixture import Mixture, Reach, region_maps
 
@@ -62,9 +63,11 @@ class Regions:
         self.given: RegionMaps | None = None
         """Whose maps the gates have."""
 
-    def of(self, prompts: Sequence[str], *, clip_skip: int = 1) -> RegionMaps:
+    def of(
+        self, prompts: Sequence[str], *, clip_skip: int = 1, embeddings: Sequence[Embedding] = ()
+    ) -> RegionMaps:
         """For one batch of pictures of these prompts."""
-        return RegionMaps(self, prompts, clip_skip)
+        return RegionMaps(self, prompts, clip_skip, embeddings)
 
 
 class Called(Protocol):
@@ -91,8 +94,15 @@ class RegionMaps:
     Pictures whose prompt changes have maps for each text that it comes to.
     """
 
-    def __init__(self, regions: Regions, prompts: Sequence[str], clip_skip: int) -> None:
+    def __init__(
+        self,
+        regions: Regions,
+        prompts: Sequence[str],
+        clip_skip: int,
+        embeddings: Sequence[Embedding],
+    ) -> None:
         self._regions = regions
+        self._reading: dict[str, Any] = {"clip_skip": clip_skip, "embeddings": embeddings}
         triggers, device = regions.triggers, regions.model.device
         on = regions.mixture.switches
         self.called = torch.zeros(len(triggers), len(prompts), dtype=torch.bool, device=device)
@@ -110,7 +120,7 @@ class RegionMaps:
             for index, less in enumerate(asked)
             if triggers[index].reaches().local and any(some is not None for some in less)
         ]
-        self._text = self._encode(prompts, clip_skip) if self._asked else None
+        self._text = self._encode(prompts) if self._asked else None
 
     def update(self, noisy: Tensor, timestep: Tensor, step: int) -> None:
         """Give the gates the maps of these latents, (pictures, channels, height, width), at the
@@ -135,7 +145,7 @@ class RegionMaps:
                 changes[index] = whole - part
         return region_maps(changes, self.called, reaches)
 
-    def _encode(self, prompts: Sequence[str], clip_skip: int) -> Text:
+    def _encode(self, prompts: Sequence[str]) -> Text:
         """Text of (1 + asked) * pictures rows: the prompts, then without words."""
         known: dict[tuple[str, str], tuple[Text, Text]] = {}
         whole: list[Text] = []
@@ -144,7 +154,7 @@ class RegionMaps:
             for prompt, some in zip(prompts, less, strict=True):
                 pair = (prompt, prompt if some is None else some)
                 if pair not in known:
-                    one, other = encode_texts(self._regions.model, pair, clip_skip=clip_skip)
+                    one, other = encode_texts(self._regions.model, pair, **self._reading)
                     known[pair] = one, other
                 parts.append(known[pair][1])
         by_prompt = {prompt: vectors for (prompt, _), (vectors, _) in known.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from composer.clock import Clock
-from composer.diffusion.conditioning import Text, encode_texts
+from composer.diffusion.conditioning import Text, encode_texts, split_into_chunks
 from composer.diffusion.denoise import (
     Beginning,
     Denoised,
@@ -30,6 +31,7 @@ from composer.diffusion.regions import RegionMaps, Regions
 from composer.diffusion.request import MAX_SIDE, Request, Start
 from composer.diffusion.samplers import AUTOMATIC
 from composer.errors import ComposerError
+from composer.experts.embedding import Embedding
 
 MAX_BATCH = 8
 # Latent pixels of one batch: four pictures of 512 x 512 on Stable Diffusion 1.5.
@@ -73,6 +75,7 @@ def generate(
     regions: Regions | None = None,
     passes: PassedPrediction | None = None,
     start: Start | None = None,
+    embeddings: Sequence[Embedding] = (),
 ) -> Iterator[Step | Picture]:
     """Make the request's pictures; the request is checked now, the work is done as one iterates.
 
@@ -92,6 +95,8 @@ def generate(
     ``start`` is a picture to begin from, of which the request's strength says how much is drawn
     anew; outside of its mask it stays as it is. With ``request.hires`` above 1 each picture is
     scaled up, and drawn anew with that strength, in a second pass.
+
+    ``embeddings`` are words that the prompts may hold.
     """
     resolved = request.resolve(size=model.size, multiple=model.multiple)
     if start is not None and request.hires > 1:
@@ -99,7 +104,17 @@ def generate(
             "A second pass at a higher size is for pictures that begin from noise: give the start "
             "picture a larger width and height instead."
         )
-    work = _Work(model, resolved, cancelled, preview_every, before_step, regions, passes, start)
+    work = _Work(
+        model,
+        resolved,
+        cancelled,
+        preview_every,
+        before_step,
+        regions,
+        passes,
+        start,
+        embeddings,
+    )
     return work.pictures(batch_size)
 
 
@@ -115,6 +130,7 @@ class _Work:
     regions: Regions | None
     in_passes: PassedPrediction | None
     start: Start | None
+    embeddings: Sequence[Embedding]
 
     def __post_init__(self) -> None:
         model, request = self.model, self.request
@@ -143,6 +159,8 @@ class _Work:
         if request.hires > 1:
             self.passes.append(again)
             self.texts.append(self._texts(again, again, before=steps))
+        for text in {text for texts in self.texts for both in texts for text in both}:
+            split_into_chunks(model, text, self.embeddings)  # it can be read
 
     def _texts(self, steps: int, made: int, before: int | None = None) -> list[tuple[str, str]]:
         """The prompt and the negative prompt at each step that a pass makes."""
@@ -209,12 +227,12 @@ class _Work:
         width, height = (side // model.multiple for side in size)
         skipped = self.every - len(encoded)
         maps = {
-            words: self.regions.of([words] * many, clip_skip=request.clip_skip)
+            words: self.regions.of([words] * many, **self._reading())
             for words in dict(encoded)
             if self.regions is not None
         }
         passes = {
-            words: self.in_passes.of([words] * many, clip_skip=request.clip_skip)
+            words: self.in_passes.of([words] * many, **self._reading())
             for words in dict(encoded)
             if self.in_passes is not None
         }
@@ -254,10 +272,8 @@ class _Work:
         with guidance those without the prompt first. Each text is encoded once."""
         guided = self.request.cfg_scale > 1
         words = dict.fromkeys(text for both in texts for text in (both if guided else both[:1]))
-        clip_skip = self.request.clip_skip
-        known = dict(
-            zip(words, encode_texts(self.model, list(words), clip_skip=clip_skip), strict=True)
-        )
+        encoded = encode_texts(self.model, list(words), **self._reading())
+        known = dict(zip(words, encoded, strict=True))
         zero = self.model.zero_negative and not any(negative for _, negative in texts)
         rows: dict[tuple[str, str], Text] = {}
         for both in texts:
@@ -267,6 +283,10 @@ class _Work:
                     negative = known[both[1]].zeros() if zero else known[both[1]]
                     rows[both] = Text.joined([negative, rows[both]])
         return [(both[0], rows[both]) for both in texts]
+
+    def _reading(self) -> dict[str, Any]:
+        """How texts are encoded."""
+        return {"clip_skip": self.request.clip_skip, "embeddings": self.embeddings}
 
     def _begun(self) -> Beginning | None:
         """The start picture."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from composer.experts.hashes import file_hash_of, tensor_hash_of
 from composer.experts.header import read_header
 from composer.experts.info import LoraInfo
-from composer.experts.library import GATES_FOLDER, MIXLORA_FOLDER, Entry, Kind
+from composer.experts.library import EMBEDDINGS_FOLDER, GATES_FOLDER, MIXLORA_FOLDER, Entry, Kind
 from composer.experts.magic import REFUSED_SUFFIXES
 from composer.experts.metadata import read_info
 from composer.experts.names import expert_name
@@ -30,7 +30,7 @@ def read_card(path: Path) -> LoraInfo:
 
 LORAS = Kind(
     suffixes=(".safetensors", *REFUSED_SUFFIXES),
-    skipped=(GATES_FOLDER, MIXLORA_FOLDER),
+    skipped=(GATES_FOLDER, MIXLORA_FOLDER, EMBEDDINGS_FOLDER),
     read=read_card,
     # What the metadata claims is not asked: trainers have written the same for all files.
     hash=tensor_hash_of,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from composer.experts.embedding import Embedding
 from composer.experts.info import LoraInfo
 from composer.experts.low_rank import LowRank
 
@@ -16,7 +17,8 @@ class Expert:
 
     Sites are `part.module`, as in `unet.mid_block.attentions.0.proj_in`. `unmatched` are the keys
     of the file that belong to no module of the model it was read for, `modules` how many modules
-    the file changes, whether the model has them or not.
+    the file changes, whether the model has them or not. `embeddings` are words that it brings along
+    for prompts.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Expert:
     modules: int
     sha256: str
     tensor_hash: str
+    embeddings: tuple[Embedding, ...] = ()
 
     @property
     def share(self) -> float:

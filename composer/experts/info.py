@@ -29,7 +29,7 @@ class LoraInfo:
         preview: a picture that lies beside the file.
         format: the naming of its tensors ("kohya", "diffusers", ...).
         kinds: of adapter, the commonest first ("LoRA", "LoHa", "DoRA", ...).
-        embeddings: words of textual inversion that it holds besides, which are not used.
+        embeddings: words of textual inversion that it holds besides, for prompts.
         weight: the strength its user or maker prefers.
         negative: words for the negative prompt.
         notes: the user's own.

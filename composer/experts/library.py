@@ -21,7 +21,8 @@ from composer.files import clean
 from composer.outside import is_unicode
 
 GATES_FOLDER, MIXLORA_FOLDER, WEIGHTS_FOLDER = "gates", "mixlora", "weights"
-"""The folders in a LoRA folder that hold trained gates, MixLoRAs and tuned weights."""
+EMBEDDINGS_FOLDER = "embeddings"
+"""The folders in a LoRA folder that hold trained gates, MixLoRAs, tuned weights and embeddings."""
 
 Info = TypeVar("Info")
 Stamp = tuple[int, int]  # time of change and size

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from composer.errors import ComposerError
 from composer.experts import deltas, peft_config
+from composer.experts.embedding import embeddings_within
 from composer.experts.expert import Expert
 from composer.experts.fit import misfit
 from composer.experts.formats import KINDS, NORMS, parse_key
@@ -83,6 +84,7 @@ def read_expert(
             sites[site] = _factors(header, tensors, group, place, config)
         except deltas.WrongShape as error:
             raise misfit(path, info.base, modules, site, error.shape) from None
+    sha256 = file_hash(data)
     return Expert(
         name=name or expert_name(path),
         path=path,
@@ -90,8 +92,9 @@ def read_expert(
         info=with_sidecars(info, path),
         unmatched=unmatched,
         modules=count,
-        sha256=file_hash(data),
+        sha256=sha256,
         tensor_hash=tensor_hash(data),
+        embeddings=embeddings_within(header, tensors, sha256),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from composer.errors import ComposerError
 from composer.experts.formats import KINDS, find_embeddings, find_unsupported, parse_key
 from composer.experts.header import Header
+from composer.experts.library import EMBEDDINGS_FOLDER
 
 GATES = "composer.gates"
 """The key in the metadata of a file that holds trained gates and no LoRA."""
@@ -39,7 +40,8 @@ def check_supported(header: Header) -> None:
         if embeddings:
             raise ComposerError(
                 f"{header.path}: holds a textual inversion embedding ({next(iter(embeddings))!r}) "
-                "and no LoRA. Composer reads LoRAs; embeddings are another kind of file."
+                f"and no LoRA. Put it into the folder {EMBEDDINGS_FOLDER}/ of a LoRA folder: then "
+                "its name stands for it in prompts."
             )
         some = ", ".join(map(repr, list(header.tensors)[:3])) or "none"
         raise ComposerError(

@@ -1,14 +1,15 @@
-"""All files at hand: LoRAs, gates, MixLoRAs and tuned weights, in the same folders."""
+"""All files at hand: LoRAs, gates, MixLoRAs, tuned weights and embeddings, in the same folders."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from composer.errors import ComposerError
 from composer.experts.card import LORAS, Card
+from composer.experts.embedding import EMBEDDINGS, EmbeddingCard, asked_in, named_in
 from composer.experts.hashes import file_hash_of
 from composer.experts.info import LoraInfo
 from composer.experts.library import (
@@ -60,13 +61,15 @@ class Libraries:
 
     Trainings write gates and MixLoRAs, so these are looked for anew each time.
 
-    folders: of LoRA files; the others are in their folders `gates/`, `mixlora/` and `weights/`.
+    folders: of LoRA files; the others are in their folders `gates/`, `mixlora/`, `weights/` and
+        `embeddings/`.
     """
 
     def __init__(self, folders: Iterable[str | Path]) -> None:
         folders = tuple(folders)
         self.loras = Library(folders, LORAS)
         self.weights = Library(folders, WEIGHTS)
+        self.embeddings = Library(folders, EMBEDDINGS)
         self.own: dict[str, Library[Any]] = {
             kind.place: Library(folders, kind) for kind in (GATES, MIXLORAS)
         }
@@ -93,6 +96,25 @@ class Libraries:
         """
         return self.loras.find(name)
 
+    def embeddings_in(
+        self, prompts: Collection[str], loras: Collection[Path]
+    ) -> tuple[EmbeddingCard, ...]:
+        """The embeddings that prompts name, but those that one of these LoRA files brings along.
+
+        Raises:
+            ComposerError: one cannot be used, or is asked for and not there.
+        """
+        cards = {card.name: card for card in self.embeddings.scan()}
+        infos = [card.facts for card in self.known().seen if card.path in loras]
+        brought = [word for info in infos if info is not None for word in info.embeddings]
+        for name in asked_in(prompts, (*cards, *brought)):
+            self.embeddings.find(name, rescan=False)
+        known = {word.casefold() for word in brought}
+        found = [cards[name] for name in named_in(prompts, cards) if name.casefold() not in known]
+        for card in found:
+            _ = card.info
+        return tuple(found)
+
     def of(self, recipe: Recipe | type[Recipe]) -> Library[Any]:
         """The files of which a recipe needs one, as they are now."""
         library = self.own[recipe.source]
@@ -101,5 +123,5 @@ class Libraries:
 
     def clean(self) -> None:
         """Delete what was being written when an earlier process was killed."""
-        for library in (self.loras, self.weights, *self.own.values()):
+        for library in (self.loras, self.weights, self.embeddings, *self.own.values()):
             library.clean()

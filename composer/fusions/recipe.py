@@ -79,6 +79,7 @@ class Plan:
     rows: by the expert's name, which under gates is that of the gate file, in the order in which
         they are recorded. paths: of their LoRA files. pins: by the same names.
     source: the file that the recipe itself needs, and its hash.
+    embeddings: files whose names stand in the prompts.
     """
 
     recipe: Recipe
@@ -87,6 +88,7 @@ class Plan:
     pins: tuple[Pin, ...] = ()
     source: Entry[Any] | None = None
     hash: str = ""
+    embeddings: tuple[Entry[Any], ...] = ()
 
     @property
     def by_unit(self) -> bool:

@@ -1,24 +1,17 @@
-"""A reference checkpoint's pickle becomes safetensors: the one place where a `.bin` is opened.
-
-PyTorch reads it with `weights_only=True`, which builds tensors and plain containers and nothing
-else. Older PyTorch could be fooled there (CVE-2025-32434), and is refused.
-"""
+"""A reference checkpoint's pickle becomes safetensors."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 
 from composer.errors import ComposerError
+from composer.experts.pickles import open_pickle
 from composer.language.checkpoint import PICKLE_FILE, WEIGHTS_FILE, read_config, write_adapter
 from composer.language.tensor_names import modern
 from composer.mixlora.names import check_against_settings
-
-SAFE_TORCH = (2, 6)
 
 
 def convert_adapter(source: Path, output: Path) -> Path:
@@ -30,11 +23,6 @@ def convert_adapter(source: Path, output: Path) -> Path:
         ComposerError: there is no pickle, PyTorch is too old, it holds anything but tensors, or
             they do not fit the settings beside it. Nothing is written then.
     """
-    version = re.match(r"(\d+)\.(\d+)", torch.__version__)
-    if version is None or (int(version[1]), int(version[2])) < SAFE_TORCH:
-        raise ComposerError(
-            f"PyTorch {torch.__version__} cannot open pickles safely: install 2.6 or newer."
-        )
     path = source / PICKLE_FILE
     if not path.is_file():
         raise ComposerError(
@@ -49,14 +37,7 @@ def convert_adapter(source: Path, output: Path) -> Path:
 
 
 def _open(path: Path) -> dict[str, Tensor]:
-    try:
-        found: object = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what a broken or hostile pickle raises can be anything
-        first = str(error).strip().splitlines()[0][:200] if str(error).strip() else "it is empty"
-        raise ComposerError(
-            f"{path}: is no file of tensors alone ({first}). Download it again, from somebody you "
-            "trust."
-        ) from None
+    found = open_pickle(path)
     named = cast("dict[Any, Any]", found) if isinstance(found, dict) else {}
     tensors = {
         name: tensor.detach().clone()

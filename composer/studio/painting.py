@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 from composer.diffusion.memory import within_memory
 from composer.diffusion.record import LoraRecord, PictureRecord
 from composer.diffusion.request import Request
 from composer.diffusion.sample import Picture, Step, generate
+from composer.errors import ComposerError
 from composer.experts import Expert
+from composer.experts.embedding import Embedding, named_in, read_embedding
 from composer.fusions import LoraRow, Plan
 from composer.fusions.gate_record import GateRecord
 from composer.studio.engine import Engine
@@ -43,10 +45,12 @@ def paint(
         *engine.notes,
         *_unused(experts.values()),
     )
+    own = tuple(read_embedding(card.path, card.name) for card in plan.embeddings)
+    embeddings = (*_brought(experts.values(), request), *own)
     yield Started(loras=plan.recipe.names(plan), notes=notes)
     finished: list[SavedPicture] = []
     start = "" if asked.start is None else asked.start.fingerprint()
-    with contextlib.closing(_pieces(engine, request, asked, cancelled)) as pieces:
+    with contextlib.closing(_pieces(engine, request, asked, embeddings, cancelled)) as pieces:
         for piece, gates in pieces:
             if isinstance(piece, Step):
                 yield Progress(
@@ -67,6 +71,7 @@ def paint(
                 vae_name=model.vae_name,
                 vae_hash=model.vae_hash,
                 start=start,
+                embeddings={embedding.name: embedding.sha256 for embedding in own},
             )
             finished.append(history.save(piece.image, record, gates))
             yield PictureSaved(saved=finished[-1])
@@ -95,15 +100,33 @@ def _unused(experts: Iterable[Expert]) -> Iterator[str]:
                 f"model and were left out, e.g. {expert.unmatched[0]}. {expert.share:.0%} of the "
                 "modules that it changes are at work."
             )
-        if words := ", ".join(expert.info.embeddings):
-            yield (
-                f"{expert.name}: it holds embeddings besides ({words}), which are not used; its "
-                "trigger may need them."
+
+
+def _brought(experts: Iterable[Expert], request: Request) -> Iterator[Embedding]:
+    """The embeddings that LoRAs bring along and the prompts name.
+
+    Raises:
+        ComposerError: two LoRAs bring one of the same name.
+    """
+    brought = [(embedding, expert) for expert in experts for embedding in expert.embeddings]
+    prompts = (request.prompt, request.negative_prompt)
+    for name in named_in(prompts, dict.fromkeys(embedding.name for embedding, _ in brought)):
+        found = [(each, expert) for each, expert in brought if each.name == name]
+        if len(found) > 1:
+            both = " and ".join(repr(expert.name) for _, expert in found)
+            raise ComposerError(
+                f"The prompt holds {name!r}, an embedding of each of the LoRAs {both}. Take the "
+                "word out, or all of these LoRAs but one."
             )
+        yield found[0][0]
 
 
 def _pieces(
-    engine: Engine, request: Request, asked: ComposeRequest, cancelled: Callable[[], bool]
+    engine: Engine,
+    request: Request,
+    asked: ComposeRequest,
+    embeddings: Sequence[Embedding],
+    cancelled: Callable[[], bool],
 ) -> Generator[tuple[Step | Picture, GateRecord | None], None, None]:
     """The sampling's pieces, and with each picture what the gates gave if that is wanted."""
     pieces = within_memory(
@@ -116,6 +139,7 @@ def _pieces(
             regions=engine.regions(),
             passes=engine.in_passes(),
             start=asked.start,
+            embeddings=embeddings,
         ),
         request,
     )

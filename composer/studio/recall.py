@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from composer.diffusion.prompt import parse_prompt
 from composer.diffusion.record import LoraRecord, PictureRecord
 from composer.errors import ComposerError
+from composer.experts.embedding import asked_in
 from composer.experts.hashes import LEAST_DIGITS, SHORT
 from composer.fusions import LoraRow, recorded_recipe
 from composer.fusions.registry import recipe_now
@@ -48,6 +49,7 @@ def recall(record: PictureRecord, libraries: Libraries) -> Recalled:
             "This picture began from another one, which is not in it: give that picture as the "
             "start again, with its mask if it had one."
         )
+    notes += _find_embeddings(record, libraries)
     negative = parse_prompt(request.negative_prompt, notes)
     if negative.loras:
         tags = ", ".join(map(str, negative.loras))
@@ -96,6 +98,39 @@ def _find_loras(
                 "that into a LoRA folder."
             )
     return names, list(problems.values())
+
+
+def _find_embeddings(record: PictureRecord, libraries: Libraries) -> list[str]:
+    """What is to be said of the embeddings that the prompts name: a word means the file of its
+    name, and is not replaced where that is called otherwise now."""
+    library = libraries.embeddings
+    library.scan()
+    prompts = (record.request.prompt, record.request.negative_prompt)
+    brought = {
+        word for card in libraries.known().seen if card.facts for word in card.facts.embeddings
+    }
+    known = (*(card.name for card in library.seen), *brought)
+    wanted = {**dict.fromkeys(asked_in(prompts, known), ""), **record.embeddings}
+    notes: list[str] = []
+    for name, digits in wanted.items():
+        try:
+            card = library.find(name, rescan=False)
+        except ComposerError as error:
+            same = library.known_by(digits) if len(digits) >= LEAST_DIGITS else ()
+            if same:
+                said = f"The embedding {name!r} is called {same[0].name!r} now: write that instead."
+            elif digits:
+                said = f"{error} It was made with the file whose hash begins {digits[:SHORT]}."
+            else:
+                said = str(error)
+            notes.append(said)
+            continue
+        if digits and not library.is_known_by(card, digits):
+            notes.append(
+                f"The file of the embedding {card.name!r} has changed since, so the picture will "
+                "differ."
+            )
+    return notes
 
 
 def _named(name: str, libraries: Libraries) -> Card:

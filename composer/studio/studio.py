@@ -50,7 +50,7 @@ class Studio:
 
     model: a diffusers folder, a checkpoint file, or a hub name.
     lora_dirs: folders of LoRA files; trained gates are in their folders `gates/`, tuned weights in
-        `weights/`, MixLoRAs in `mixlora/`.
+        `weights/`, MixLoRAs in `mixlora/`, embeddings in `embeddings/`.
     output_dir: where pictures are kept.
     device, dtype, vae, lowvram: as for `load_model`.
     partial: whether LoRAs are used of which much does nothing for this model.
@@ -264,7 +264,10 @@ class Studio:
     def _resolve(self, asked: ComposeRequest) -> tuple[ComposeRequest, Plan]:
         """The request with tags as rows and LoRAs by their full names, and the plan for it."""
         merged = asked.merged(lambda name: self.card(name).name)
-        return merged, merged.recipe.plan(merged.rows, merged.pins, self.libraries)
+        plan = merged.recipe.plan(merged.rows, merged.pins, self.libraries)
+        prompts = (merged.request.prompt, merged.request.negative_prompt)
+        embeddings = self.libraries.embeddings_in(prompts, tuple(plan.paths.values()))
+        return merged, replace(plan, embeddings=embeddings)
 
     def _lend(self, names: Sequence[str]) -> Lent:
         """A copy of the model to train on, and experts for it; waits for the jobs before."""

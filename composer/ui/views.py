@@ -127,7 +127,7 @@ def card_view(card: Card, thumbnail: Image.Image | None) -> Json:
     info = card.info
     title = info.title or card.name
     kinds = ", ".join(kind for kind in info.kinds if kind != "LoRA")
-    words = f"embeddings not used: {', '.join(info.embeddings)}" if info.embeddings else ""
+    words = f"embeddings: {', '.join(info.embeddings)}" if info.embeddings else ""
     rank = f"rank {info.rank}" if info.rank else ""
     part = info.share is not None and info.share < 1
     share = f"{int(100 * (info.share or 0))} % of it fits this model" if part else ""

@@ -34,16 +34,17 @@ def test_one_note_names_every_key_that_is_not_taken_over() -> None:
         "Denoising strength: 0.4, Hires upscale: 2, Hires steps: 8, Hires resize: 5, "
         "Variation seed: 3, "
         'Variation seed strength: 0.5, ENSD: 31337, RNG: NV, TI hashes: "bad: 123456789012", '
-        "Emphasis: No norm, Some Day: x"
+        'Hashes: {"embed:Worse": "0987654321"}, Emphasis: No norm, Some Day: x'
     )
     assert read.request == replace(ASKED, strength=0.4, hires=2)
     (note,) = read.notes
     for key in (
         "Hires resize: 5", "Variation seed: 3",
-        "Variation seed strength", "ENSD: 31337", "RNG: NV", "TI hashes: bad: 123456789012",
+        "Variation seed strength", "ENSD: 31337", "RNG: NV",
         "Emphasis: No norm", "Some Day: x",
     ):  # fmt: skip
         assert key in note
+    assert read.embeddings == {"bad": "123456789012", "Worse": "0987654321"}
 
 
 @pytest.mark.parametrize(

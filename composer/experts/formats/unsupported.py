@@ -41,7 +41,7 @@ _KINDS: tuple[tuple[str, str, str], ...] = (
     ),
 )
 _EMBEDDING = re.compile(r"<(?P<token>.*)>|bundle_emb\.(?P<bundled>[^.]+)(?:\..*)?", re.DOTALL)
-_LONE_EMBEDDING = re.compile(r"emb_params|string_to_param.*|clip_[lg]", re.DOTALL)
+_LONE_EMBEDDING = re.compile(r"emb_params|string_to_param.*|clip_[lgh]", re.DOTALL)
 _PATTERNS = tuple((name, re.compile(pattern), remedy) for name, pattern, remedy in _KINDS)
 
 
