@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from composer.errors import ComposerError
 from composer.fusions.recipe import Plan
@@ -14,11 +14,16 @@ from composer.fusions.sums import Sum
 from composer.settings import setting
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from composer.experts import Expert
     from composer.experts.low_rank import LowRank
     from composer.fusions.libraries import Libraries
     from composer.fusions.merging import Weighted
     from composer.fusions.recipe import Bench
+
+MOST_INPUTS = 6144
+"""Of one site whose products are kept: 300 MB in float64."""
 
 DENSITY = {"above": 0, "at_most": 1, "label": "Density", "help": "The share of numbers kept."}
 
@@ -58,11 +63,26 @@ class Whole(Sum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Known:
+    """What is known of the LoRAs at a site beside their factors, in the same order.
+
+    styles: which of them are styles.
+    inputs: of each (samples, in · kh · kw), what the site sees when the LoRA paints alone; none
+        where the merge does not ask.
+    """
+
+    styles: Sequence[bool]
+    inputs: Sequence[Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Merge(Whole):
     """One difference for each site of the U-Net, in place of those of the LoRAs.
 
-    rank: how much of it is kept; 0 is all.
+    rank: how much of it is kept; 0 is all. observes: whether it needs the inputs of the sites.
     """
+
+    observes: ClassVar[bool] = False
 
     rank: int = setting(
         0,
@@ -72,17 +92,12 @@ class Merge(Whole):
         help="Ranks kept of the merged difference at each site, the nearest; 0 keeps all.",
     )
 
-    def merge(self, site: str, loras: Weighted, styles: Sequence[bool]) -> LowRank:
-        """The difference at a site.
-
-        loras: that change it, with their weights. styles: which of them are styles.
-        """
+    def merge(self, site: str, loras: Weighted, known: Known) -> LowRank:
+        """The difference at a site, of the LoRAs that change it, with their weights."""
         raise NotImplementedError
 
     def attach(self, plan: Plan, bench: Bench) -> dict[str, Expert]:
         """One expert, made when it is asked for the first time, with weight 1."""
-        from composer.fusions.merging import merge_experts
-
         names = sorted(plan.rows)
         experts = {name: bench.read(name, plan.paths[name]) for name in names}
         bench.place(None)
@@ -90,16 +105,8 @@ class Merge(Whole):
             bench.attach("network", {})
             return {}
         weights = [plan.rows[name].weights for name in names]
-        styles = [expert.info.role == "style" for expert in experts.values()]
-        merged, kept = bench.derive(
-            (self, tuple(map(str, weights)), *experts.values()),
-            lambda: merge_experts(
-                tuple(experts.values()),
-                weights,
-                lambda site, loras, here: self.merge(site, loras, [styles[n] for n in here]),
-                self.rank,
-            ),
-        )
+        key = (self, tuple(map(str, weights)), *experts.values())
+        merged, kept = bench.derive(key, lambda: self._merged(experts, weights, bench))
         mixture = bench.attach("network", {names[0]: merged})
         assert mixture is not None  # there is an expert
         bench.fitted = None
@@ -113,6 +120,20 @@ class Merge(Whole):
                 f"Rank {self.rank} keeps {kept:.1%} of the energy of the merged LoRAs."
             )
         return {name: experts[name] for name in plan.rows}
+
+    def _merged(
+        self, experts: Mapping[str, Expert], weights: Sequence[Mapping[str, float]], bench: Bench
+    ) -> tuple[Expert, float]:
+        from composer.fusions.merging import merge_experts
+
+        styles = [expert.info.role == "style" for expert in experts.values()]
+        seen = bench.observe(experts) if self.observes else {}
+
+        def merge(site: str, loras: Weighted, here: Sequence[int]) -> LowRank:
+            inputs = [seen[site][n] for n in here] if site in seen else ()
+            return self.merge(site, loras, Known(styles=[styles[n] for n in here], inputs=inputs))
+
+        return merge_experts(tuple(experts.values()), weights, merge, self.rank)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +154,7 @@ class Ties(Merge):
         "largest", label="Kept", help="Which numbers are kept; by chance is DARE-TIES."
     )
 
-    def merge(self, site: str, loras: Weighted, styles: Sequence[bool]) -> LowRank:
+    def merge(self, site: str, loras: Weighted, known: Known) -> LowRank:
         """See `merging.ties`."""
         from composer.fusions.merging import by_chance, ties
 
@@ -156,7 +177,7 @@ class Dare(Merge):
 
     density: float = setting(0.5, **DENSITY)
 
-    def merge(self, site: str, loras: Weighted, styles: Sequence[bool]) -> LowRank:
+    def merge(self, site: str, loras: Weighted, known: Known) -> LowRank:
         """See `merging.pruned`."""
         from composer.fusions.merging import by_chance, pruned
 
@@ -175,7 +196,7 @@ class Magnitude(Merge):
 
     density: float = setting(0.5, **DENSITY)
 
-    def merge(self, site: str, loras: Weighted, styles: Sequence[bool]) -> LowRank:
+    def merge(self, site: str, loras: Weighted, known: Known) -> LowRank:
         """See `merging.pruned`."""
         from composer.fusions.merging import pruned
 
@@ -198,7 +219,7 @@ class Compressed(Merge):
         8, at_least=1, at_most=4096, label="Rank", help="Ranks kept at each site, the nearest."
     )
 
-    def merge(self, site: str, loras: Weighted, styles: Sequence[bool]) -> LowRank:
+    def merge(self, site: str, loras: Weighted, known: Known) -> LowRank:
         """The sum."""
         from composer.fusions.merging import added
 
@@ -217,7 +238,7 @@ class Knots(Merge):
 
     density: float = setting(0.5, **DENSITY)
 
-    def merge(self, site: str, loras: Weighted, styles: Sequence[bool]) -> LowRank:
+    def merge(self, site: str, loras: Weighted, known: Known) -> LowRank:
         """See `merging.knots`."""
         from composer.fusions.merging import knots
 
@@ -245,11 +266,71 @@ class Projected(Merge):
         help="How much of it is taken out; 1 is all.",
     )
 
-    def merge(self, site: str, loras: Weighted, styles: Sequence[bool]) -> LowRank:
+    def merge(self, site: str, loras: Weighted, known: Known) -> LowRank:
         """See `merging.projected`."""
         from composer.fusions.merging import projected
 
-        return projected(loras, styles, self.strength)
+        return projected(loras, known.styles, self.strength)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegMean(Merge):
+    """RegMean (arXiv 2212.09849), as Mix-of-Show's gradient fusion without a gradient."""
+
+    kind = "regmean"
+    title = "RegMean"
+    description = (
+        "The matrix that is nearest to each LoRA's on what it sees when that LoRA paints alone; "
+        "some steps of each are painted for it first."
+    )
+    brief = "nearest to each on its own pictures"
+    paper = "https://arxiv.org/abs/2212.09849"
+    observes = True
+
+    alpha: float = setting(
+        0.9,
+        at_least=0,
+        at_most=1,
+        label="Alpha",
+        help="How much products of different inputs count; 0 averages each input by itself.",
+    )
+
+    def merge(self, site: str, loras: Weighted, known: Known) -> LowRank:
+        """See `merging.regmean`; where a product of all inputs is too large, the sum."""
+        from composer.fusions.merging import added, regmean
+
+        if known.inputs[0].shape[1] > MOST_INPUTS:
+            return added(loras)
+        return regmean(loras, known.inputs, self.alpha)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ssr(Merge):
+    """SSR-Merge: a router between the LoRAs' ranks, in closed form."""
+
+    kind = "ssr"
+    title = "SSR-Merge"
+    description = (
+        "A router between the ranks of all LoRAs that gives each its own activations on what it "
+        "sees when it paints alone; some steps of each are painted for it first."
+    )
+    brief = "a router between their ranks"
+    paper = "https://arxiv.org/abs/2606.10617"
+    observes = True
+
+    ridge: float = setting(
+        0.01,
+        at_least=0,
+        at_most=100,
+        label="Ridge",
+        help="How little the router trusts what it has seen.",
+    )
+
+    def merge(self, site: str, loras: Weighted, known: Known) -> LowRank:
+        """See `merging.ssr`."""
+        from composer.fusions.merging import ssr
+
+        return ssr(loras, known.inputs, self.ridge)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +346,7 @@ class PeftLinear(Merge):
     brief = "factors added up, about 100 % off"
     paper = "https://huggingface.co/docs/peft/developer_guides/model_merging"
 
-    def merge(self, site: str, loras: Weighted, styles: Sequence[bool]) -> LowRank:
+    def merge(self, site: str, loras: Weighted, known: Known) -> LowRank:
         """See `merging.peft_linear`."""
         from composer.fusions.merging import peft_linear
 

@@ -123,6 +123,53 @@ def projected(loras: Weighted, styles: Sequence[bool], strength: float) -> LowRa
     return added(changed)
 
 
+def regmean(loras: Weighted, inputs: Sequence[Tensor], alpha: float) -> LowRank:
+    """RegMean (arXiv 2212.09849): the W that is nearest to each W_0 + M_i on the inputs X_i of LoRA
+    i, W - W_0 = (sum_i M_i G_i) (sum_i G_i)^-1 with G_i = X_i^T X_i / n, whose entries off the
+    diagonal are multiplied by alpha. Of as many ranks as the LoRAs have.
+
+    inputs: of each LoRA, (samples, in · kh · kw).
+    """
+    grams = [_shrunk(x.double().T @ x.double() / len(x), alpha) for x in inputs]
+    whole = torch.stack(grams).sum(0)
+    whole += _TINY * whole.diagonal().mean() * torch.eye(len(whole), dtype=whole.dtype)
+    changed: list[tuple[LowRank, float]] = []
+    for (factors, weight), gram in zip(loras, grams, strict=True):
+        seen = factors.down.flatten(1).double() @ gram
+        down: Tensor = cast(Any, torch.linalg).solve(whole, seen.T).T
+        changed.append((replace(factors, down=down.float().reshape(factors.down.shape)), weight))
+    return added(changed)
+
+
+def _shrunk(gram: Tensor, alpha: float) -> Tensor:
+    return alpha * gram + (1 - alpha) * torch.diag(gram.diagonal())
+
+
+def ssr(loras: Weighted, inputs: Sequence[Tensor], ridge: float) -> LowRank:
+    """SSR-Merge (arXiv 2606.10617): a router in rank space that gives each LoRA its own
+    activations back. With z = A x, A being all down factors, z_k of the inputs of LoRA k, and E_k
+    keeping its ranks alone,
+
+        R = (sum_k E_k z_k z_k^T) (sum_k z_k z_k^T + lambda I)^-1,    delta = [M_i's B] R A,
+
+    lambda being `ridge` times the mean of the diagonal.
+    """
+    downs = torch.cat([factors.down.flatten(1) for factors, _ in loras]).double()
+    owner = torch.tensor([n for n, (factors, _) in enumerate(loras) for _ in range(factors.rank)])
+    whole = torch.zeros(len(downs), len(downs), dtype=torch.float64)
+    own = torch.zeros_like(whole)
+    for number, x in enumerate(inputs):
+        z = x.double() @ downs.T
+        gram = z.T @ z / len(z)
+        whole += gram
+        own += gram * (owner == number)[:, None]
+    whole += ridge * whole.diagonal().mean() * torch.eye(len(downs), dtype=torch.float64)
+    router: Tensor = cast(Any, torch.linalg).solve(whole, own.T).T  # whole is symmetric
+    ups = torch.cat([f.up.flatten(1) * (f.scale * weight) for f, weight in loras], 1)
+    routed = _as_host(ups, (router @ downs).float(), loras[0][0])
+    return with_bias(routed, bias_of(loras))
+
+
 def peft_linear(loras: Weighted) -> LowRank:
     """PEFT's `combination_type="linear"`: sum_i sqrt(w_i s_i) B_i times sum_i sqrt(w_i s_i) A_i,
     which holds every B_i A_j, wanted or not.
@@ -197,7 +244,7 @@ def merge_experts(
     experts: Sequence[Expert],
     weights: Sequence[Mapping[str, float]],
     merge: Callable[[str, Weighted, Sequence[int]], LowRank],
-    rank: int,
+    rank: int = 0,
 ) -> tuple[Expert, float]:
     """One expert of several, and the share of its U-Net energy that `rank` keeps.
 

@@ -24,6 +24,8 @@ from composer.fusions.rows import (
 from composer.settings import Settings, fields_of
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from composer.experts import Expert
     from composer.experts.info import LoraInfo
     from composer.experts.library import Entry, Library
@@ -65,6 +67,11 @@ class Bench(Protocol):
 
     def attach(self, granularity: Granularity, experts: Mapping[str, Expert]) -> Mixture | None:
         """Attach these experts, and no others; None without any."""
+        ...
+
+    def observe(self, experts: Mapping[str, Expert]) -> Mapping[str, Sequence[Tensor]]:
+        """By site of the U-Net the inputs that each of these sees when it paints alone, in their
+        order, (samples, in · kh · kw); ComposerError for one without trigger words."""
         ...
 
     def derive(self, key: Hashable, make: Callable[[], File]) -> File:

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 from composer.errors import ComposerError
 from composer.experts.hashes import LEAST_DIGITS, SHORT
 from composer.fusions.learned import Gates
-from composer.fusions.merges import Compressed, Dare, Knots, Magnitude, PeftLinear, Projected, Ties
+from composer.fusions.merges import (
+    Compressed,
+    Dare,
+    Knots,
+    Magnitude,
+    PeftLinear,
+    Projected,
+    RegMean,
+    Ssr,
+    Ties,
+)
 from composer.fusions.recipe import Recipe
 from composer.fusions.schedules import KLora, Switch
 from composer.fusions.several_passes import (
@@ -37,6 +47,8 @@ RECIPES: dict[str, type[Recipe]] = {
         Compressed,
         Knots,
         Projected,
+        RegMean,
+        Ssr,
         KLora,
         Switch,
         PromptSwitch,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from composer.diffusion.activations import record_inputs
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.diffusion.passes import PassedPrediction
@@ -21,13 +22,18 @@ from composer.fusions.gate_record import GateRecorder
 from composer.fusions.mixlora_file import read_mixlora
 from composer.mixlora.attach import MixLora
 from composer.mixture import Granularity, Mixture, attach
+from composer.training.gates.prompts import Called, draft_prompts
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from composer.experts.library import Entry
     from composer.fusions.libraries import MixLoraCard
     from composer.fusions.passes import Passes
 
 KEPT_EXPERTS = 16
+PROMPTS, STEPS = 4, 8
+"""Of each LoRA, for merges that ask what its sites see."""
 
 Stamp = tuple[Path, int, int]  # a file as it was when it was read: path, time of change, size
 File = TypeVar("File")
@@ -180,6 +186,17 @@ class Engine:
                 self.mixture = attach(self.model.models, sites, granularity=granularity)
                 self._attached = wanted
         return self.mixture
+
+    def observe(self, experts: Mapping[str, Expert]) -> dict[str, list[Tensor]]:
+        """What the sites of the U-Net see while each of these paints its own prompts alone."""
+        called = [
+            Called(name=name, trigger=expert.info.trigger, role=expert.info.role)
+            for name, expert in experts.items()
+        ]
+        drafted = {one.name: draft_prompts([one], count=PROMPTS).alone[one.name] for one in called}
+        mixture = self.attach("network", experts)
+        assert mixture is not None  # there are experts
+        return record_inputs(self.model, mixture, drafted, steps=STEPS)
 
     def derive(self, key: Hashable, make: Callable[[], File]) -> File:
         """What was made for an equal key the last time, or what is made now."""

@@ -111,6 +111,71 @@ def test_what_is_projected_leaves_the_styles_inputs_alone() -> None:
         close(merging.projected(some, nobody, 1.0), merging.added(some).dense(), CONV)
 
 
+@pytest.mark.parametrize(("shape", "alpha"), list(product([LINEAR, CONV], [0.0, 0.9, 1.0])))
+def test_regmean_is_nearest_to_each_on_its_own_inputs(shape: Sequence[int], alpha: float) -> None:
+    some = loras(shape, bias=True)
+    deltas, weights = whole(some)
+    generator = torch.Generator().manual_seed(3)
+    inputs = [torch.randn(200, deltas[0].shape[1], generator=generator) for _ in some]
+    found = merging.regmean(some, inputs, alpha)
+    grams = [x.double().T @ x.double() / 200 for x in inputs]
+    grams = [alpha * g + (1 - alpha) * torch.diag(g.diag()) for g in grams]
+    mine = [w * d.double() for w, d in zip(weights, deltas, strict=True)]
+    wanted = sum(m @ g for m, g in zip(mine, grams, strict=True)) @ torch.linalg.inv(sum(grams))
+    close(found, wanted.float(), shape)
+    assert found.rank == 9
+    torch.testing.assert_close(found.bias(), merging.added(some).bias(), rtol=1e-4, atol=1e-4)
+    if alpha == 1.0:  # no other matrix is nearer
+
+        def loss(delta: Tensor) -> float:
+            return sum(
+                float((x @ (delta - m).T).square().sum())
+                for x, m in zip(inputs, mine32, strict=True)
+            )
+
+        mine32, best = [m.float() for m in mine], found.dense().flatten(1)
+        for seed in range(3):
+            other = 1e-2 * torch.randn(best.shape, generator=torch.Generator().manual_seed(seed))
+            assert loss(best) < loss(best + other)
+
+
+def test_inputs_apart_keep_each_lora_whole() -> None:
+    """LoRAs that see inputs of their own lose nothing: neither in RegMean nor in SSR-Merge."""
+    some = [(lora(LINEAR, 2, seed), 1.0) for seed in (1, 2)]
+    basis = torch.linalg.qr(torch.randn(12, 12, generator=torch.Generator().manual_seed(0)))[0]
+    codes = torch.randn(2, 300, 2, generator=torch.Generator().manual_seed(1))
+    inputs = [codes[0] @ basis[:2], codes[1] @ basis[2:4]]
+
+    def off(merged: LowRank) -> list[float]:
+        """How far from each LoRA alone on its own inputs, as a part of what it does there."""
+        alone = [x @ factors.dense().T for (factors, _), x in zip(some, inputs, strict=True)]
+        found = [x @ merged.dense().T for x in inputs]
+        return [float((a - b).norm() / a.norm()) for a, b in zip(alone, found, strict=True)]
+
+    assert min(off(merging.added(some))) > 0.3
+    assert max(off(merging.regmean(some, inputs, 1.0))) < 1e-2
+    assert max(off(merging.ssr(some, inputs, 1e-7))) < 1e-2
+
+
+@pytest.mark.parametrize("shape", [LINEAR, CONV])
+def test_ssr_is_its_formula(shape: Sequence[int]) -> None:
+    some = loras(shape)
+    generator = torch.Generator().manual_seed(3)
+    width = some[0][0].down.flatten(1).shape[1]
+    inputs = [torch.randn(150, width, generator=generator).double() for _ in some]
+    stacked = torch.cat([f.down.flatten(1) for f, _ in some]).double()
+    gram, own = torch.zeros(9, 9).double(), torch.zeros(9, 9).double()
+    for x, ranks in zip(inputs, ((0, 2), (2, 5), (5, 9)), strict=True):
+        keep = torch.zeros(9, 9).double()
+        keep[range(*ranks), range(*ranks)] = 1
+        z = (x @ stacked.T).T
+        gram += z @ z.T / 150
+        own += keep @ z @ z.T / 150
+    router = own @ torch.linalg.inv(gram + 0.1 * gram.diag().mean() * torch.eye(9).double())
+    ups = torch.cat([w * f.scale * f.up.flatten(1) for f, w in some], 1).double()
+    close(merging.ssr(some, inputs, 0.1), (ups @ router @ stacked).float(), shape)
+
+
 def test_pefts_linear_is_pefts() -> None:
     """By PEFT itself: two adapters on a layer, merged into a third."""
     layer: Any = nn.Sequential(nn.Linear(12, 10, bias=False))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from composer.diffusion.conditioning import Text, encode_prompts
 from composer.diffusion.denoise import guide, predict
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
+from composer.experts import Expert
 from composer.experts.low_rank import LowRank
 from composer.fusions import (
     PLAIN,
@@ -35,11 +37,12 @@ from composer.fusions.rows import PARTS
 from composer.settings import fields_of
 from composer.studio import ComposeRequest, Studio
 from composer.studio.engine import Engine
+from composer.training.gates.prompts import Called, draft_prompts
 from composer.ui.gate_views import parameters_view, with_parameters
 
 WEIGHTS = {"moon": 0.5, "neon": 1.5, "zibo": 0.8}
 ROLES = {"moon": "background", "neon": "style", "zibo": "character"}
-TRIGGERS = {"moon": "on the moon", "neon": "", "zibo": "zibo fox"}
+TRIGGERS = {"moon": "on the moon", "neon": "in neon style", "zibo": "zibo fox"}
 PROMPT = "a zibo fox and a cat on the moon"
 CFG = 3.0
 
@@ -65,6 +68,12 @@ def engine(tiny_sd: Path) -> Engine:
 
 def read(engine: Engine, folder: Path, name: str) -> Mapping[str, LowRank]:
     return engine.read(name, folder / f"{name}.safetensors").sites
+
+
+def drafts(expert: Expert) -> tuple[str, ...]:
+    """The prompts that call it alone."""
+    one = Called(name=expert.name, trigger=expert.info.trigger, role=expert.info.role)
+    return draft_prompts([one], count=4).alone[expert.name]
 
 
 def mixed(
@@ -206,7 +215,7 @@ def test_turns_are_as_long_as_the_prompt_needs_each_lora(engine: Engine, folder:
         return encode_prompts(engine.model, prompt, None).positive.states.mean(1)
 
     whole = mean(PROMPT)
-    less = {"moon": "a zibo fox and a cat", "zibo": "a and a cat on the moon"}
+    less = {"moon": "a zibo fox and a cat", "zibo": "a and a cat on the moon"}  # neon is not named
     needed = {n: float(1 - functional.cosine_similarity(whole, mean(p))) for n, p in less.items()}
     needed = {n: max(0.05, needed.get(n, 0.0)) for n in WEIGHTS}
     turns = {n: max(1, round(5 * need / max(needed.values()))) for n, need in needed.items()}
@@ -261,6 +270,34 @@ def test_a_merge_is_one_lora_of_all(engine: Engine, folder: Path) -> None:
         finally:
             for site, factors in merged.sites.items():
                 found.sites[site].base.weight -= factors.dense()
+
+
+def test_the_inputs_of_sites_are_those_of_each_lora_painting_alone(
+    engine: Engine, folder: Path
+) -> None:
+    experts = {n: engine.read(n, folder / f"{n}.safetensors") for n in ("moon", "zibo")}
+    engine.mix(Plan(recipe=Sum(), rows={}, paths={}))
+    seen = engine.observe(experts)
+    assert seen.keys() == {site for site in experts["zibo"].sites if site.startswith("unet.")}
+    for site, each in seen.items():
+        width = experts["zibo"].sites[site].down.shape[1]
+        assert [tuple(x.shape) for x in each] == [(512, width)] * 2
+        assert all(len(x.unique(dim=0)) > 100 for x in each)
+    again = engine.observe(experts)
+    assert all(torch.equal(a, b) for s in seen for a, b in zip(seen[s], again[s], strict=True))
+    # cross-attention reads the words, which are those of each LoRA's own prompts
+    words = next(site for site in seen if site.endswith("attn2.to_k"))
+    with torch.no_grad():
+        assert engine.mixture is not None
+        engine.mixture.set_weights({"moon": 1.0, "zibo": 0.0})
+        text = [encode_prompts(engine.model, p, "").rows.states for p in drafts(experts["moon"])]
+    known = torch.cat([rows.flatten(0, 1) for rows in text])
+    exact = "donot_use_mm_for_euclid_dist"
+    apart = torch.cdist(seen[words][0], known, compute_mode=exact).min(1).values
+    assert float(apart.max()) < 1e-4
+    silent = replace(experts["moon"], info=replace(experts["moon"].info, trigger=""))
+    with pytest.raises(ComposerError, match="names no trigger word"):
+        engine.observe({"moon": silent})
 
 
 def test_together_as_strong_as_the_strongest(engine: Engine, folder: Path) -> None:
