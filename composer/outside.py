@@ -12,7 +12,7 @@ import re
 from itertools import accumulate
 from typing import Any, cast
 
-MAX_JSON = 8 * 2**20  # characters
+MAX_JSON = 24 * 2**20  # characters: some LoRA files hold 15 MB of tags
 MAX_DEPTH = 64
 MAX_DIGITS = 300  # of a number: an integer that is shorter fits into a float
 

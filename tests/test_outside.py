@@ -16,7 +16,7 @@ from composer.diffusion.parameters import from_parameters, read_pairs
 from composer.diffusion.prompt import parse_prompt
 from composer.experts.triggers import taken_back, with_words, without_words
 from composer.fusions import read_pins
-from composer.outside import MAX_DEPTH, MAX_DIGITS, parse_json, parse_object, whole
+from composer.outside import MAX_DEPTH, MAX_DIGITS, MAX_JSON, parse_json, parse_object, whole
 
 SETTINGS = "Steps: 20, Sampler: Euler, Seed: 1"
 
@@ -54,7 +54,7 @@ def test_json_as_programs_write_it(text: str | bytes, value: object) -> None:
         ('"\ud800"', "lone surrogate"),
         (b"\xff\xfe\xff", "is not utf-16"),
         (b'"\xff"', "is not utf-8"),
-        (" " * (8 * 2**20) + "1", "is the most"),
+        (" " * MAX_JSON + "1", "is the most"),
         ("[]", "not a JSON object"),
         ('{"a": 1, "a": 2}', "twice"),
     ],

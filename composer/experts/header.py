@@ -18,9 +18,9 @@ from typing import Any, cast
 
 from composer.errors import ComposerError
 from composer.experts.magic import REFUSED_SUFFIXES, describe_foreign, is_safetensors_start
-from composer.outside import parse_object
+from composer.outside import MAX_JSON, parse_object
 
-MAX_HEADER_BYTES = 8 * 2**20
+MAX_HEADER_BYTES = MAX_JSON
 MAX_TENSORS = 20_000
 MAX_DIMENSIONS = 8
 MAX_SIZE = 2**31

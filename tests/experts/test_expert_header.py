@@ -174,7 +174,7 @@ def test_a_bomb_of_tensors_costs_nothing(tmp_path: Path) -> None:
     path = raw_file(tmp_path / "many.safetensors", {str(i): empty for i in range(MAX_TENSORS + 1)})
     with pytest.raises(ComposerError, match=f"{MAX_TENSORS} is the most"):
         read_header(path)
-    text = b"{" + b'"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},' * 200_000 + b"}"
+    text = b"{" + b'"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},' * 500_000 + b"}"
     path = raw_file(tmp_path / "bomb.safetensors", text)
     started = time.monotonic()
     with pytest.raises(ComposerError, match=f"{MAX_HEADER_BYTES} is the most"):

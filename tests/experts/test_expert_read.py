@@ -288,6 +288,18 @@ def test_norms_alone_and_norms_for_a_layer(path: Path) -> None:
     assert own_names(path).shapes == {}
 
 
+def test_a_file_with_15_MB_of_tags(path: Path) -> None:
+    """Trainers write the count of every tag and folder into the header."""
+    tags = {
+        f"10_{folder}": {f"{'long ' * 30}tag {n}": n for n in range(3000)} for folder in range(32)
+    }
+    text = json.dumps(tags)
+    assert len(text) > 15e6
+    expert = read_expert(save(path, kohya_pair(), ss_tag_frequency=text), SMALL)
+    assert set(expert.sites) == {ATTENTION}
+    assert expert.info.tags[0].endswith("tag 2999")
+
+
 def test_no_lora_at_all(path: Path) -> None:
     with pytest.raises(ComposerError, match=r"holds no LoRA in a naming.*first tensors: 'some\.w"):
         read(path, {"some.weight": torch.ones(2)})
