@@ -14,6 +14,7 @@ from composer.diffusion.editing import texts_at_steps
 from composer.diffusion.other_programs import from_texts
 from composer.diffusion.parameters import from_parameters, read_pairs
 from composer.diffusion.prompt import parse_prompt
+from composer.experts.embedding import asked_in, named_in
 from composer.experts.triggers import taken_back, with_words, without_words
 from composer.fusions import read_pins
 from composer.outside import MAX_DEPTH, MAX_DIGITS, MAX_JSON, parse_json, parse_object, whole
@@ -124,6 +125,11 @@ def changed(prompt: str) -> list[str]:
     return texts_at_steps(prompt, 4)
 
 
+def embedded(prompt: str) -> object:
+    names = ("bad hand", "hand", "<s1>")
+    return named_in([prompt], names), asked_in([prompt], names)
+
+
 HOSTILE: dict[str, tuple[Callable[[str], object], Callable[[int], str]]] = {
     "a key that never ends": (from_parameters, lambda n: "a" * n),
     "words and no key": (from_parameters, lambda n: "a -/" * n),
@@ -173,6 +179,11 @@ HOSTILE: dict[str, tuple[Callable[[str], object], Callable[[int], str]]] = {
     "signs": (changed, lambda n: "[a:1]" + ":" * n),
     "digits": (changed, lambda n: "[a:" + "1" * n + ":1]"),
     "spaces before a step": (changed, lambda n: "[a:" + " " * n + "1]"),
+    "embeddings": (embedded, lambda n: "bad hand, " * n),
+    "halves of embeddings": (embedded, lambda n: "bad " * n),
+    "spaces in an embedding": (embedded, lambda n: "bad" + " " * n + "x"),
+    "embeddings that open": (embedded, lambda n: "<embed:" * n + " " * n),
+    "embeddings that are missing": (embedded, lambda n: "embedding:x " * n),
     "spaces about a trigger": (with_trigger, lambda n: "x" + " " * n + "zibo" + " " * n + "y"),
     "triggers": (with_trigger, lambda n: "zibo fox, " * n),
     "halves of triggers": (with_trigger, lambda n: "zibo " * n),

@@ -380,3 +380,19 @@ def test_trigger_regions_are_a_fusion_like_any_other(studio: Studio) -> None:
     pixels = [np.asarray(p.image()).astype(int) for p in alone]
     assert np.abs(pixels[0] - pixels[1]).max() <= 2
     assert summed.image().tobytes() == paint(studio, WEIGHTED).image().tobytes()
+
+
+@pytest.mark.parametrize(
+    "asked", [GATED, replace(WEIGHTED, recipe=Regions())], ids=["learned", "regions"]
+)
+def test_gates_read_the_text_of_each_step(studio: Studio, asked: ComposeRequest) -> None:
+    def drawn(prompt: str, **more: Any) -> bytes:
+        request = replace(REQUEST, prompt=prompt, **more)
+        return pixels(studio, replace(asked, request=request))
+
+    owl = drawn("an owl")
+    assert drawn("[a fox:an owl:0]") == owl
+    changing = drawn("[a fox|an owl]")
+    assert changing not in (owl, drawn("a fox"))
+    # the second pass alone reads the other text
+    assert drawn("[a fox:an owl:1.0]", hires=1.5) != drawn("a fox", hires=1.5)

@@ -5,11 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from tiny_gates import write_gates
 from typer.testing import CliRunner, Result
 
 from composer.cli import app
 from composer.diffusion.png import read_png
+from composer.experts.hashes import file_hash_of
 
 
 def generate(tiny_sd: Path, lora_folder: Path, output: Path, *arguments: str) -> Result:
@@ -37,6 +40,22 @@ def test_a_tag_in_the_negative_prompt_is_refused(
     done = generate(tiny_sd, lora_folder, tmp_path, *asked)
     assert done.exit_code == 2 and "holds the tag '<lora:neon:1>'" in done.output
     assert not list(tmp_path.glob("**/*.png"))
+
+
+def test_embeddings_and_texts_that_change(tiny_sd: Path, lora_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "loras"
+    path = folder / "embeddings" / "bad-hands.safetensors"
+    path.parent.mkdir(parents=True)
+    save_file({"emb_params": torch.ones(2, 32)}, path)
+    asked = ("a [fox:owl:1] <lora:neon:0.5>", "--negative", "(Bad-Hands:1.2), ink")
+    both = ("--lora-dir", str(folder))
+    done = generate(tiny_sd, lora_folder, tmp_path, *asked, *both)
+    assert done.exit_code == 0, done.output
+    record = read_png(Path(done.stdout.strip()))
+    assert record.embeddings == {"bad-hands": file_hash_of(path)}
+    assert record.request.prompt == "a [fox:owl:1]"
+    gone = generate(tiny_sd, lora_folder, tmp_path, "a fox, embedding:bad-hand", *both)
+    assert gone.exit_code == 2 and "Did you mean 'bad-hands'?" in gone.output
 
 
 def test_json_says_all_of_each_picture(tiny_sd: Path, lora_folder: Path, tmp_path: Path) -> None:
