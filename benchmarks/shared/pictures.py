@@ -25,7 +25,7 @@ from composer.errors import ComposerError
 from composer.evaluation.sampling import Shot, sample
 from composer.evaluation.sheets import Cell
 from composer.experts import Expert
-from composer.fusions import RECIPES, Gates, LoraRow, MixLora, Plan, Recipe, Sum
+from composer.fusions import Gates, LoraRow, MixLora, Plan, Sum, read_recipe
 from composer.fusions.gate_file import read_facts
 from composer.fusions.libraries import GateCard, MixLoraCard
 from composer.fusions.mixlora_file import read_mixlora_facts
@@ -39,7 +39,7 @@ from toybox.world import ELEMENTS, Element, Scene, element
 class Case:
     """A picture to be made and judged: what it should show, its prompt, and how it is fused.
 
-    weights: LoRAs by weight, as `fusion` takes them: added up exactly, or the name of another.
+    weights: LoRAs by weight, as `fusion` takes them: the key of a recipe.
     gates: a gate file instead, which names its LoRAs; those in `off` are switched off, and the
         weights of those in `strengths` are multiplied by their strength.
     lora: one LoRA file instead, at weight 1.
@@ -145,8 +145,14 @@ class Studio:
             alike = [path for path, case in todo.items() if case.fused == fused]
             shots = [Shot(prompt=todo[p].prompt, seed=todo[p].seed) for p in alike]
             with self.attached(todo[alike[0]]):
-                regions = self.engine.regions()
-                made = sample(self.model, shots, self.options.sampling, regions=regions)
+                made = sample(
+                    self.model,
+                    shots,
+                    self.options.sampling,
+                    regions=self.engine.regions(),
+                    passes=self.engine.in_passes(),
+                    before_step=self.engine.at_step,
+                )
                 for path, image in zip(alike, made, strict=True):
                     _save(path, image)
                     progress.tick()
@@ -169,7 +175,7 @@ class Studio:
         if case.lora is not None:
             rows = {case.lora.stem: LoraRow(name=case.lora.stem)}
             return Plan(recipe=Sum(), rows=rows, paths={case.lora.stem: case.lora})
-        recipe: Recipe = RECIPES[case.fusion]() if case.gates is None else Gates(file="gates")
+        recipe = read_recipe(case.fusion) if case.gates is None else Gates(file="gates")
         given, card = dict(case.weights), None
         if case.gates is not None:
             facts = read_facts(case.gates)

@@ -89,7 +89,7 @@ class Merge(Whole):
         at_least=0,
         at_most=4096,
         label="Rank",
-        help="Ranks kept of the merged difference at each site, the nearest; 0 keeps all.",
+        help="Ranks kept of the merged difference at each site; 0 is all.",
     )
 
     def merge(self, site: str, loras: Weighted, known: Known) -> LowRank:

@@ -27,15 +27,22 @@ ROWS: tuple[tuple[Row, str, str], ...] = (
 
 
 def fusion_choices(offers: Iterable[Offer], chosen: str = "") -> list[tuple[str, str]]:
-    """The ways of fusing, titles and values; `chosen` is among them even if it does not fit."""
+    """The ways of fusing, titles and values: the usual ones, what is offered, then the others;
+    `chosen` is among them even if it does not fit."""
     kind = chosen.partition(":")[0]
     # with the parameters that were chosen, in the place of the usual ones
-    choices = [(r.title, chosen if chosen and r.kind == kind else r.key) for r in PLAIN]
+    plain = [(r, chosen if chosen and r.kind == kind else r.key) for r in PLAIN]
     offers = tuple(offers)
     words = [offer.title for offer in offers]
+    offered: list[tuple[str, str]] = []
     for offer in offers:
         apart = f" ({offer.recipe.file})" if words.count(offer.title) > 1 else ""
-        choices.append((f"{offer.title}{apart}", offer.recipe.key))
+        offered.append((f"{offer.title}{apart}", offer.recipe.key))
+    choices = [
+        *((recipe.title, key) for recipe, key in plain if recipe.usual),
+        *offered,
+        *((recipe.title, key) for recipe, key in plain if not recipe.usual),
+    ]
     if chosen and chosen not in [value for _, value in choices]:
         choices.append((read_recipe(chosen).label, chosen))
     return choices
