@@ -210,7 +210,10 @@ def _comfy(graph: Json) -> PictureRecord:
     for kind in dict.fromkeys(strange):
         pairs[f"node {kind}"] = ""
     loras = [lora for key in reversed(near) for lora in _loras_of(nodes[key])]
-    prompt, negative = (_text(nodes, near, role) for role in ("positive", "negative"))
+    # ComfyUI's own text encoding knows round brackets alone: these are letters to it
+    prompt, negative = (
+        re.sub(r"[\[\]]", r"\\\g<0>", _text(nodes, near, role)) for role in ("positive", "negative")
+    )
     return _record(prompt, negative, pairs, loras)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image, PngImagePlugin
 
+from composer.diffusion.editing import texts_at_steps
+from composer.diffusion.emphasis import parse_emphasis
 from composer.diffusion.other_programs import from_texts
 from composer.diffusion.parameters import from_parameters
 from composer.diffusion.png import read_png
@@ -183,6 +185,15 @@ def comfy(**nodes: Any) -> PictureRecord:
     read = from_texts({"prompt": json.dumps(GRAPH | nodes), "workflow": "{}"})
     assert read is not None
     return read
+
+
+def test_square_brackets_are_letters_to_comfyui() -> None:
+    text = "[fox|owl] [ink:3], (embedding:bad:1.2)"
+    read = comfy(**{"7": {"class_type": "CLIPTextEncode", "inputs": {"text": text}}})
+    negative = read.request.negative_prompt
+    assert negative == r"\[fox|owl\] \[ink:3\], (embedding:bad:1.2)"
+    assert texts_at_steps(negative, 5) == [negative] * 5
+    assert "".join(part.text for part in parse_emphasis(negative)).startswith("[fox|owl] [ink:3]")
 
 
 def test_a_comfyui_graph() -> None:
