@@ -16,7 +16,7 @@ from composer.experts import deltas, peft_config
 from composer.experts.embedding import embeddings_within
 from composer.experts.expert import Expert
 from composer.experts.fit import misfit
-from composer.experts.formats import KINDS, NORMS, parse_key
+from composer.experts.formats import DORA, KINDS, NORMS, parse_key
 from composer.experts.formats.lora_diffusion import FORMAT
 from composer.experts.groups import Group, broken, changed_by, group_tensors
 from composer.experts.hashes import file_hash, tensor_hash
@@ -146,6 +146,8 @@ def _group(header: Header, modules: ModuleNames) -> tuple[dict[str, Group], tupl
             for slot, other in (("up", "down"), ("down", "up")):
                 if other in group.tensors and slot not in group.tensors:
                     raise broken(header, f"has no {slot} factor for {module!r}")
+        if not kinds and any(slot in group.tensors for slot in DORA):
+            raise broken(header, f"has a magnitude of DoRA's and no factors for {module!r}")
         if len(kinds) > 1:
             raise broken(header, f"has {' and '.join(sorted(kinds))} at once for {module!r}")
         site = modules.site(part, module) if kinds else None

@@ -63,23 +63,24 @@ def assert_same(
 
 
 CASES = KINDS | NAMINGS
-Written = Callable[[str], tuple[Path, Modules]]
+Written = Callable[[str], tuple[Net, Path, Modules]]
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
-    """The file of a case and its adapted modules, written once for all tests here."""
+    """For a case its net, file and adapted modules, made once for all tests here."""
 
     @cache
-    def write(name: str) -> tuple[Path, Modules]:
-        return CASES[name].write(Net.made(), tmp_path_factory.mktemp("written"))
+    def write(name: str) -> tuple[Net, Path, Modules]:
+        net = Net.made()
+        return net, *CASES[name].write(net, tmp_path_factory.mktemp("written"))
 
     return write
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_a_file_adds(name: str, written: Written, net: Net, names: ModuleNames) -> None:
-    path, adapted = written(name)
+def test_what_a_file_adds(name: str, written: Written, names: ModuleNames) -> None:
+    net, path, adapted = written(name)
     assert_same(read_expert(path, names), net, adapted, CASES[name].dtype)
 
 
@@ -123,7 +124,7 @@ def test_a_damaged_file_is_read_as_it_was_or_refused(
     name: str, written: Written, names: ModuleNames
 ) -> None:
     """Or what is no longer known of it is named: over 500 files, some of each kind and naming."""
-    path, _ = written(name)
+    _, path, _ = written(name)
     sound, content, random = read_expert(path, names), path.read_bytes(), Random(name)
     damaged = path.with_name("damaged.safetensors")
     for _ in range(-(-500 // len(CASES))):

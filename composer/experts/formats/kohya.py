@@ -3,7 +3,7 @@
 Dots of module names are underscores, so a name means something only beside the model's own names.
 SDXL files number the blocks as the original code does (sgm.py) or as diffusers does; Linear and
 Conv2d LoRAs (LoCon) have the same keys and differ by shape. LyCORIS' wrapper and SimpleTuner write
-`lycoris_` and do not say of which part.
+`lycoris_`, diffusers' conversion of PEFT's names `base_model_model_`, and do not say of which part.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import re
 from composer.experts.formats.key import Key, split_ending
 from composer.families import named
 
-_PARTS = {"lora_unet_": "unet", **named("kohya"), "lycoris_": None}
-_MODULE = re.compile(rf"(?P<prefix>{'|'.join(_PARTS)})(?P<module>[^.]+)")
+_PARTS = {"lora_unet_": "unet", **named("kohya"), "lycoris_": None, "base_model_model_": None}
+_MODULE = re.compile(rf"(?P<prefix>{'|'.join(_PARTS)})(?P<module>[^.]+(?:\.[^.]+)?)")
 
 
 def parse(key: str) -> Key | None:
@@ -26,5 +26,8 @@ def parse(key: str) -> Key | None:
     if split is None or match is None:
         return None
     # Some converters wrote the prefix twice; no module of a U-Net is called `unet_…`.
-    module = match["module"].removeprefix("unet_")
-    return Key(format="kohya", part=_PARTS[match["prefix"]], module=module, slot=split[1])
+    module, slot = match["module"].removeprefix("unet_"), split[1]
+    if "." in module and slot == "dora_scale":
+        slot = "magnitude"  # diffusers' conversion leaves the last dot, and renames PEFT's
+    module = module.replace(".", "_")
+    return Key(format="kohya", part=_PARTS[match["prefix"]], module=module, slot=slot)
