@@ -143,6 +143,7 @@ def predict(
 
     timestep: one for all, or (batch,).
     text: of batch rows; or of 2 batch, those without the prompt first, for guidance by `cfg_scale`.
+        A U-Net that has learned guidance reads the scale itself, beside rows with the prompt alone.
     """
     guided = len(text) == 2 * len(noisy)
     if guided:
@@ -152,6 +153,7 @@ def predict(
         noisy.to(model.dtype),
         timestep,
         encoder_hidden_states=text.states,
+        timestep_cond=_scale(model, cfg_scale, len(noisy)),
         added_cond_kwargs=_added(model, noisy, text),
         return_dict=False,
     )[0].float()
@@ -159,6 +161,18 @@ def predict(
         return output
     without, with_prompt = output.chunk(2)
     return guide(without, with_prompt, cfg_scale)
+
+
+def _scale(model: Model, cfg_scale: float, rows: int) -> Tensor | None:
+    """What a U-Net reads of the guidance scale that it has learned (arXiv 2310.04378, section 4.2):
+    (rows, time_cond_proj_dim); None for any other."""
+    if not model.guides_itself:
+        return None
+    from diffusers.models.embeddings import get_timestep_embedding
+
+    scales = torch.full((rows,), (cfg_scale - 1) * 1000, device=model.device)
+    width = int(model.unet.config.time_cond_proj_dim)
+    return get_timestep_embedding(scales, width, downscale_freq_shift=1).to(model.dtype)
 
 
 def _added(model: Model, noisy: Tensor, text: Text) -> dict[str, Tensor] | None:

@@ -94,6 +94,11 @@ class Model:
         return int(self.unet.config.cross_attention_dim)
 
     @property
+    def guides_itself(self) -> bool:
+        """Whether the U-Net has learned guidance, as that of an LCM has: it reads the scale."""
+        return self.unet.config.get("time_cond_proj_dim") is not None
+
+    @property
     def token_limit(self) -> int:
         """Tokens in one chunk of a prompt, with its start and end."""
         return min(

@@ -270,7 +270,7 @@ class _Work:
     def _encoded(self, texts: Sequence[tuple[str, str]]) -> list[tuple[str, Text]]:
         """Of the prompt and the negative prompt at each step: the prompt, and the rows of text,
         with guidance those without the prompt first. Each text is encoded once."""
-        guided = self.request.cfg_scale > 1
+        guided = self.request.cfg_scale > 1 and not self.model.guides_itself
         words = dict.fromkeys(text for both in texts for text in (both if guided else both[:1]))
         encoded = encode_texts(self.model, list(words), **self._reading())
         known = dict(zip(words, encoded, strict=True))

@@ -109,6 +109,9 @@ SAMPLERS: dict[str, Sampler] = _registry(
     _k_diffusion("LMS", "LMSDiscreteScheduler"),
     _k_diffusion("DPM2", "KDPM2DiscreteScheduler", "Karras"),
     _k_diffusion("DPM2 a", "KDPM2AncestralDiscreteScheduler", "Karras"),
+    # For models and LoRAs that were made to draw in few steps (see `composer.experts.tools`).
+    Sampler(name="LCM", scheduler="LCMScheduler"),
+    Sampler(name="TCD", scheduler="TCDScheduler"),
     Sampler(name="PNDM", scheduler="PNDMScheduler", settings={"skip_prk_steps": True}),
 )
 
@@ -221,9 +224,15 @@ def set_steps(scheduler: Any, steps: int, device: Any) -> None:
     made two of them equal, as Karras' spacing does: it would skip one and run off the end.
 
     Raises:
-        ComposerError: the model's noise schedule has fewer.
+        ComposerError: the model's noise schedule has fewer, or the sampler was made for fewer.
     """
     check_steps(steps, scheduler.config)
+    most = scheduler.config.get("original_inference_steps")
+    if most is not None and steps > most:
+        raise ComposerError(
+            f"{steps} steps are more than the {most} of this sampler, which is for few steps: give "
+            "4 to 8, or choose another sampler."
+        )
     scheduler.set_timesteps(steps, device=device)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)
