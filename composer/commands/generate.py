@@ -116,16 +116,17 @@ def generate(
         adapter=adapter,
     )
     recipe = _recipe(studio, fusion if _is_given(context, "fusion") else "", gates, mixlora)
+    options_of = {"width": "size", "height": "size"} | options_by_name(Request)
     if again is None:
         asked = ComposeRequest(
             request=Request(**settings), rows=rows, recipe=recipe or PLAIN[0], pins=pins
         )
+        asked = studio.settled(asked, [n for n in settings if _is_given(context, options_of[n])])
     else:
         studio.wait()
         recalled = studio.recall(studio.history.read(again))
         for note in recalled.notes:
             typer.secho(note, fg=typer.colors.YELLOW, err=True)
-        options_of = {"width": "size", "height": "size"} | options_by_name(Request)
         given = {n: value for n, value in settings.items() if _is_given(context, options_of[n])}
         asked = replace(recalled.asked, request=replace(recalled.asked.request, **given))
         if recipe is not None and recipe != asked.recipe:

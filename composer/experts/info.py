@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from composer.errors import ComposerError
 from composer.experts.groups import Module
+from composer.experts.tools import Tool
 
 Role = Literal["character", "clothing", "style", "background", "object", "other"]
 ROLES: tuple[str, ...] = get_args(Role)
@@ -36,6 +37,7 @@ class LoraInfo:
         tags: the commonest tags of its training pictures, commonest first.
         extra: further metadata by the keys it has in the file.
         modules: what it changes, as it spells it.
+        tool: how it wants a model to sample, where it is for few steps and not for what is shown.
         share: of these, how many the model at hand has; None while there is none.
     """
 
@@ -55,6 +57,7 @@ class LoraInfo:
     tags: tuple[str, ...] = ()
     extra: Mapping[str, str] = field(default_factory=dict[str, str])
     modules: frozenset[Module] = field(default=frozenset(), repr=False, compare=False)
+    tool: Tool | None = None
     share: float | None = None
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from composer.experts.formats import DORA, KINDS, Key, find_embeddings, parse_ke
 from composer.experts.groups import Module, changed_by, group_tensors
 from composer.experts.header import Header
 from composer.experts.info import ROLES, LoraInfo
+from composer.experts.tools import tool_named
 from composer.families import FAMILIES, STABLE_DIFFUSION_2
 from composer.outside import parse_object
 
@@ -56,6 +57,14 @@ def read_info(header: Header) -> LoraInfo:
         weight=parse_weight(first("composer.weight", "modelspec.lora_default_weight")),
         negative=first("composer.negative"),
         tags=_top_tags(metadata.get("ss_tag_frequency", "")),
+        tool=None
+        if role in ROLES and role != "other"
+        else tool_named(
+            [
+                header.path.stem,
+                *(metadata.get(key, "") for key in ("modelspec.title", "ss_output_name")),
+            ]
+        ),
         extra={
             key: value
             for key, value in metadata.items()

@@ -157,7 +157,17 @@ class Gates(Recipe):
                     depth=limits.get("depth", ALWAYS),
                 )
             )
-        return tuple(found), tuple(pin.renamed(now) for pin in pins)
+        known = {row.name for row in found}
+        tools = [row for row in rows if row.name not in known and _is_tool(row.name, libraries)]
+        return (*found, *tools), tuple(pin.renamed(now) for pin in pins)
+
+
+def _is_tool(name: str, libraries: Libraries) -> bool:
+    """Whether it is a LoRA for few steps, which no gates know."""
+    try:
+        return libraries.lora(name).info.tool is not None
+    except ComposerError:
+        return False
 
 
 def find_loras(card: GateCard, library: Library[LoraInfo], *, wait: bool = True) -> dict[str, Card]:

@@ -85,6 +85,8 @@ class Plan:
 
     rows: by the expert's name, which under gates is that of the gate file, in the order in which
         they are recorded. paths: of their LoRA files. pins: by the same names.
+    tools: LoRAs for few steps by the library's names, which are added below whatever the recipe
+        fuses; tool_paths: of their files.
     source: the file that the recipe itself needs, and its hash.
     embeddings: files whose names stand in the prompts.
     """
@@ -93,6 +95,8 @@ class Plan:
     rows: Mapping[str, LoraRow]
     paths: Mapping[str, Path]
     pins: tuple[Pin, ...] = ()
+    tools: Mapping[str, LoraRow] = field(default_factory=dict[str, LoraRow])
+    tool_paths: Mapping[str, Path] = field(default_factory=dict[str, Path])
     source: Entry[Any] | None = None
     hash: str = ""
     embeddings: tuple[Entry[Any], ...] = ()

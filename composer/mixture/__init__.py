@@ -1,5 +1,6 @@
 """Experts and gates attached to a model."""
 
+from composer.mixture.always import attach_always
 from composer.mixture.attach import attach
 from composer.mixture.gates import ConstantGate, Gate
 from composer.mixture.learned import GateSettings, LearnedGate
@@ -32,5 +33,6 @@ __all__ = [
     "Switch",
     "Unit",
     "attach",
+    "attach_always",
     "region_maps",
 ]

@@ -21,7 +21,14 @@ from composer.fusions.gate_file import GateFile, gated
 from composer.fusions.gate_record import GateRecorder
 from composer.fusions.mixlora_file import read_mixlora
 from composer.mixlora.attach import MixLora
-from composer.mixture import Granularity, Mixture, attach
+from composer.mixture import (
+    Granularity,
+    LowRankLike,
+    Mixture,
+    attach,
+    attach_always,
+)
+from composer.mixture.replacement import Attached as Attachment
 from composer.training.gates.prompts import Called, draft_prompts
 
 if TYPE_CHECKING:
@@ -38,13 +45,15 @@ PROMPTS, STEPS = 4, 8
 Stamp = tuple[Path, int, int]  # a file as it was when it was read: path, time of change, size
 File = TypeVar("File")
 Attached = tuple[Granularity, tuple[tuple[str, Expert], ...]]
+Tools = tuple[tuple[Expert, tuple[tuple[str, float], ...]], ...]
+"""Experts that are always added, with their weights in the U-Net and in the text encoders."""
 
 
 class Engine:
     """One model, the experts read for it, and the mixture that stands in it now.
 
     A MixLoRA stands below the mixture, next to the model itself: LoRAs are added to it as if the
-    model had always known what it has learned.
+    model had always known what it has learned. Tools, LoRAs for few steps, stand between the two.
     """
 
     def __init__(self, model: Model, *, partial: bool = False) -> None:
@@ -59,6 +68,8 @@ class Engine:
         self._opened: tuple[Stamp, Any] | None = None  # the file that was read last
         self.fitted: GateFile | None = None  # the gates in the mixture
         self._placed: tuple[Stamp, MixLora] | None = None
+        self._tools: Tools = ()  # that are wanted
+        self._standing: tuple[Tools, Attachment] | None = None  # those that stand in the model
         self._derived: tuple[Hashable, Any] = (None, None)
         self.passes: Passes | None = None  # of a step, those of the recipe that is attached
         self.notes: list[str] = []  # for people, on what is attached
@@ -116,7 +127,9 @@ class Engine:
             ComposerError: a file is for another model, or damaged; a pin is for no unit.
         """
         self.passes, self.notes = None, []
-        return plan.recipe.attach(plan, self)
+        tools = {name: self.read(name, path) for name, path in plan.tool_paths.items()}
+        self._tools = tuple((e, tuple(plan.tools[n].weights.items())) for n, e in tools.items())
+        return tools | plan.recipe.attach(plan, self)
 
     def at_step(self, index: int, total: int) -> None:
         """Tell the mixture which step of a sampling comes next."""
@@ -146,6 +159,9 @@ class Engine:
     def release(self) -> None:
         """Take the mixture and the MixLoRA out of the model, bit for bit."""
         self._detach()
+        if self._standing is not None:
+            self._standing[1].detach()
+        self._standing = None
         if self._placed is not None:
             self._placed[1].detach()
         self._placed = None
@@ -178,6 +194,7 @@ class Engine:
     def attach(self, granularity: Granularity, experts: Mapping[str, Expert]) -> Mixture | None:
         """The mixture of these experts and no others, attached anew if it is another one; None
         without any."""
+        self._stand()
         wanted = (granularity, tuple(experts.items()))
         if wanted != self._attached:
             self._detach()
@@ -197,6 +214,22 @@ class Engine:
         mixture = self.attach("network", experts)
         assert mixture is not None  # there are experts
         return record_inputs(self.model, mixture, drafted, steps=STEPS)
+
+    def _stand(self) -> None:
+        """Let the tools that are wanted stand in the model, and no others."""
+        if self._tools == (() if self._standing is None else self._standing[0]):
+            return
+        self._detach()
+        if self._standing is not None:
+            self._standing[1].detach()
+        self._standing = None
+        if self._tools:
+            weighed = [
+                (expert.name, weight, _of_part(expert, part))
+                for expert, weights in self._tools
+                for part, weight in weights
+            ]
+            self._standing = (self._tools, attach_always(self.model.models, weighed))
 
     def derive(self, key: Hashable, make: Callable[[], File]) -> File:
         """What was made for an equal key the last time, or what is made now."""
@@ -220,3 +253,12 @@ def _stamp(what: str, path: Path) -> Stamp:
             f"The {what} gone: {path} cannot be read. Put it back, or press Refresh."
         ) from error
     return path, status.st_mtime_ns, status.st_size
+
+
+def _of_part(expert: Expert, part: str) -> dict[str, LowRankLike]:
+    """Its factors in the U-Net, or in all text encoders."""
+    return {
+        site: factors
+        for site, factors in expert.sites.items()
+        if site.startswith("unet.") == (part == "unet")
+    }

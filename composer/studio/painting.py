@@ -38,16 +38,19 @@ def paint(
     begun, model = time.monotonic(), engine.model
     request = asked.request.resolve(size=model.size, multiple=model.multiple)
     experts = engine.mix(plan)
-    loras = tuple(_record(plan.rows[name], expert) for name, expert in experts.items())
+    rows = {**plan.rows, **plan.tools}
+    loras = tuple(_record(rows[name], expert) for name, expert in experts.items())
+    fused = [expert for name, expert in experts.items() if name not in plan.tools]
     fusion = plan.recipe.to_record(plan)
     notes = (
-        *plan.recipe.notes(plan, experts.values(), request.prompt),
+        *plan.recipe.notes(plan, fused, request.prompt),
+        *(_of_tool(experts[name], request) for name in plan.tools),
         *engine.notes,
         *_unused(experts.values()),
     )
     own = tuple(read_embedding(card.path, card.name) for card in plan.embeddings)
     embeddings = (*_brought(experts.values(), request), *own)
-    yield Started(loras=plan.recipe.names(plan), notes=notes)
+    yield Started(loras=(*plan.recipe.names(plan), *plan.tools), notes=notes)
     finished: list[SavedPicture] = []
     start = "" if asked.start is None else asked.start.fingerprint()
     with contextlib.closing(_pieces(engine, request, asked, embeddings, cancelled)) as pieces:
@@ -89,6 +92,19 @@ def _record(row: LoraRow, expert: Expert) -> LoraRecord:
         share=round(expert.share, 4),
         **row.weights,
     )
+
+
+def _of_tool(expert: Expert, request: Request) -> str:
+    """That it is one, and how it is meant to be used where it is not."""
+    tool = expert.info.tool
+    assert tool is not None
+    note = (
+        f"{expert.name}: a LoRA for few steps ({tool.name}). It is added at its weight, whatever "
+        "fuses the others."
+    )
+    if any(getattr(request, name) != value for name, value in tool.settings.items()):
+        note += f" It is meant for {tool.words}."
+    return note
 
 
 def _unused(experts: Iterable[Expert]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from composer.errors import ComposerError
 from composer.fusions import Offer
 from composer.fusions.offers import offers_of
+from composer.fusions.rows import ALWAYS
 from composer.studio.comparing import Comparison, Way, paint_each, ways_of
 from composer.studio.events import Event, Finished, Queued
 from composer.studio.history import History, SavedPicture
@@ -27,6 +28,7 @@ from composer.studio.wording import Wording
 # thread, so that the page answers meanwhile.
 if TYPE_CHECKING:
     from composer.experts.card import Card
+    from composer.experts.tools import Tool
     from composer.fusions import Plan, Recipe
     from composer.fusions.libraries import Libraries
     from composer.studio.engine import Engine
@@ -264,10 +266,35 @@ class Studio:
     def _resolve(self, asked: ComposeRequest) -> tuple[ComposeRequest, Plan]:
         """The request with tags as rows and LoRAs by their full names, and the plan for it."""
         merged = asked.merged(lambda name: self.card(name).name)
-        plan = merged.recipe.plan(merged.rows, merged.pins, self.libraries)
+        tools = {row.name: row for row in merged.rows if row.active and self._tool(row.name)}
+        for row in tools.values():
+            if (row.steps, row.depth) != (ALWAYS, ALWAYS):
+                raise ComposerError(
+                    f"The LoRA {row.name!r} is for few steps and acts in all of them, everywhere: "
+                    "take its limits away."
+                )
+        others = [row for row in merged.rows if row.name not in tools]
+        plan = merged.recipe.plan(others, merged.pins, self.libraries)
+        paths = {name: self.card(name).path for name in sorted(tools)}
         prompts = (merged.request.prompt, merged.request.negative_prompt)
-        embeddings = self.libraries.embeddings_in(prompts, tuple(plan.paths.values()))
-        return merged, replace(plan, embeddings=embeddings)
+        embeddings = self.libraries.embeddings_in(prompts, (*plan.paths.values(), *paths.values()))
+        return merged, replace(plan, tools=tools, tool_paths=paths, embeddings=embeddings)
+
+    def _tool(self, name: str) -> Tool | None:
+        """How a LoRA wants a model to sample, if it is for few steps."""
+        return self.card(name).info.tool
+
+    def settled(self, asked: ComposeRequest, given: Collection[str]) -> ComposeRequest:
+        """The request with the settings of its tools, LoRAs for few steps, but for those `given` by
+        the user; of several tools, those of the first."""
+        merged = asked.merged(lambda name: self.card(name).name)
+        for row in merged.rows:
+            if row.active and (tool := self._tool(row.name)):
+                own = {name: v for name, v in tool.settings.items() if name not in given}
+                if "sampler" in given:  # whose schedules are others
+                    own.pop("schedule", None)
+                return replace(asked, request=replace(asked.request, **own))
+        return asked
 
     def _lend(self, names: Sequence[str]) -> Lent:
         """A copy of the model to train on, and experts for it; waits for the jobs before."""

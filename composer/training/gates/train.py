@@ -194,6 +194,13 @@ def train_gates(
     if not experts:
         raise ComposerError("There is no LoRA to train gates for: choose at least one.")
     check_here(model)
+    for expert in experts:
+        if expert.info.tool is not None:
+            raise ComposerError(
+                f"The LoRA {expert.name!r} is for few steps ({expert.info.tool.name}) and not for "
+                "what pictures show: gates do not weigh it. Leave it out here, and choose it "
+                "beside the gates."
+            )
     if model.dtype == torch.float16:
         raise ComposerError(
             f"{model.name} is loaded in float16, in which small gradients vanish: load it in"
