@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
-from accelerate.utils import send_to_device
 from torch import nn
 
 from composer.diffusion.model import Model
@@ -72,4 +72,5 @@ class _OnlyOne(ModelHook):
     def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         self._turn.give(module)
         device = self._turn.device
-        return send_to_device(args, device), send_to_device(kwargs, device)
+        move: Any = import_module("accelerate.utils").send_to_device
+        return move(args, device), move(kwargs, device)

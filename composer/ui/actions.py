@@ -155,6 +155,16 @@ class Actions:
         words = views.trigger_of(self._studio, event) if wanted else ""
         return changed(prompt, taken_back(prompt, words))
 
+    def take_settings(self, event: gr.EventData) -> Update:
+        """The settings of a LoRA for few steps that was just chosen; nothing for any other."""
+        card = views.cards_of(self._studio).get(str(event.name))
+        tool = None if card is None else card.info.tool
+        if card is None or tool is None:
+            return NOTHING
+        name = views.escaped(card.info.title or card.name)
+        gr.Info(f"{name} is for few steps: {tool.words} are set.", title=tool.name)
+        return {getattr(self._page, field): value for field, value in tool.settings.items()}
+
     def use(self, current: str | None) -> Update:
         """All settings of the picture that is shown."""
         try:

@@ -57,6 +57,8 @@ def add(
         tab.select(actions.reopen, [page.fusion, page.current], known, **QUICK)
     words = [page.prompt, page.triggers]
     mixer.added(actions.add_trigger, words, page.prompt, **QUICK)
+    settings = [page.steps, page.cfg_scale, page.sampler, page.schedule]
+    mixer.added(actions.take_settings, outputs=settings, **NOTING)
     mixer.removed(actions.remove_trigger, words, page.prompt, **QUICK)
     mixer.added(actions.gates.grown, page.fusion, page.fusion, **NOTING)
     expander.expand(
