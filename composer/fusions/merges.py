@@ -127,10 +127,10 @@ class Merge(Whole):
         from composer.fusions.merging import merge_experts
 
         styles = [expert.info.role == "style" for expert in experts.values()]
-        seen = bench.observe(experts) if self.observes else {}
+        seen = bench.observe(experts) if self.observes else None
 
         def merge(site: str, loras: Weighted, here: Sequence[int]) -> LowRank:
-            inputs = [seen[site][n] for n in here] if site in seen else ()
+            inputs = [] if seen is None else [seen[site][n] for n in here]
             return self.merge(site, loras, Known(styles=[styles[n] for n in here], inputs=inputs))
 
         return merge_experts(tuple(experts.values()), weights, merge, self.rank)

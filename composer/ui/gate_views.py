@@ -79,14 +79,13 @@ def with_parameters(recipe: Recipe, values: Sequence[Any]) -> Recipe:
     kinds = fields_of(type(recipe))
     names = list(recipe.parameters)
     numbers = iter(values[:PARAMETERS])
-    given = {n: values[PARAMETERS] if choices_of(kinds[n][0]) else next(numbers) for n in names}
-    return type(recipe)(
-        **{
-            name: int(value) if kinds[name][0] is int and float(value).is_integer() else value
-            for name, value in given.items()
-            if value is not None
-        }
-    )
+    given: Json = {}
+    for name in names:
+        value = values[PARAMETERS] if choices_of(kinds[name][0]) else next(numbers)
+        whole = kinds[name][0] is int and value is not None and float(value).is_integer()
+        if value is not None:
+            given[name] = int(value) if whole else value
+    return type(recipe)(**given)
 
 
 def offers_view(offers: Iterable[Offer], chosen: Recipe) -> Json:

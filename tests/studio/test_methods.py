@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from studio_pictures import finished, ready
 from tiny_loras import write_lora
 from torch import Tensor
@@ -318,6 +319,38 @@ def test_together_as_strong_as_the_strongest(engine: Engine, folder: Path) -> No
     assert mixture.weights["neon"]["unet"] == 1.5  # never stronger than asked for
     mixture = mixed(engine, folder, read_recipe("energy"), ["neon"])
     assert mixture.weights["neon"]["unet"] == pytest.approx(1.5)
+
+
+def test_text_encoders_of_sdxl_share_a_weight(tiny_sdxl: Path, tmp_path: Path) -> None:
+    """Rows weigh the U-Net and the text encoders, of which SDXL has two."""
+    shapes = {
+        "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k": (32, 80),
+        "lora_te1_text_model_encoder_layers_0_self_attn_v_proj": (32, 32),
+        "lora_te2_text_model_encoder_layers_0_self_attn_v_proj": (48, 48),
+    }
+    for name in ("neon", "zibo"):
+        tensors: dict[str, Tensor] = {}
+        for site, (out, into) in shapes.items():
+            tensors[f"{site}.lora_down.weight"] = torch.randn(4, into)
+            tensors[f"{site}.lora_up.weight"] = torch.randn(out, 4)
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    engine = Engine.load(str(tiny_sdxl), device="cpu", dtype=None)
+    paths = {name: tmp_path / f"{name}.safetensors" for name in ("neon", "zibo")}
+    rows = {name: LoraRow(name=name, weight=0.5, text_encoder=0.25) for name in paths}
+    for key in ("weighted", "nla", "energy:strength=9"):
+        engine.mix(Plan(recipe=read_recipe(key), rows=rows, paths=paths))
+        assert engine.mixture is not None
+        assert engine.mixture.weights["zibo"] == {
+            "unet": 0.5,
+            "text_encoder": 0.5 if key == "nla" else 0.25,
+            "text_encoder_2": 0.5 if key == "nla" else 0.25,
+        }
+    for recipe in PLAIN:
+        if getattr(recipe, "observes", False) or recipe.kind == "w-switch":
+            continue  # without trigger words
+        engine.mix(Plan(recipe=recipe, rows=rows, paths=paths))
+        assert engine.mixture is not None
+        assert {site.split(".")[0] for site in engine.mixture.sites} == {*engine.model.models}
 
 
 def test_what_was_fused_before_does_not_matter(engine: Engine, folder: Path) -> None:
