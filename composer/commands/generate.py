@@ -100,9 +100,9 @@ def generate(
     from composer.fusions import PLAIN, Pin
     from composer.studio import ComposeRequest, Studio
 
-    width, height = _read_size(size)
+    width, height = read_size(size)
     settings |= {"prompt": prompt, "width": width, "height": height}
-    rows, pins = tuple(map(_read_row, lora)), tuple(Pin.read(line) for line in pin if line.strip())
+    rows, pins = tuple(map(read_row, lora)), tuple(Pin.read(line) for line in pin if line.strip())
     studio = Studio(
         model,
         lora_dir,
@@ -138,7 +138,7 @@ def generate(
         words = studio.wording.expand(said, studio.active(asked), whole=whole, seed=number)
         asked = replace(asked, request=replace(asked.request, prompt=words))
     begun = _read_start(start, mask)
-    pictures = _follow(studio.compose(replace(asked, gate_map=gate_map, start=begun)))
+    pictures = follow(studio.compose(replace(asked, gate_map=gate_map, start=begun)))
     for picture in pictures:
         typer.echo(json.dumps(_told(picture)) if as_json else str(picture.path))
 
@@ -188,7 +188,7 @@ def _is_given(context: typer.Context, option: str) -> bool:
     return source is not None and source.name != "DEFAULT"
 
 
-def _follow(events: Iterable[Event]) -> tuple[SavedPicture, ...]:
+def follow(events: Iterable[Event]) -> tuple[SavedPicture, ...]:
     """Show progress on the error stream until the pictures are there."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress as Bar, TextColumn
@@ -217,7 +217,8 @@ def _told(picture: SavedPicture) -> dict[str, Any]:
     return {"path": str(picture.path), **json.loads(picture.record.to_json())}
 
 
-def _read_row(text: str) -> LoraRow:
+def read_row(text: str) -> LoraRow:
+    """The row of one --lora; ComposerError where it is not written as its help says."""
     from composer.fusions import LoraRow
 
     name, equals, weights = text.rpartition("=")
@@ -252,7 +253,8 @@ def _read_limits(limits: list[str]) -> dict[str, Any]:
     return spans
 
 
-def _read_size(text: str) -> tuple[int | None, int | None]:
+def read_size(text: str) -> tuple[int | None, int | None]:
+    """Width and height of "64x64"; None for both where nothing was given."""
     if not text:
         return None, None
     found = _SIZE.fullmatch(text.strip().lower())

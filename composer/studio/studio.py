@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from composer.experts.tools import Tool
     from composer.fusions import Plan, Recipe
     from composer.fusions.libraries import Libraries
+    from composer.studio.axes import GridCell
     from composer.studio.engine import Engine
+    from composer.studio.grid import GridFolder, Painted
     from composer.studio.lending import Lent
 
 
@@ -238,6 +240,49 @@ class Studio:
 
         title = f"Compare: {plans[0][0].request.prompt}" if plans else "Compare"
         return self._follow(self._jobs.submit(work, owner=owner, title=title))
+
+    def grid(
+        self, cells: Sequence[GridCell], folder: GridFolder, *, owner: str = ""
+    ) -> Iterator[Event]:
+        """Paint the pictures of these cells that the folder lacks, as one job; otherwise as
+        `compose`."""
+        self.start()
+        resolved = [(cell, *self._resolve(cell.asked)) for cell in cells]
+
+        def work(cancelled: Callable[[], bool]) -> Iterator[Event]:
+            from composer.studio.grid import paint_grid
+
+            if self._engine is None:
+                raise ComposerError(self._status.message)
+            return paint_grid(self._engine, folder, resolved, cancelled)
+
+        title = f"Grid: {cells[0].asked.request.prompt}" if cells else "Grid"
+        return self._follow(self._jobs.submit(work, owner=owner, title=title))
+
+    def painted(self, cells: Sequence[GridCell], folder: GridFolder) -> list[Painted | None]:
+        """The pictures of these cells, of a loaded model; None for one that is missing."""
+        from composer.studio.grid import painted_cells
+
+        if self._engine is None:
+            return [None] * len(cells)
+        resolved = [(cell, *self._resolve(cell.asked)) for cell in cells]
+        return painted_cells(self._engine, folder, resolved)
+
+    def scores(
+        self, cells: Sequence[GridCell], folder: GridFolder, *, owner: str = ""
+    ) -> Iterator[Any]:
+        """Score the painted cells, as one job: a `scores.Scored` for each, then `Finished`."""
+        self.start()
+        resolved = [(cell, *self._resolve(cell.asked)) for cell in cells]
+
+        def work(cancelled: Callable[[], bool]) -> Iterator[Any]:
+            from composer.studio.scores import score_cells
+
+            if self._engine is None:
+                raise ComposerError(self._status.message)
+            return score_cells(self._engine, folder, resolved, cancelled)
+
+        return self._follow(self._jobs.submit(work, owner=owner, title="Score a grid"))
 
     def active(self, asked: ComposeRequest) -> tuple[str, ...]:
         """The LoRAs that would be active in a picture, by the library's names.

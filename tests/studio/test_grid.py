@@ -1,0 +1,210 @@
+"""Grids of pictures: their axes, that nothing is painted twice, and what is written of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from studio_pictures import finished, ready
+from tiny_loras import write_lora
+from typer.testing import CliRunner
+
+from composer.cli import app
+from composer.diffusion.request import Request
+from composer.errors import ComposerError
+from composer.evaluation.report import Shown, write_report
+from composer.fusions import LoraRow, Sum, read_recipe
+from composer.studio import ComposeRequest, Studio
+from composer.studio.axes import cells_of, read_axis
+from composer.studio.grid import GridFolder
+from composer.studio.scores import Scored
+
+REQUEST = Request(prompt="a zibo fox", seed=4, steps=2, width=16, height=16, cfg_scale=2.0, count=3)
+ASKED = ComposeRequest(request=REQUEST, rows=(LoraRow(name="zibo"), LoraRow(name="neon")))
+
+
+@pytest.fixture(scope="module")
+def loras(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("grid") / "loras"
+    for seed, name in enumerate(("zibo", "neon")):
+        write_lora(folder / f"{name}.safetensors", seed=seed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def studio(tiny_sd: Path, loras: Path, tmp_path_factory: pytest.TempPathFactory) -> Studio:
+    return ready(tiny_sd, loras, tmp_path_factory.mktemp("outputs"))
+
+
+def test_cells_are_every_combination_the_last_axis_fastest() -> None:
+    axes = [read_axis(text) for text in ("seed=1,2", "density=0.3,0.5", "way=ties|dare:density=1")]
+    cells = cells_of(ASKED, axes)
+    assert [cell.labels for cell in cells[:3]] == [
+        ("1", "0.3", "ties"),
+        ("1", "0.3", "dare:density=1"),
+        ("1", "0.5", "ties"),
+    ]
+    assert len(cells) == 8 and {cell.asked.request.count for cell in cells} == {1}
+    # the way is chosen first, then its parameters, whatever the order of the axes
+    assert cells[0].asked.recipe == read_recipe("ties:density=0.3")
+    assert cells[1].asked.recipe == read_recipe("dare:density=0.3")
+    assert cells[-1].asked.request.seed == 2
+
+
+def test_every_kind_of_axis_changes_its_thing_alone() -> None:
+    def only(text: str) -> ComposeRequest:
+        (cell,) = cells_of(ASKED, [read_axis(text)])
+        return cell.asked
+
+    assert only("cfg=3.5").request.cfg_scale == 3.5 and only("steps=7").request.steps == 7
+    assert only("sampler=Euler a").request.sampler == "Euler a"
+    assert only("prompt=a cat").request.prompt == "a cat"
+    assert only("width=32").request.width == 32
+    assert only("way=bare").rows == () and only("way=bare").recipe == Sum()
+    assert only("way=alone:neon").rows == (LoraRow(name="neon"),)
+    assert only("way=gates:pair").recipe.key == "gates:pair"
+    rows = {row.name: row.weight for row in only("lora:zibo=0.25").rows}
+    assert rows == {"zibo": 0.25, "neon": 1.0}
+    rows = {row.name: row.weight for row in only("lora:moon=2").rows}
+    assert rows == {"zibo": 1.0, "neon": 1.0, "moon": 2.0}
+    values = [cell.labels[0] for cell in cells_of(ASKED, [read_axis("prompt=a, b|c")])]
+    assert values == ["a, b", "c"]
+    bare = cells_of(ASKED, [read_axis("lora:zibo=0.5,1"), read_axis("way=bare|weighted")])
+    assert [len(cell.asked.rows) for cell in bare] == [0, 2, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (["seed"], "not understood"),
+        (["=1"], "not understood"),
+        (["seed="], "not understood"),
+        (["seed=1,,2"], "not understood"),
+        (["seed=1,1"], "twice"),
+        (["seed=1", "seed=2"], "twice"),
+        (["seed=x"], "whole number"),
+        (["seed=1.5"], "whole number"),
+        (["cfg=nan"], "number"),
+        (["lora:zibo=much"], "number"),
+        (["lora:zibo=99"], "between"),
+        (["steps=0"], "number of steps"),
+        (["sampler=magic"], "sampler"),
+        (["way=magic"], "no fusion"),
+        (["count=1,2"], "no axis 'count'"),
+        (["density=0.3"], "no such parameter"),
+        (["density=7", "way=ties"], "density"),
+        (
+            [f"seed={','.join(map(str, range(40)))}", f"steps={','.join(map(str, range(1, 40)))}"],
+            "1560",
+        ),
+    ],
+)
+def test_what_no_axis_is_is_said(texts: list[str], words: str) -> None:
+    with pytest.raises(ComposerError, match=words):
+        for cell in cells_of(ASKED, [read_axis(text) for text in texts]):
+            cell.asked.request.resolve(size=16, multiple=2)
+
+
+def test_what_is_painted_is_not_painted_again(studio: Studio, tmp_path: Path) -> None:
+    cells = cells_of(ASKED, [read_axis("seed=1,2"), read_axis("way=bare|alone:zibo|weighted")])
+    first = finished(studio.grid(cells, GridFolder(tmp_path))).pictures
+    assert len(first) == 6
+    assert finished(studio.grid(cells, GridFolder(tmp_path))).pictures == ()
+    # one is lost, one is new, and the others stay
+    first[3].path.unlink()
+    more = cells_of(ASKED, [read_axis("seed=1,2"), read_axis("way=bare|alone:zibo|weighted|ties")])
+    again = finished(studio.grid(more, GridFolder(tmp_path))).pictures
+    assert len(again) == 3
+    painted = studio.painted(more, GridFolder(tmp_path))
+    assert all(one is not None for one in painted)
+    # each is the picture that Compose makes
+    for cell, one in zip(more, painted, strict=True):
+        (alone,) = finished(studio.compose(cell.asked)).pictures
+        assert one is not None and one.saved.image().tobytes() == alone.image().tobytes()
+        assert one.seconds > 0 and one.saved.record.request == alone.record.request
+
+
+def test_a_folder_that_was_written_into_is_not_followed_outside(
+    studio: Studio, tmp_path: Path
+) -> None:
+    cells = cells_of(ASKED, [read_axis("seed=1")])
+    finished(studio.grid(cells, GridFolder(tmp_path)))
+    (key,) = json.loads((tmp_path / "painted.json").read_text())
+    Image.new("RGB", (8, 8)).save(tmp_path / "outside.png")
+    outside = {"picture": "../outside.png", "seconds": 1}
+    gone = {"picture": "gone.png", "seconds": 1.0}
+    for odd in (outside, gone, outside | {"seconds": "x"}, "x", None, [], 3, {"picture": 1}):
+        (tmp_path / "painted.json").write_text(json.dumps({key: odd}))
+        assert GridFolder(tmp_path).find(key) is None
+    (tmp_path / "painted.json").write_text("[")
+    with pytest.raises(ComposerError, match=r"painted\.json is damaged"):
+        GridFolder(tmp_path)
+
+
+def test_scores_are_parts_of_what_each_lora_makes_alone(studio: Studio, tmp_path: Path) -> None:
+    axes = [read_axis("seed=1"), read_axis("way=bare|alone:zibo|alone:neon|weighted")]
+    cells, folder = cells_of(ASKED, axes), GridFolder(tmp_path)
+    finished(studio.grid(cells, folder))
+    found = {e.cell: e.scores for e in studio.scores(cells, folder) if isinstance(e, Scored)}
+    assert list(found) == [0, 1, 2, 3]
+    for cell, name in ((1, "zibo"), (2, "neon")):
+        recognised = found[cell].get(f"{name} recognised")
+        assert recognised is None or recognised == pytest.approx(1.0)
+    assert found[0]["unlike bare"] == 0.0 and found[3]["unlike bare"] > 0
+    assert set(found[0]) == {"seconds", "unlike bare"}
+    # without a picture of it alone, what the judge says is given as it is
+    bare = cells_of(ASKED, [read_axis("seed=1"), read_axis("way=weighted")])
+    (scored, _) = studio.scores(bare, folder)
+    assert {"zibo: D", "neon: D"} < set(scored.scores)
+
+
+def test_a_report_says_all_and_is_safe(tmp_path: Path) -> None:
+    evil = '<img src=x onerror="alert(1)">'
+    shown = [
+        Shown(
+            labels=(evil, way),
+            file=f"pictures/{way}.png",
+            image=Image.new("RGB", (16, 16), "teal"),
+            scores={"seconds": 1.5} if way == "a" else {},
+        )
+        for way in ("a", "b")
+    ]
+    paths = write_report(tmp_path, evil, ["prompt", "way"], shown)
+    assert [path.name for path in paths] == ["grid.png", "scores.csv", "scores.json", "index.html"]
+    rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
+    assert rows[0] == {"prompt": evil, "way": "a", "picture": "pictures/a.png", "seconds": "1.5"}
+    assert rows[1]["seconds"] == ""
+    assert json.loads((tmp_path / "scores.json").read_text())[1]["way"] == "b"
+    page = (tmp_path / "index.html").read_text()
+    assert evil not in page and page.count("data:image/webp") == 2
+    assert not re.search(r"(src|href)=[\"']?https?:", page)
+    assert Image.open(tmp_path / "grid.png").width > 2 * 256
+
+
+def test_the_command_writes_a_report_and_goes_on(
+    tiny_sd: Path, loras: Path, tmp_path: Path
+) -> None:
+    def run(*more: str) -> list[str]:
+        words = ["compare", "a zibo fox", "-o", str(tmp_path / "out"), "--model", str(tiny_sd)]
+        words += ["--lora-dir", str(loras), "--steps", "2", "--size", "16x16", "--no-scores"]
+        result = CliRunner().invoke(app, [*words, *more], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.stdout.split()
+
+    pair = ["--lora", "zibo", "--lora", "neon=0.5"]
+    written = run(*pair, "--x", "way=weighted|switch", "--y", "seed=1,2")
+    assert Path(written[-1]).name == "index.html" and Path(written[-1]).is_file()
+    times = [path.stat().st_mtime_ns for path in sorted((tmp_path / "out").rglob("00*.png"))]
+    assert len(times) == 4
+    run(*pair, "--x", "way=weighted|switch", "--y", "seed=1,2")
+    again = [path.stat().st_mtime_ns for path in sorted((tmp_path / "out").rglob("00*.png"))]
+    assert again == times
+    # without an axis: the model, each alone and the usual ways, for two seeds
+    run(*pair)
+    rows = list(csv.DictReader((tmp_path / "out" / "scores.csv").open()))
+    ways = ["bare", "alone:zibo", "alone:neon", "weighted", "nla", "regions"]
+    assert [row["way"] for row in rows] == ways * 2
