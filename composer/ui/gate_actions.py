@@ -54,7 +54,10 @@ class GateActions:
             update[field] = gr.update(**view)
         for offer in offers:
             if offer.recipe == chosen:
-                update[page.mixer] = self.rows(offer, mixer)
+                rows = self.rows(offer, mixer)
+                # the mixer may have changed since: rows that were right are not put back
+                if rows != mixer:
+                    update[page.mixer] = rows
         return update
 
     def set_parameters(self, fusion: str | None, *values: Any) -> Any:
@@ -80,6 +83,8 @@ class GateActions:
                 {**line, "on": line["on"] and line["name"] not in offer.loras} for line in lines
             ]
         there, cards = {line["name"]: line for line in lines}, views.cards_of(self._studio)
+        if there.keys() == set(offer.loras):
+            return lines
         new = offer.rows(offer.loras)
         return [there.get(r.name, views.row_view(r, cards.get(r.name), offer.recipe)) for r in new]
 
