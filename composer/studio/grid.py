@@ -108,7 +108,10 @@ def paint_grid(
         for name, path in plan.paths.items():
             engine.read(name, path)
     keys = [key_of(asked, plan, engine.model.name, engine.model.hash) for _, asked, plan in cells]
+    fused = [(plan.recipe, tuple(plan.rows.values()), plan.pins) for _, _, plan in cells]
+    # what is fused alike comes together: a merge is made once for all its pictures
     missing = [n for n, key in enumerate(keys) if folder.find(key) is None]
+    missing.sort(key=lambda n: fused.index(fused[n]))
     begun, clock, noted = time.monotonic(), Clock(), set[str]()
     finished: list[SavedPicture] = []
     for place, index in enumerate(missing):

@@ -113,6 +113,8 @@ def test_what_is_painted_is_not_painted_again(studio: Studio, tmp_path: Path) ->
     cells = cells_of(ASKED, [read_axis("seed=1,2"), read_axis("way=bare|alone:zibo|weighted")])
     first = finished(studio.grid(cells, GridFolder(tmp_path))).pictures
     assert len(first) == 6
+    # way by way, so that each is attached once
+    assert [len(one.rows) for one in first] == [0, 0, 1, 1, 2, 2]
     assert finished(studio.grid(cells, GridFolder(tmp_path))).pictures == ()
     # one is lost, one is new, and the others stay
     first[3].path.unlink()
