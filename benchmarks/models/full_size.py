@@ -207,7 +207,7 @@ def _warm(device: str) -> None:
     text = encode_prompts(model, "a cat", "").rows
     noisy = torch.randn(1, *latent_shape(model)).to(model.device).requires_grad_()
     timestep = torch.tensor(500, device=model.device)
-    predict(model, noisy, timestep, text, 7.0).sum().backward()
+    torch.autograd.backward(predict(model, noisy, timestep, text, 7.0).sum())
     del model, text, noisy
     gc.collect()
     # else what was freed would be used again, and not be counted
