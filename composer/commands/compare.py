@@ -13,7 +13,9 @@ from composer.commands.generate import follow, read_row, read_size
 from composer.diffusion.request import Request
 
 if TYPE_CHECKING:
-    from composer.studio import Studio
+    from collections.abc import Iterable, Iterator
+
+    from composer.studio import ComposeRequest, Event, Studio
 
 
 @with_settings(Request, cfg_scale=3.0, seed=0)
@@ -45,8 +47,10 @@ def compare(
         [options.LORA_FOLDER], help="A folder of LoRAs; repeatable.", show_default="the toybox's"
     ),
     partial: options.Partial = False,
+    vae: options.Vae = None,
     device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
     dtype: str | None = typer.Option(None, help="float32, float16 or bfloat16."),
+    lowvram: options.LowVram = False,
     **settings: Any,
 ) -> None:
     """Compare ways of fusing, weights, seeds and settings side by side; print the files' paths.
@@ -63,31 +67,44 @@ def compare(
     count = settings.pop("count")
     request = Request(**settings, prompt=prompt, width=width, height=height)
     asked = ComposeRequest(request=request, rows=tuple(map(read_row, lora)))
-    studio = Studio(model, lora_dir, output, device=device, dtype=dtype, partial=partial)
+    studio = Studio(
+        model,
+        lora_dir,
+        output,
+        device=device,
+        dtype=dtype,
+        vae=vae,
+        lowvram=lowvram,
+        partial=partial,
+    )
     axes = [read_axis(text) for text in (z, y, x) if text]
     if not axes:
         seeds = ",".join(str(request.seed + number) for number in range(max(count, 2)))
         axes = [read_axis(f"seed={seeds}"), read_axis(f"way={'|'.join(usual(studio, asked))}")]
     cells = cells_of(asked, axes)
-    folder = GridFolder(output)
-    follow(studio.grid(cells, folder))
-    found: dict[int, dict[str, float]] = {}
-    if scores:
-        for event in studio.scores(cells, folder):
-            if isinstance(event, Scored):
-                found[event.cell] = dict(event.scores)
     shown: list[Shown] = []
-    for number, painted in enumerate(studio.painted(cells, folder)):
-        if painted is not None:
-            image = painted.saved.image()
-            file = f"pictures/{painted.saved.id}"
-            given = found.get(number, {"seconds": painted.seconds})
-            shown.append(Shown(labels=cells[number].labels, file=file, image=image, scores=given))
+
+    def gathered(events: Iterable[Event | Scored]) -> Iterator[Event]:
+        for event in events:
+            if isinstance(event, Scored):
+                saved = event.painted.saved
+                shown.append(
+                    Shown(
+                        labels=cells[event.cell].labels,
+                        file=f"pictures/{saved.id}",
+                        image=saved.image(),
+                        scores=event.scores,
+                    )
+                )
+            else:
+                yield event
+
+    follow(gathered(studio.grid(cells, GridFolder(output), scored=scores)))
     for path in write_report(output, prompt, [axis.name for axis in axes], shown):
         typer.echo(str(path))
 
 
-def usual(studio: Studio, asked: Any) -> list[str]:
+def usual(studio: Studio, asked: ComposeRequest) -> list[str]:
     """The model by itself, each LoRA alone, the usual ways, and what gates there are."""
     from composer.fusions import PLAIN
     from composer.studio.axes import ALONE, BARE

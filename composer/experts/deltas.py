@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import Any, cast
 
@@ -451,19 +451,10 @@ def without_start(factors: LowRank, start: str, site: Site) -> LowRank:
 
 
 def with_bias(factors: LowRank, bias: Tensor, site: Site) -> LowRank:
-    """The same factors with one rank more, which the input does not reach and the offset fills."""
+    """The same factors with what is added to the site's bias; WrongShape for another's."""
     if bias.numel() != site.shape[0]:
         raise WrongShape((bias.numel(), *site.shape[1:]))
-    rank = factors.rank
-    before = factors.offset if factors.offset is not None else torch.zeros(rank)
-    up = factors.up * factors.scale
-    return replace(
-        factors,
-        down=torch.cat((factors.down, torch.zeros_like(factors.down[:1]))),
-        up=torch.cat((up, bias.float().reshape(up[:, :1].shape)), dim=1),
-        scale=1.0,
-        offset=torch.cat((before, torch.ones(1))),
-    )
+    return factors.with_bias(bias)
 
 
 def _cayley(skew: Tensor, terms: int) -> Tensor:

@@ -39,6 +39,20 @@ class LowRank:
             return None
         return torch.mul(self.up.flatten(1).float() @ self.offset.float(), self.scale)
 
+    def with_bias(self, bias: Tensor | None) -> LowRank:
+        """The same with (out,) added to the bias: one rank more, which the input does not reach and
+        the offset fills. None adds nothing."""
+        if bias is None:
+            return self
+        before = torch.zeros(self.rank) if self.offset is None else self.offset
+        up = self.up * self.scale
+        return LowRank(
+            down=torch.cat((self.down, torch.zeros_like(self.down[:1]))),
+            up=torch.cat((up, bias.float().reshape(up[:, :1].shape)), dim=1),
+            scale=1.0,
+            offset=torch.cat((before, torch.ones(1))),
+        )
+
     def dense(self) -> Tensor:
         """ΔW itself, in the shape of the site's weight."""
         product = self.up.flatten(1) @ self.down.flatten(1)  # (out, in · kh · kw)

@@ -104,7 +104,7 @@ def knots(loras: Weighted, density: float) -> LowRank:
     trimmed = torch.stack([largest(part, density) for part in aligned])
     merged = _elected(trimmed, [weight for _, weight in loras])
     up = basis @ (turn[:, :count] * values[:count])
-    return with_bias(_as_host(up, merged, loras[0][0]), bias_of(loras))
+    return _as_host(up, merged, loras[0][0]).with_bias(bias_of(loras))
 
 
 def projected(loras: Weighted, styles: Sequence[bool], strength: float) -> LowRank:
@@ -167,7 +167,7 @@ def ssr(loras: Weighted, inputs: Sequence[Tensor], ridge: float) -> LowRank:
     router: Tensor = cast(Any, torch.linalg).solve(whole, own.T).T  # whole is symmetric
     ups = torch.cat([f.up.flatten(1) * (f.scale * weight) for f, weight in loras], 1)
     routed = _as_host(ups, (router @ downs).float(), loras[0][0])
-    return with_bias(routed, bias_of(loras))
+    return routed.with_bias(bias_of(loras))
 
 
 def peft_linear(loras: Weighted) -> LowRank:
@@ -189,7 +189,7 @@ def peft_linear(loras: Weighted) -> LowRank:
         root = abs(weight * factors.scale) ** 0.5
         up += factors.up.flatten(1) * (root if weight * factors.scale >= 0 else -root)
         down += factors.down.flatten(1) * root
-    return with_bias(_as_host(up, down, loras[0][0]), bias_of(loras))
+    return _as_host(up, down, loras[0][0]).with_bias(bias_of(loras))
 
 
 def compressed(factors: LowRank, rank: int) -> tuple[LowRank, float, float]:
@@ -210,7 +210,7 @@ def compressed(factors: LowRank, rank: int) -> tuple[LowRank, float, float]:
     root = values[:rank].sqrt()
     kept = _as_host(left @ (u[:, :rank] * root), (root[:, None] * v[:rank]) @ right.T, factors)
     return (
-        with_bias(kept, factors.bias()),
+        kept.with_bias(factors.bias()),
         float(energies[:rank].sum()),
         float(energies.sum()),
     )
@@ -291,23 +291,8 @@ def bias_of(loras: Weighted) -> Tensor | None:
     return torch.stack(given).sum(0) if given else None
 
 
-def with_bias(factors: LowRank, bias: Tensor | None) -> LowRank:
-    """The factors with one rank more, which the input does not reach and the offset fills."""
-    if bias is None:
-        return factors
-    up, down = factors.up.flatten(1) * factors.scale, factors.down.flatten(1)
-    offset = torch.zeros(factors.rank + 1)
-    offset[-1] = 1
-    return _as_host(
-        torch.cat([up, bias[:, None]], 1),
-        torch.cat([down, torch.zeros_like(down[:1])]),
-        factors,
-        offset,
-    )
-
-
 def _whole(matrix: Tensor, loras: Weighted) -> LowRank:
-    return with_bias(_as_host(*thin(matrix), loras[0][0]), bias_of(loras))
+    return _as_host(*thin(matrix), loras[0][0]).with_bias(bias_of(loras))
 
 
 def _as_host(up: Tensor, down: Tensor, like: LowRank, offset: Tensor | None = None) -> LowRank:

@@ -245,7 +245,7 @@ def paint_each(
                 noted.update(notes)
                 yield replace(event, notes=notes)
             elif isinstance(event, Progress):
-                yield overall(event, number, len(plans), clock)
+                yield _overall(event, number, len(plans), clock)
             elif isinstance(event, PictureSaved):
                 finished.append(event.saved)
                 yield event
@@ -254,7 +254,7 @@ def paint_each(
     )
 
 
-def overall(event: Progress, number: int, plans: int, clock: Clock) -> Progress:
+def _overall(event: Progress, number: int, plans: int, clock: Clock) -> Progress:
     """The progress of one plan as that of the whole job."""
     first, done = number * event.count, number * event.steps + event.step
     clock.total = plans * event.steps

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from composer.clock import Clock
 from composer.errors import ComposerError
+from composer.experts.hashes import file_hash_of
 from composer.files import check_writable, write_atomically
 from composer.fusions import Plan
 from composer.outside import number, parse_object
 from composer.studio.axes import GridCell
-from composer.studio.comparing import overall
-from composer.studio.events import Event, Finished, PictureSaved, Progress, Started
+from composer.studio.comparing import paint_each
+from composer.studio.events import Event, PictureSaved
 from composer.studio.history import History, SavedPicture
 from composer.studio.requests import ComposeRequest
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from composer.studio.engine import Engine
 
 INDEX = "painted.json"
+
+Cells = Sequence[tuple[GridCell, ComposeRequest, Plan]]
+"""With what is asked for by full names, and the plan for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,72 +76,45 @@ class GridFolder:
         write_atomically(self.folder / INDEX, json.dumps(self._known, indent=1).encode())
 
 
-def key_of(asked: ComposeRequest, plan: Plan, model: str, model_hash: str) -> str:
-    """Equal for requests that give the same picture: the model, the request and all files by what
-    is in them."""
-    files = [*plan.paths.values(), *plan.tool_paths.values()]
-    parts = [
-        [model, model_hash],
-        asked.request.to_json(),
-        plan.recipe.key,
-        [repr(row) for row in (*plan.rows.values(), *plan.tools.values())],
-        list(map(str, plan.pins)),
-        [hashlib.sha256(path.read_bytes()).hexdigest() for path in files],
-        plan.hash,
-    ]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+def keys_of(engine: Engine, cells: Cells) -> list[str]:
+    """For each cell what is equal for requests that give the same picture: the model, the request
+    and all files by what is in them."""
+    keys: list[str] = []
+    for _, asked, plan in cells:
+        files = {**plan.paths, **plan.tool_paths}
+        parts = [
+            [engine.model.name, engine.model.hash, engine.model.vae_hash],
+            asked.request.to_json(),
+            plan.recipe.key,
+            [repr(row) for row in (*plan.rows.values(), *plan.tools.values())],
+            list(map(str, plan.pins)),
+            [engine.read(name, path).sha256 for name, path in files.items()],
+            [file_hash_of(card.path) for card in plan.embeddings],
+            plan.hash,
+        ]
+        keys.append(hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest())
+    return keys
 
 
 def paint_grid(
-    engine: Engine,
-    folder: GridFolder,
-    cells: Sequence[tuple[GridCell, ComposeRequest, Plan]],
-    cancelled: Callable[[], bool],
+    engine: Engine, folder: GridFolder, cells: Cells, cancelled: Callable[[], bool]
 ) -> Iterator[Event]:
-    """Paint what is missing, cell by cell; progress counts over all of these.
-
-    Every file that cells need is read before the first picture is begun.
-
-    Raises:
-        ComposerError: a file cannot be used, or a cell cannot be.
-    """
-    from composer.studio.painting import paint
-
-    for _, _, plan in cells:
-        for name, path in plan.paths.items():
-            engine.read(name, path)
-    keys = [key_of(asked, plan, engine.model.name, engine.model.hash) for _, asked, plan in cells]
+    """Paint what is missing, as `paint_each`; what is fused alike comes together, so that a merge
+    is made once for all its pictures."""
+    keys = keys_of(engine, cells)
     fused = [(plan.recipe, tuple(plan.rows.values()), plan.pins) for _, _, plan in cells]
-    # what is fused alike comes together: a merge is made once for all its pictures
     missing = [n for n, key in enumerate(keys) if folder.find(key) is None]
     missing.sort(key=lambda n: fused.index(fused[n]))
-    begun, clock, noted = time.monotonic(), Clock(), set[str]()
-    finished: list[SavedPicture] = []
-    for place, index in enumerate(missing):
-        if cancelled():
-            break
-        _, asked, plan = cells[index]
-        since = time.monotonic()
-        for event in paint(engine, folder.history, asked, plan, cancelled):
-            if isinstance(event, Started):
-                notes = tuple(note for note in event.notes if note not in noted)
-                noted.update(notes)
-                yield Started(loras=event.loras, notes=notes)
-            elif isinstance(event, Progress):
-                yield overall(event, place, len(missing), clock)
-            elif isinstance(event, PictureSaved):
-                painted = Painted(saved=event.saved, seconds=time.monotonic() - since)
-                folder.keep(keys[index], painted)
-                finished.append(event.saved)
-                yield event
-    yield Finished(
-        pictures=tuple(finished), cancelled=cancelled(), seconds=time.monotonic() - begun
-    )
+    coming, since = iter(missing), time.monotonic()
+    plans = [(cells[n][1], cells[n][2]) for n in missing]
+    for event in paint_each(engine, folder.history, plans, cancelled):
+        if isinstance(event, PictureSaved):
+            now = time.monotonic()
+            folder.keep(keys[next(coming)], Painted(saved=event.saved, seconds=now - since))
+            since = now
+        yield event
 
 
-def painted_cells(
-    engine: Engine, folder: GridFolder, cells: Sequence[tuple[GridCell, ComposeRequest, Plan]]
-) -> list[Painted | None]:
+def painted_cells(engine: Engine, folder: GridFolder, cells: Cells) -> list[Painted | None]:
     """The pictures of all cells; None for one that is still missing."""
-    model = engine.model
-    return [folder.find(key_of(a, p, model.name, model.hash)) for _, a, p in cells]
+    return [folder.find(key) for key in keys_of(engine, cells)]

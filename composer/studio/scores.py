@@ -11,18 +11,18 @@ the picture of the bare model, if the grid has one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from composer.clock import Clock
 from composer.fusions import LoraRow, Plan, Sum
 from composer.studio.axes import ALONE, BARE, GridCell
-from composer.studio.events import Finished
-from composer.studio.grid import GridFolder, Painted, painted_cells
-from composer.studio.requests import ComposeRequest
+from composer.studio.events import Progress
+from composer.studio.grid import Cells, GridFolder, Painted, painted_cells
 from composer.training.gates.judges import Judges
 
 if TYPE_CHECKING:
@@ -31,52 +31,65 @@ if TYPE_CHECKING:
 DRAWS = 8
 """Noise levels at which each picture is looked at; the same for all pictures."""
 
-Cells = Sequence[tuple[GridCell, ComposeRequest, Plan]]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """The scores of one cell, by its number."""
+    """The picture of one cell, by its number, and its scores."""
 
     cell: int
+    painted: Painted
     scores: Mapping[str, float]
 
 
 def score_cells(
-    engine: Engine, folder: GridFolder, cells: Cells, cancelled: Callable[[], bool]
-) -> Iterator[Scored | Finished]:
-    """The scores of every cell that is painted, in order."""
+    engine: Engine,
+    folder: GridFolder,
+    cells: Cells,
+    cancelled: Callable[[], bool],
+    *,
+    asked: bool,
+) -> Iterator[Scored | Progress]:
+    """The scores of every cell that is painted, in order, after the progress of finding them.
+
+    asked: whether the LoRAs are; else, and once cancelled, the seconds alone are given.
+    """
     painted = painted_cells(engine, folder, cells)
     paths = {name: path for _, _, plan in cells for name, path in plan.paths.items()}
     names = sorted(paths)
     rows = {name: LoraRow(name=name) for name in names}
     engine.mix(Plan(recipe=Sum(), rows=rows, paths=paths))
-    known = [
-        None if one is None else _seen(engine, names, one, asked)
-        for one, (_, asked, _) in zip(painted, cells, strict=True)
-        if not cancelled()
-    ]
-    others = {_rest(cell): n for n, (cell, _, _) in enumerate(cells)}
-    for number, one in enumerate(known):
-        picture = painted[number]
-        if one is None or picture is None:
+    seen: dict[int, list[float]] = {}
+    clock = Clock(0, len(cells))
+    for number, one in enumerate(painted if asked else ()):
+        if cancelled():
+            break
+        if one is not None:
+            seen[number] = recognised(engine, one, cells[number][1].request.prompt)
+        yield Progress(
+            step=number + 1,
+            steps=len(cells),
+            pictures=range(number, number + 1),
+            count=len(cells),
+            seconds_left=clock.seconds_left(number + 1),
+        )
+    others = {_rest(cell): number for number, (cell, _, _) in enumerate(cells)}
+    for number, one in enumerate(painted):
+        if one is None:
             continue
-        scores = {"seconds": picture.seconds}
         cell, _, plan = cells[number]
-        bare = others.get(_rest(cell, BARE))
-        for index, name in enumerate(names):
+        scores = {"seconds": one.seconds}
+        for index, name in enumerate(names if number in seen else ()):
             alone = others.get(_rest(cell, f"{ALONE}:{name}"))
-            reference = None if alone is None else known[alone]
-            if name not in plan.paths or (reference is None and alone is not None):
+            if name not in plan.paths:
                 continue
-            if reference is None:
-                scores[f"{name}: D"] = one[index]
-            elif reference[index] > 0:
-                scores[f"{name} recognised"] = one[index] / reference[index]
-        if bare is not None and (base := painted[bare]) is not None:
-            scores["unlike bare"] = _difference(picture, base)
-        yield Scored(cell=number, scores=scores)
-    yield Finished(cancelled=cancelled())
+            if alone is None:
+                scores[f"{name}: D"] = seen[number][index]
+            elif alone in seen and seen[alone][index] > 0:
+                scores[f"{name} recognised"] = seen[number][index] / seen[alone][index]
+        bare = others.get(_rest(cell, BARE))
+        if asked and bare is not None and (base := painted[bare]) is not None:
+            scores["unlike bare"] = _difference(one, base)
+        yield Scored(cell=number, painted=one, scores=scores)
 
 
 def _rest(cell: GridCell, way: str | None = None) -> tuple[str, ...]:
@@ -85,18 +98,18 @@ def _rest(cell: GridCell, way: str | None = None) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def _seen(engine: Engine, names: Sequence[str], one: Painted, asked: ComposeRequest) -> list[float]:
-    """D of each LoRA."""
+def recognised(engine: Engine, one: Painted, prompt: str) -> list[float]:
+    """D of each LoRA of the engine's mixture in a picture, the mean over `DRAWS` noise levels."""
     if engine.mixture is None:
         return []
     image = np.asarray(one.saved.image(), dtype=np.float32) / 255
     clean = engine.model.to_latents(torch.tensor(image).permute(2, 0, 1)[None])
     judges = Judges(engine.model, engine.mixture)
     generator = torch.Generator().manual_seed(0)
-    draws = clean.expand(DRAWS, -1, -1, -1)
+    experts = range(len(engine.mixture.names))
     with engine.mixture.weighing_rows():
         found = judges.recognise(
-            draws, [asked.request.prompt] * DRAWS, range(len(names)), generator
+            clean.expand(DRAWS, -1, -1, -1), [prompt] * DRAWS, experts, generator
         )
     return [float(one) for one in found.mean(1)]
 

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from composer.fusions.libraries import Libraries
     from composer.studio.axes import GridCell
     from composer.studio.engine import Engine
-    from composer.studio.grid import GridFolder, Painted
+    from composer.studio.grid import GridFolder
     from composer.studio.lending import Lent
+    from composer.studio.scores import Scored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,18 +200,14 @@ class Studio:
         Raises:
             ComposerError: here or while iterating; the next job is not harmed.
         """
-        self.start()
         asked, plan = self._resolve(request)
 
-        def work(cancelled: Callable[[], bool]) -> Iterator[Event]:
+        def work(engine: Engine, cancelled: Callable[[], bool]) -> Iterator[Event]:
             from composer.studio.painting import paint
 
-            if self._engine is None:
-                raise ComposerError(self._status.message)
-            return paint(self._engine, self.history, asked, plan, cancelled)
+            return paint(engine, self.history, asked, plan, cancelled)
 
-        job = self._jobs.submit(work, owner=owner, title=asked.request.prompt)
-        return self._follow(job)
+        return self._work(work, owner, asked.request.prompt)
 
     def ways(self, comparison: Comparison) -> tuple[Way, ...]:
         """What a comparison comes to, checked against the library; gates and best known weights
@@ -230,59 +227,60 @@ class Studio:
 
     def compare(self, ways: Sequence[Way], *, owner: str = "") -> Iterator[Event]:
         """Paint in all these ways as one job, way by way; otherwise as `compose`."""
-        self.start()
         plans = tuple(self._resolve(way.asked) for way in ways)
 
-        def work(cancelled: Callable[[], bool]) -> Iterator[Event]:
-            if self._engine is None:
-                raise ComposerError(self._status.message)
-            return paint_each(self._engine, self.history, plans, cancelled)
+        def work(engine: Engine, cancelled: Callable[[], bool]) -> Iterator[Event]:
+            return paint_each(engine, self.history, plans, cancelled)
 
         title = f"Compare: {plans[0][0].request.prompt}" if plans else "Compare"
-        return self._follow(self._jobs.submit(work, owner=owner, title=title))
+        return self._work(work, owner, title)
 
     def grid(
-        self, cells: Sequence[GridCell], folder: GridFolder, *, owner: str = ""
-    ) -> Iterator[Event]:
+        self,
+        cells: Sequence[GridCell],
+        folder: GridFolder,
+        *,
+        scored: bool = False,
+        owner: str = "",
+    ) -> Iterator[Event | Scored]:
         """Paint the pictures of these cells that the folder lacks, as one job; otherwise as
-        `compose`."""
-        self.start()
+        `compose`. Before it is over a `Scored` comes for every cell that has its picture.
+
+        scored: whether LoRAs and the bare model are asked about each.
+        """
         resolved = [(cell, *self._resolve(cell.asked)) for cell in cells]
 
-        def work(cancelled: Callable[[], bool]) -> Iterator[Event]:
+        def work(engine: Engine, cancelled: Callable[[], bool]) -> Iterator[Event | Scored]:
             from composer.studio.grid import paint_grid
-
-            if self._engine is None:
-                raise ComposerError(self._status.message)
-            return paint_grid(self._engine, folder, resolved, cancelled)
-
-        title = f"Grid: {cells[0].asked.request.prompt}" if cells else "Grid"
-        return self._follow(self._jobs.submit(work, owner=owner, title=title))
-
-    def painted(self, cells: Sequence[GridCell], folder: GridFolder) -> list[Painted | None]:
-        """The pictures of these cells, of a loaded model; None for one that is missing."""
-        from composer.studio.grid import painted_cells
-
-        if self._engine is None:
-            return [None] * len(cells)
-        resolved = [(cell, *self._resolve(cell.asked)) for cell in cells]
-        return painted_cells(self._engine, folder, resolved)
-
-    def scores(
-        self, cells: Sequence[GridCell], folder: GridFolder, *, owner: str = ""
-    ) -> Iterator[Any]:
-        """Score the painted cells, as one job: a `scores.Scored` for each, then `Finished`."""
-        self.start()
-        resolved = [(cell, *self._resolve(cell.asked)) for cell in cells]
-
-        def work(cancelled: Callable[[], bool]) -> Iterator[Any]:
             from composer.studio.scores import score_cells
 
+            over = Finished()
+            for event in paint_grid(engine, folder, resolved, cancelled):
+                if isinstance(event, Finished):
+                    over = event
+                else:
+                    yield event
+            yield from score_cells(engine, folder, resolved, cancelled, asked=scored)
+            yield over
+
+        title = f"Grid: {cells[0].asked.request.prompt}" if cells else "Grid"
+        return self._work(work, owner, title)
+
+    def _work(
+        self,
+        work: Callable[[Engine, Callable[[], bool]], Iterator[Any]],
+        owner: str,
+        title: str,
+    ) -> Iterator[Any]:
+        """A job with the loaded model; ComposerError where none could be loaded."""
+        self.start()
+
+        def loaded(cancelled: Callable[[], bool]) -> Iterator[Any]:
             if self._engine is None:
                 raise ComposerError(self._status.message)
-            return score_cells(self._engine, folder, resolved, cancelled)
+            return work(self._engine, cancelled)
 
-        return self._follow(self._jobs.submit(work, owner=owner, title="Score a grid"))
+        return self._follow(self._jobs.submit(loaded, owner=owner, title=title))
 
     def active(self, asked: ComposeRequest) -> tuple[str, ...]:
         """The LoRAs that would be active in a picture, by the library's names.

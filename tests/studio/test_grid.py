@@ -5,23 +5,31 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 from studio_pictures import finished, ready
 from tiny_loras import write_lora
 from typer.testing import CliRunner
 
 from composer.cli import app
+from composer.diffusion.conditioning import encode_prompts
+from composer.diffusion.denoise import predict
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
 from composer.evaluation.report import Shown, write_report
-from composer.fusions import LoraRow, Sum, read_recipe
-from composer.studio import ComposeRequest, Studio
-from composer.studio.axes import cells_of, read_axis
-from composer.studio.grid import GridFolder
+from composer.fusions import LoraRow, Plan, Sum, read_recipe
+from composer.studio import ComposeRequest, PictureSaved, Studio, scores as scoring
+from composer.studio.axes import GridCell, cells_of, read_axis
+from composer.studio.engine import Engine
+from composer.studio.grid import GridFolder, Painted
 from composer.studio.scores import Scored
+from composer.training.gates.judges import LEVELS
+from composer.training.objective import Objective
 
 REQUEST = Request(prompt="a zibo fox", seed=4, steps=2, width=16, height=16, cfg_scale=2.0, count=3)
 ASKED = ComposeRequest(request=REQUEST, rows=(LoraRow(name="zibo"), LoraRow(name="neon")))
@@ -38,6 +46,13 @@ def loras(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def studio(tiny_sd: Path, loras: Path, tmp_path_factory: pytest.TempPathFactory) -> Studio:
     return ready(tiny_sd, loras, tmp_path_factory.mktemp("outputs"))
+
+
+def scored(
+    studio: Studio, cells: Sequence[GridCell], folder: Path, *, asked: bool = False
+) -> list[Scored]:
+    events = studio.grid(cells, GridFolder(folder), scored=asked)
+    return [event for event in events if isinstance(event, Scored)]
 
 
 def test_cells_are_every_combination_the_last_axis_fastest() -> None:
@@ -121,12 +136,12 @@ def test_what_is_painted_is_not_painted_again(studio: Studio, tmp_path: Path) ->
     more = cells_of(ASKED, [read_axis("seed=1,2"), read_axis("way=bare|alone:zibo|weighted|ties")])
     again = finished(studio.grid(more, GridFolder(tmp_path))).pictures
     assert len(again) == 3
-    painted = studio.painted(more, GridFolder(tmp_path))
-    assert all(one is not None for one in painted)
+    painted = [one.painted for one in scored(studio, more, tmp_path)]
+    assert len(painted) == len(more)
     # each is the picture that Compose makes
     for cell, one in zip(more, painted, strict=True):
         (alone,) = finished(studio.compose(cell.asked)).pictures
-        assert one is not None and one.saved.image().tobytes() == alone.image().tobytes()
+        assert one.saved.image().tobytes() == alone.image().tobytes()
         assert one.seconds > 0 and one.saved.record.request == alone.record.request
 
 
@@ -147,21 +162,80 @@ def test_a_folder_that_was_written_into_is_not_followed_outside(
         GridFolder(tmp_path)
 
 
-def test_scores_are_parts_of_what_each_lora_makes_alone(studio: Studio, tmp_path: Path) -> None:
-    axes = [read_axis("seed=1"), read_axis("way=bare|alone:zibo|alone:neon|weighted")]
-    cells, folder = cells_of(ASKED, axes), GridFolder(tmp_path)
-    finished(studio.grid(cells, folder))
-    found = {e.cell: e.scores for e in studio.scores(cells, folder) if isinstance(e, Scored)}
-    assert list(found) == [0, 1, 2, 3]
-    for cell, name in ((1, "zibo"), (2, "neon")):
-        recognised = found[cell].get(f"{name} recognised")
-        assert recognised is None or recognised == pytest.approx(1.0)
+def test_scores_are_parts_of_what_each_lora_makes_alone(
+    studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With judges that say what is known: D of zibo and neon by the LoRAs in a picture."""
+    said = {(): [0.1, -0.2], ("neon",): [2.0, 0.1], ("zibo",): [0.3, -4.0]}
+    said["neon", "zibo"] = [1.5, 2.0]
+
+    def judge(engine: Engine, one: Painted, prompt: str) -> list[float]:
+        assert engine.mixture is not None and engine.mixture.names == ("neon", "zibo")
+        assert prompt == REQUEST.prompt
+        return said[tuple(sorted(row.name for row in one.saved.rows))]
+
+    monkeypatch.setattr(scoring, "recognised", judge)
+    ways = "way=bare|alone:zibo|alone:neon|weighted"
+    cells = cells_of(ASKED, [read_axis("seed=1"), read_axis(ways)])
+    found = [one.scores for one in scored(studio, cells, tmp_path, asked=True)]
+    assert [set(one) for one in found[:2]] == [{"seconds", "unlike bare"}] * 2  # D* below 0
+    assert found[2]["neon recognised"] == 1.0 and found[3]["neon recognised"] == 0.75
+    assert "zibo recognised" not in found[3]
     assert found[0]["unlike bare"] == 0.0 and found[3]["unlike bare"] > 0
-    assert set(found[0]) == {"seconds", "unlike bare"}
-    # without a picture of it alone, what the judge says is given as it is
+    # without a picture of it alone, what the judges say is given as it is
     bare = cells_of(ASKED, [read_axis("seed=1"), read_axis("way=weighted")])
-    (scored, _) = studio.scores(bare, folder)
-    assert {"zibo: D", "neon: D"} < set(scored.scores)
+    (one,) = scored(studio, bare, tmp_path, asked=True)
+    assert (one.scores["neon: D"], one.scores["zibo: D"]) == (1.5, 2.0)
+    assert [set(one.scores) for one in scored(studio, bare, tmp_path)] == [{"seconds"}]
+
+
+def test_a_lora_recognises_what_it_draws_by_the_judges_own_words(
+    studio: Studio, tmp_path: Path
+) -> None:
+    """D as its definition has it, noise level by noise level."""
+    cells = cells_of(ASKED, [read_axis("way=weighted")])
+    ((name, value), *_) = [
+        (name, value)
+        for one in scored(studio, cells, tmp_path, asked=True)
+        for name, value in one.scores.items()
+        if name.endswith(": D")
+    ]
+    assert name == "neon: D"
+    (one,) = scored(studio, cells, tmp_path)
+    engine: Engine = studio._engine  # pyright: ignore
+    paths = {n: studio.card(n).path for n in ("neon", "zibo")}
+    rows = {n: LoraRow(name=n) for n in paths}
+    engine.mix(Plan(recipe=Sum(), rows=rows, paths=paths))
+    model, process = engine.model, Objective.from_scheduler(engine.model.scheduler_config)
+    assert engine.mixture is not None
+    pixels = torch.tensor(np.asarray(one.painted.saved.image()) / 255).float()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        clean = model.to_latents(pixels.permute(2, 0, 1)[None]).expand(8, -1, -1, -1)
+        first, last = (int(part * process.timesteps) for part in LEVELS)
+        levels = torch.randint(first, last, (8,), generator=generator)
+        noise = torch.randn(clean.shape, generator=generator)
+        noisy, right = (f(clean, noise, levels) for f in (process.noised, process.target))
+        errors: list[torch.Tensor] = []
+        for weight in (0.0, 1.0):
+            engine.mixture.set_weights({"neon": weight})
+            text = encode_prompts(model, REQUEST.prompt, None).positive.repeated(8)
+            made = predict(model, noisy, levels, text)
+            errors.append((made - right).square().mean((1, 2, 3)).log())
+    assert value == pytest.approx(float((errors[0] - errors[1]).mean()), rel=1e-3, abs=1e-4)
+
+
+def test_a_grid_that_is_stopped_keeps_what_is_there_and_scores_it(
+    studio: Studio, tmp_path: Path
+) -> None:
+    cells = cells_of(ASKED, [read_axis("seed=1,2,3")])
+    folder, kinds = GridFolder(tmp_path), list[str]()
+    for event in studio.grid(cells, folder, scored=True, owner="me"):
+        kinds.append(type(event).__name__)
+        if isinstance(event, PictureSaved):
+            studio.interrupt("me")
+    assert kinds.count("PictureSaved") == 1 and kinds[-1] == "Finished"
+    assert len(scored(studio, cells, tmp_path)) == 3  # it goes on
 
 
 def test_a_report_says_all_and_is_safe(tmp_path: Path) -> None:
