@@ -80,7 +80,7 @@ def add(
         done: Any = getattr(field, "blur" if isinstance(field, gr.Number) else "input")
         given = [page.fusion, *page.parameters]
         for event in (done, *([field.submit] if isinstance(field, gr.Number) else [])):
-            event(actions.gates.set_parameters, given, page.fusion, **NOTING)
+            event(actions.gates.set_parameters, given, given, **NOTING)
     gates.choose(actions.gates.choose, outputs=page.fusion, **QUICK)
     gates.leave(actions.gates.leave, outputs=page.fusion, **QUICK)
     filled = [*chosen, page.prompt, page.pins]

@@ -50,8 +50,7 @@ class GateActions:
             page.fusion: gr.update(info=gate_views.describe(chosen, offers)),
             page.gates: gate_views.offers_view(offers, chosen),
         }
-        for field, view in zip(page.parameters, gate_views.parameters_view(chosen), strict=True):
-            update[field] = gr.update(**view)
+        update |= self._fields(chosen)
         for offer in offers:
             if offer.recipe == chosen:
                 rows = self.rows(offer, mixer)
@@ -60,14 +59,20 @@ class GateActions:
                     update[page.mixer] = rows
         return update
 
-    def set_parameters(self, fusion: str | None, *values: Any) -> Any:
-        """The fusion with the parameters that its fields hold; a bad one is told."""
+    def set_parameters(self, fusion: str | None, *values: Any) -> Update:
+        """The fusion with the parameters that its fields hold; a bad one is told, and the fields
+        show again what holds."""
+        page, chosen = self._page, read_recipe(fusion or PLAIN[0].key)
         try:
-            recipe = gate_views.with_parameters(read_recipe(fusion or PLAIN[0].key), values)
+            return {page.fusion: self.fusion(gate_views.with_parameters(chosen, values))}
         except ComposerError as error:
             gr.Warning(views.escaped(error), title="That cannot be")
-            return gr.update()
-        return self.fusion(recipe)
+            return self._fields(chosen)
+
+    def _fields(self, recipe: Recipe) -> Update:
+        """The fields for parameters."""
+        shown = zip(self._page.parameters, gate_views.parameters_view(recipe), strict=True)
+        return {field: gr.update(**view) for field, view in shown}
 
     def rows(self, offer: Offer, mixer: object) -> Any:
         """The mixer's lines: just those for an offer, switched as they are there; or all, with

@@ -17,7 +17,7 @@ from tiny_loras import write_lora
 from composer.diffusion.record import LoraRecord, PictureRecord
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
-from composer.fusions import PLAIN, Gates, LoraRow, Offer, Sum
+from composer.fusions import PLAIN, Gates, LoraRow, Offer, Sum, read_recipe
 from composer.studio import History, SavedPicture, Studio
 from composer.ui import gate_views, views
 from composer.ui.actions import Actions
@@ -258,6 +258,23 @@ def test_gates_that_do_not_fit_stay_in_the_list_while_they_are_chosen() -> None:
     assert values == ["ties:density=0.3" if key == "ties" else key for key in plain]
     titles = [title for title, _ in gate_views.fusion_choices(offers)]
     assert titles[3:5] == ["Learned gates: x + y (a)", "Learned gates: x + y (b)"]
+
+
+def test_parameters_are_set_and_a_bad_one_is_put_back(
+    actions: Actions, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(gr, "Warning", lambda message, **_: told.append(message))
+    usual = gate_views.parameters_view(read_recipe("ties"))
+    assert [view.get("value") for view in usual] == [0.5, 0, None, "largest"]
+    update = actions.gates.set_parameters("ties", 0.3, 0, None, "largest")
+    assert set(update) == {page.fusion} and update[page.fusion]["value"] == "ties:density=0.3"
+    update = actions.gates.set_parameters("ties:density=0.3", 7, 0, None, "largest")
+    assert update[page.parameters[0]]["value"] == 0.3 and page.fusion not in update
+    assert len(told) == 1 and "density is 7" in told[0]
+    shown = actions.gates.follow("ties:density=0.3", [])
+    assert [shown[field].get("value") for field in page.parameters] == [0.3, 0, None, "largest"]
+    assert not any(actions.gates.follow("nla", [])[field]["visible"] for field in page.parameters)
 
 
 def test_what_strangers_wrote_into_a_gated_picture_is_text(tmp_path: Path) -> None:
