@@ -164,7 +164,31 @@ class Ties(Merge):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dare(Merge):
+class Magnitude(Merge):
+    """The largest numbers of each whole difference, as PEFT's `magnitude_prune_svd`.
+
+    chance: whether numbers are kept by chance in place of the largest.
+    """
+
+    kind = "magnitude"
+    title = "Magnitude pruning"
+    description = "Keeps the largest numbers of each LoRA and adds them up."
+    brief = "the largest numbers alone"
+    paper = "https://arxiv.org/abs/2306.01708"
+    chance: ClassVar[bool] = False
+
+    density: float = setting(0.5, **DENSITY)
+
+    def merge(self, site: str, loras: Weighted, known: Known) -> LowRank:
+        """See `merging.pruned`."""
+        from composer.fusions.merging import by_chance, pruned
+
+        keep = by_chance(loras, self.density, _seed(site)) if self.chance else None
+        return pruned(loras, self.density, keep)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dare(Magnitude):
     """DARE (arXiv 2311.03099) on the whole differences, as PEFT's `dare_linear_svd`."""
 
     kind = "dare"
@@ -174,33 +198,7 @@ class Dare(Merge):
     )
     brief = "some dropped by chance"
     paper = "https://arxiv.org/abs/2311.03099"
-
-    density: float = setting(0.5, **DENSITY)
-
-    def merge(self, site: str, loras: Weighted, known: Known) -> LowRank:
-        """See `merging.pruned`."""
-        from composer.fusions.merging import by_chance, pruned
-
-        return pruned(loras, self.density, by_chance(loras, self.density, _seed(site)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Magnitude(Merge):
-    """The largest numbers of each whole difference, as PEFT's `magnitude_prune_svd`."""
-
-    kind = "magnitude"
-    title = "Magnitude pruning"
-    description = "Keeps the largest numbers of each LoRA and adds them up."
-    brief = "the largest numbers alone"
-    paper = "https://arxiv.org/abs/2306.01708"
-
-    density: float = setting(0.5, **DENSITY)
-
-    def merge(self, site: str, loras: Weighted, known: Known) -> LowRank:
-        """See `merging.pruned`."""
-        from composer.fusions.merging import pruned
-
-        return pruned(loras, self.density)
+    chance = True
 
 
 @dataclass(frozen=True, kw_only=True)

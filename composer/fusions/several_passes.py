@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from composer.fusions.merges import Whole
 from composer.fusions.recipe import Plan
@@ -11,27 +11,28 @@ from composer.settings import setting
 
 if TYPE_CHECKING:
     from composer.experts import Expert
-    from composer.fusions.passes import Passes
     from composer.fusions.recipe import Bench
 
 
 @dataclass(frozen=True, kw_only=True)
 class InPasses(Whole):
-    """A weighted sum of which the sampling runs several passes; `passes` names them."""
+    """A weighted sum of which the sampling runs several passes.
 
-    def passes(self) -> type[Passes]:
-        """What makes a prediction of them."""
-        raise NotImplementedError
+    made_by: the class of `passes` that makes a prediction of them; its fields are the parameters.
+    """
+
+    made_by: ClassVar[str]
 
     def attach(self, plan: Plan, bench: Bench) -> dict[str, Expert]:
         """As the sum, with the passes."""
-        from composer.fusions.passes import passes_of
+        from composer.fusions import passes
 
         found = super().attach(plan, bench)
         if names := sorted(found):
             weights = [plan.rows[name].weights["unet"] for name in names]
-            bench.passes = passes_of(
-                self.passes(), [found[name] for name in names], weights, **self.parameters
+            kind = getattr(passes, self.made_by)
+            bench.passes = passes.passes_of(
+                kind, [found[name] for name in names], weights, **self.parameters
             )
         return found
 
@@ -48,12 +49,7 @@ class Composite(InPasses):
     brief = "the mean of what each predicts"
     passes_needed = "k"
     paper = "https://arxiv.org/abs/2402.16843"
-
-    def passes(self) -> type[Passes]:
-        """Each alone."""
-        from composer.fusions.passes import EachAlone
-
-        return EachAlone
+    made_by = "EachAlone"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +65,7 @@ class CmLora(InPasses):
     brief = "each predicts, one in turn counts more"
     passes_needed = "k"
     paper = "https://arxiv.org/abs/2502.04923"
+    made_by = "OneAhead"
 
     late: float = setting(
         0.6,
@@ -77,12 +74,6 @@ class CmLora(InPasses):
         label="Late from",
         help="From which part of the steps on styles and backgrounds count more.",
     )
-
-    def passes(self) -> type[Passes]:
-        """One ahead."""
-        from composer.fusions.passes import OneAhead
-
-        return OneAhead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +89,7 @@ class Loratorio(InPasses):
     brief = "patch by patch, by what each changes"
     passes_needed = "k + 1"
     paper = "https://arxiv.org/abs/2508.11624"
+    made_by = "Patches"
 
     patch: int = setting(
         4, at_least=1, at_most=64, label="Patch", help="Side of a patch, in latents."
@@ -113,12 +105,6 @@ class Loratorio(InPasses):
         help="How much of the bare model is in the prediction without the prompt.",
     )
 
-    def passes(self) -> type[Passes]:
-        """Patches."""
-        from composer.fusions.passes import Patches
-
-        return Patches
-
 
 @dataclass(frozen=True, kw_only=True)
 class PromptSwitch(InPasses):
@@ -132,6 +118,7 @@ class PromptSwitch(InPasses):
     )
     brief = "turns as long as the prompt asks for"
     paper = "https://arxiv.org/abs/2606.03792"
+    made_by = "PromptTurns"
 
     turn: int = setting(
         5, at_least=1, at_most=1000, label="Turn", help="Steps of the longest turn."
@@ -139,12 +126,6 @@ class PromptSwitch(InPasses):
     tail: int = setting(
         5, at_least=0, at_most=1000, label="Tail", help="Steps at the end, for characters."
     )
-
-    def passes(self) -> type[Passes]:
-        """In turns."""
-        from composer.fusions.passes import PromptTurns
-
-        return PromptTurns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,9 +140,4 @@ class Asymmetric(InPasses):
     )
     brief = "LoRAs with the prompt alone"
     paper = "https://arxiv.org/abs/2602.18936"
-
-    def passes(self) -> type[Passes]:
-        """With the prompt alone."""
-        from composer.fusions.passes import PromptAlone
-
-        return PromptAlone
+    made_by = "PromptAlone"
