@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import random
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from composer.errors import ComposerError
 from toybox.networks import seed_torch
 from toybox_128.degrade import bent, blended, blurred, degraded, legibility, noisy, shuffled
-from toybox_128.oracle import HEADS, SLOTS, UNCLEAR, Oracle, OracleNet, score, truth
-from toybox_128.render import render
+from toybox_128.oracle import (
+    HEADS,
+    SLOTS,
+    UNCLEAR,
+    Oracle,
+    OracleNet,
+    Verdict,
+    judgeable,
+    score,
+    truth,
+)
+from toybox_128.render import SIZE, render
 from toybox_128.stage_oracle import KEPT, LOST, targets
 from toybox_128.stage_vae import new_vae, to_tensor
 from toybox_128.world import Figure, Scene, random_any_scene
 
-ONE = Scene(figures=(Figure(name="cat"),), background="meadow")
+CAT, CAR = Figure(name="cat"), Figure(name="car")
+RED_CAR, HAT = Figure(name="car", colour="red"), Figure(name="dog", wears="top hat")
+ONE = Scene(figures=(CAT,), background="meadow")
+ALWAYS = {"first", "second", "third", "background", "style"}
 
 
 def _drawn(count: int) -> tuple[list[Scene], torch.Tensor]:
@@ -26,7 +43,9 @@ def _drawn(count: int) -> tuple[list[Scene], torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", [blurred, noisy, bent, blended, shuffled])
-def test_figures_are_less_legible_the_stronger_a_picture_is_degraded(kind) -> None:
+def test_figures_are_less_legible_the_stronger_a_picture_is_degraded(
+    kind: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> None:
     seed_torch(0)
     scenes, x = _drawn(12)
     left = [
@@ -56,26 +75,119 @@ def test_unclear_is_right_for_no_prompt() -> None:
         assert UNCLEAR not in truth(scene).values()
 
 
-def test_an_oracle_is_saved_and_read_back(tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("figures", "background", "style", "asked"),
+    [
+        ((CAT,), "beach", None, ALWAYS),
+        ((CAT, CAR, HAT), "plain red", None, ALWAYS | {f"{n}_wears" for n in SLOTS}),
+        ((CAT, RED_CAR), "beach", "pixel art", ALWAYS | {"second_colour"}),
+        ((RED_CAR,), "plain blue", "pencil sketch", ALWAYS - {"background"}),
+        ((CAT,), "plain blue", "neon", ALWAYS - {"background"}),
+        ((CAT,), "plain blue", "stained glass", ALWAYS),
+        ((CAT, CAR, RED_CAR), "moon", "neon", ALWAYS | {"third_colour"}),
+        ((HAT,), "beach", None, ALWAYS | {"first_wears"}),
+        ((CAT, HAT), "beach", None, ALWAYS | {"first_wears", "second_wears"}),
+    ],
+)
+def test_what_a_scene_can_be_asked(
+    figures: tuple[Figure, ...], background: str, style: str | None, asked: set[str]
+) -> None:
+    assert judgeable(Scene(figures=figures, background=background, style=style)) == asked
+
+
+def test_truth_and_score() -> None:
+    scene = Scene(figures=(RED_CAR, HAT), background="moon", style="neon")
+    right = truth(scene)
+    nothing = dict.fromkeys(HEADS)
+    assert right == nothing | {
+        "first": "car",
+        "second": "dog",
+        "first_colour": "red",
+        "second_wears": "top hat",
+        "background": "moon",
+        "style": "neon",
+    }
+    assert all(score(scene, Verdict(right)).values())
+    wrong = Verdict(right | {"first_colour": "blue", "second_colour": "green", "second": "cat"})
+    assert score(scene, wrong) == {
+        "background": True,
+        "first": True,
+        "first_colour": False,
+        "first_wears": True,
+        "second": False,
+        "second_wears": True,
+        "style": True,
+        "third": True,
+    }
+
+
+def test_every_right_answer_can_be_given_and_none_is_asked_of_who_is_not_there() -> None:
+    rng = random.Random(0)
+    for _ in range(500):
+        for head, answer in truth(random_any_scene(rng)).items():
+            assert answer in HEADS[head]
+    left = torch.full((1, 4), LOST - 0.1)  # no one is made out, and who is not there is still not
+    assert int(targets([ONE], left)["second"]) == -100
+
+
+def test_a_colour_left_unsaid_is_not_taught() -> None:
+    scenes = [
+        Scene(figures=(CAR, RED_CAR, CAT), background="beach"),
+        Scene(figures=(CAT,), background="beach"),
+        Scene(figures=(RED_CAR, CAT), background="plain red", style="pencil sketch"),
+    ]
+    found = {head: values.tolist() for head, values in targets(scenes).items()}
+    red, none = HEADS["first_colour"].index("red"), HEADS["first_colour"].index(None)
+    assert found["first_colour"] == [-100, none, -100]
+    assert found["second_colour"] == [red, none, -100]
+    assert found["third_colour"] == [none, none, -100]
+    assert found["background"][2] == -100
+    assert found["second"][1] == HEADS["second"].index(None)
+    assert min(found["first"] + found["style"] + found["first_wears"]) >= 0
+
+
+@pytest.fixture(scope="module")
+def oracle() -> Oracle:
     seed_torch(1)
-    oracle = Oracle(OracleNet())
+    return Oracle(OracleNet())
+
+
+def _images(count: int) -> list[Image.Image]:
+    rng = random.Random(1)
+    return [render(random_any_scene(rng), rng) for _ in range(count)]
+
+
+def test_it_judges_the_same_when_saved_and_loaded(oracle: Oracle, tmp_path: Path) -> None:
+    oracle.save(tmp_path / "oracle")
+    loaded = Oracle.load(tmp_path / "oracle")
+    for key, value in oracle.net.state_dict().items():
+        assert torch.equal(loaded.net.state_dict()[key], value.half().to(value.dtype)), key
+    some = _images(3)
+    verdicts = loaded.judge(some * 22)  # more than one batch
+    assert len(verdicts) == 66
+    assert all(set(verdict.answers) == set(HEADS) for verdict in verdicts)
+    assert loaded.judge(some) == verdicts[:3] == verdicts[-3:]
+
+
+def test_pictures_of_other_sizes_are_reduced(oracle: Oracle) -> None:
+    images = _images(3)
+    larger = [i.resize((3 * SIZE, 3 * SIZE), Image.Resampling.NEAREST) for i in images]
+    with_alpha = [image.convert("RGBA") for image in larger]
+    assert oracle.judge(images) == oracle.judge(larger) == oracle.judge(with_alpha)
+    assert oracle.judge([]) == []
+
+
+def test_an_oracle_of_another_world_is_refused(oracle: Oracle, tmp_path: Path) -> None:
     oracle.save(tmp_path)
-    again = Oracle.load(tmp_path)
-    image = render(ONE, random.Random(0))
-    assert set(again.judge([image])[0].answers) == set(HEADS)
-    (tmp_path / "oracle.json").write_text("{}")
-    with pytest.raises(ComposerError, match="another world"):
+    listed = tmp_path / "oracle.json"
+    listed.write_text(json.dumps({**HEADS, "style": [None, "cubist"]}))
+    with pytest.raises(ComposerError, match=r"another world .* train it again"):
         Oracle.load(tmp_path)
 
 
-def test_a_verdict_is_scored_by_the_heads_that_the_scene_is_asked() -> None:
-    from toybox_128.oracle import Verdict
-
-    right = truth(ONE)
-    assert all(score(ONE, Verdict(right)).values())
-    wrong = score(ONE, Verdict(right | {"second": "dog"}))
-    assert not wrong["second"] and wrong["first"]
-    assert set(SLOTS) <= set(wrong)
+def test_a_missing_oracle_is_named_with_its_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ComposerError, match=r"holds no oracle: train it with .*stage oracle"):
+        Oracle.load(tmp_path / "nowhere")
 
 
 def test_degraded_pictures_stay_pictures() -> None:
