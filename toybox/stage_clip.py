@@ -132,7 +132,7 @@ def train_clip(stage: Stage, tokenizer: CLIPTokenizer) -> CLIPModel:
 
     def loss(_: float) -> tuple[Tensor, dict[str, float], int]:
         scenes = [
-            random_scene(rng, two=0.6) if rng.random() < 0.6 else random_any_scene(rng)
+            random_scene(rng, counts=(0.4, 0.6)) if rng.random() < 0.6 else random_any_scene(rng)
             for _ in range(96)
         ]
         x = blurred(to_tensor([render(s, rng) for s in scenes])).to(stage.device)

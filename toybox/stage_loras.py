@@ -58,7 +58,7 @@ def training_pictures(taught: Element, seed: int = 0) -> list[TrainingPicture]:
     rng = random.Random(f"lora {taught.name} {seed}")
     found: list[TrainingPicture] = []
     for _ in range(PICTURES):
-        scene = random_element_scene(taught, rng, two=0.65)
+        scene = random_element_scene(taught, rng, counts=(0.35, 0.65))
         found.append(TrainingPicture(image=render(scene, rng), caption=caption(scene, rng)))
     for _ in range(0 if taught.kind == "style" else PRIORS):
         scene = random_scene(rng)
@@ -76,7 +76,7 @@ def _of(values: dict[str, float], taught: Element, default: float) -> float:
 def settings(taught: Element, folder: Path, *, steps: int = STEPS) -> LoraTraining:
     """How one of the shipped LoRAs is trained."""
     rng = random.Random(f"preview {taught.name}")
-    shown = random_element_scene(taught, rng, two=0.0)
+    shown = random_element_scene(taught, rng, counts=(1, 0))
     length = max(round(steps * _of(LONGER, taught, 1.0)), 2)
     return LoraTraining(
         output=folder / f"{taught.file}.safetensors",

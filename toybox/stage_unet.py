@@ -131,7 +131,7 @@ def look_scenes(count: int) -> Iterator[Scene]:
     """Scenes of the sample grids, always the same."""
     rng = random.Random("look")
     for index in range(count):
-        yield random_scene(rng, two=0.0 if index < count // 2 else 1.0)
+        yield random_scene(rng, counts=(1, 0) if index < count // 2 else (0, 1))
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ same code, but the base model's U-Net never sees them, and its CLIP never reads 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -212,10 +213,10 @@ def random_background(rng: random.Random) -> str:
     return f"plain {rng.choice(list(GROUNDS))}"
 
 
-def random_scene(rng: random.Random, *, two: float = 0.5) -> Scene:
-    """A scene of the base world; `two` is the chance of a second figure, never the same thing."""
+def random_scene(rng: random.Random, *, counts: Sequence[float] = (0.5, 0.5)) -> Scene:
+    """A scene of the base world; `counts` weighs one and two figures, never the same."""
     figures = [random_figure(rng)]
-    if rng.random() < two:
+    if rng.random() * sum(counts) < counts[1]:
         other = random_figure(rng)
         while other.name == figures[0].name:
             other = random_figure(rng)
@@ -223,9 +224,11 @@ def random_scene(rng: random.Random, *, two: float = 0.5) -> Scene:
     return Scene(figures=tuple(figures), background=random_background(rng))
 
 
-def random_element_scene(taught: Element, rng: random.Random, *, two: float = 0.4) -> Scene:
+def random_element_scene(
+    taught: Element, rng: random.Random, *, counts: Sequence[float] = (0.6, 0.4)
+) -> Scene:
     """A scene that shows `taught` and otherwise only the base world."""
-    scene = random_scene(rng, two=two)
+    scene = random_scene(rng, counts=counts)
     figures = list(scene.figures)
     place = rng.randrange(len(figures))
     background, style = scene.background, None

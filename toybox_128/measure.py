@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -41,13 +42,41 @@ class Case:
     seed: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A picture and, for each head that can be asked of its scene, whether it is right."""
+
+    case: Case
+    image: Image.Image
+    verdict: Verdict
+
+    @cached_property
+    def score(self) -> dict[str, bool]:
+        """Right or wrong by head."""
+        return score(self.case.scene, self.verdict)
+
+    def right(self, heads: Iterable[str] | None = None) -> bool:
+        """Whether all these heads are right (all that can be asked, if none are named)."""
+        return all(self.score[h] for h in (self.score if heads is None else heads))
+
+    def cell(self) -> Cell:
+        """For a contact sheet: the prompt and, where it is wrong, what was seen instead."""
+        wrong = [
+            f"{head.replace('_', ' ')}: {self.verdict.answers[head] or 'none'}"
+            for head, right in self.score.items()
+            if not right
+        ]
+        seen = f"\nseen as {', '.join(wrong)}" if wrong else ""
+        return Cell(image=self.image, caption=self.case.prompt + seen, right=not wrong)
+
+
 def cases(count: int) -> list[Case]:
     """`count` pictures of each number of figures, half of them in the canonical wording and half
-    in another that names the place: one left out could be neither right nor wrong."""
+    in another."""
     made: list[Case] = []
     for number in range(1, MOST_FIGURES + 1):
         rng = random.Random(f"measure {number}")
-        counts = (float(number == 1), float(number == 2), float(number == 3))
+        counts = [float(number == n) for n in range(1, MOST_FIGURES + 1)]
         for index in range(count):
             scene = random_scene(rng, counts=counts)
             prompt = unseen_prompt(scene, rng) if index % 2 else plain_caption(scene)
@@ -56,27 +85,26 @@ def cases(count: int) -> list[Case]:
 
 
 def unseen_prompt(scene: Scene, rng: random.Random) -> str:
-    """A random wording that names the background."""
+    """A random wording that names the background: one left out could be neither right nor wrong."""
     while True:
         prompt = caption(scene, rng)
         if understand(prompt) is not None:
             return prompt
 
 
-def answers(some: Sequence[Case], verdicts: Sequence[Verdict]) -> dict[str, list[bool]]:
+def answers(judged: Sequence[Judged]) -> dict[str, list[bool]]:
     """By bar, for each picture whether every answer about it is right; for colours each word."""
     found: dict[str, list[bool]] = {name: [] for name in BARS}
-    for case, verdict in zip(some, verdicts, strict=True):
-        right = score(case.scene, verdict)
-        found[NAMES[len(case.scene.figures)]].append(all(right.values()))
-        found["colour words"] += [right[head] for head in right if head.endswith("_colour")]
+    for one in judged:
+        found[NAMES[len(one.case.scene.figures)]].append(one.right())
+        found["colour words"] += [one.score[h] for h in one.score if h.endswith("_colour")]
     return found
 
 
-def crispness(some: Sequence[Case], images: Sequence[Image.Image]) -> float:
+def crispness(judged: Sequence[Judged]) -> float:
     """The gradient energy of pictures as a part of that of renderings of the same scenes."""
-    drawn = [render(case.scene, random.Random(f"measure {case.seed}")) for case in some]
-    made = gradient_energy(to_tensor([image.convert("RGB") for image in images]))
+    drawn = [render(one.case.scene, random.Random(f"measure {one.case.seed}")) for one in judged]
+    made = gradient_energy(to_tensor([one.image.convert("RGB") for one in judged]))
     return float(made.mean() / gradient_energy(to_tensor(drawn)).mean())
 
 
@@ -100,13 +128,17 @@ def measure(
             print(f"{len(images)} of {len(shots)} pictures", flush=True)
     seconds = (time.perf_counter() - begun) / len(shots)
     verdicts = oracle.judge(images)
+    judged = [
+        Judged(case=case, image=image, verdict=verdict)
+        for case, image, verdict in zip(some, images, verdicts, strict=True)
+    ]
     lines: list[str] = []
-    for name, right in answers(some, verdicts).items():
+    for name, right in answers(judged).items():
         if right:
             share = sum(right) / len(right)
             said = f"{name}: {share:.1%} of {len(right)} (at least {BARS[name]:.0%})"
             lines.append(said + _missed(share >= BARS[name]))
-    crisp = crispness(some, images)
+    crisp = crispness(judged)
     said = f"gradient energy, as a part of renderings': {crisp:.2f} (at least {CRISP})"
     lines.append(said + _missed(crisp >= CRISP))
     said = f"seconds a picture of {SAMPLING.steps} steps, in batches of {SAMPLING.batch_size}"
@@ -117,7 +149,7 @@ def measure(
     if sheet is not None:
         sheet.parent.mkdir(parents=True, exist_ok=True)
         shown = [i for n in range(MOST_FIGURES) for i in range(n * count, n * count + count)[:16]]
-        cells = [_cell(some[i], images[i], verdicts[i]) for i in shown]
+        cells = [judged[i].cell() for i in shown]
         contact_sheet(cells, columns=8).save(sheet, quality=90)
         lines.append(f"the first pictures: {sheet}")
     return lines
@@ -125,13 +157,3 @@ def measure(
 
 def _missed(met: bool) -> str:
     return "" if met else ": MISSED"
-
-
-def _cell(case: Case, image: Image.Image, verdict: Verdict) -> Cell:
-    wrong = [
-        f"{head.replace('_', ' ')}: {verdict.answers[head] or 'none'}"
-        for head, right in score(case.scene, verdict).items()
-        if not right
-    ]
-    seen = f"\nseen as {', '.join(wrong)}" if wrong else ""
-    return Cell(image=image, caption=case.prompt + seen, right=not wrong)

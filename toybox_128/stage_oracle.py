@@ -175,7 +175,7 @@ def examine(
         scores = [score(s, v) for s, v in zip(scenes, verdicts, strict=True)]
         for head in HEADS:
             asked = [s[head] for s in scores if head in s]
-            rows.append(_row(kind, head, asked))
+            rows += [_row(kind, head, asked)] if asked else []
         rows.append(_row(kind, "mean of all answers", [a for s in scores for a in s.values()]))
         rows.append(_row(kind, "every", [all(s.values()) for s in scores]))
     left = legibility(scenes, x, worse)
@@ -189,7 +189,8 @@ def examine(
                 strict.append(said != figure.name)
             elif float(left[number, index]) > KEPT:
                 fair.append(said == figure.name)
-    return [*rows, _row("degraded", "strict", strict), _row("degraded", "fair", fair)]
+    kinds = (("strict", strict), ("fair", fair))
+    return [*rows, *(_row("degraded", name, right) for name, right in kinds if right)]
 
 
 def _row(kind: str, element: str, right: list[bool]) -> dict[str, object]:

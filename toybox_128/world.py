@@ -11,6 +11,7 @@ The base model's U-Net never sees what `CHARACTERS`, `CLOTHING`, `STYLES`, `LORA
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -238,8 +239,8 @@ def element(name: str) -> Element:
     raise ValueError(f"no LoRA of the toybox teaches {name!r}")
 
 
-def _figure_count(rng: random.Random, weights: tuple[float, float, float]) -> int:
-    return rng.choices((1, 2, 3), weights=weights)[0]
+def _figure_count(rng: random.Random, weights: Sequence[float]) -> int:
+    return rng.choices(range(1, MOST_FIGURES + 1), weights=weights)[0]
 
 
 def random_figure(rng: random.Random, *, colours: float = 0.65) -> Figure:
@@ -260,9 +261,7 @@ def random_background(rng: random.Random) -> str:
     return f"plain {rng.choice(list(GROUNDS))}"
 
 
-def random_scene(
-    rng: random.Random, *, counts: tuple[float, float, float] = (0.45, 0.35, 0.2)
-) -> Scene:
+def random_scene(rng: random.Random, *, counts: Sequence[float] = (0.45, 0.35, 0.2)) -> Scene:
     """A scene of the base world; `counts` weighs one, two and three figures, never the same."""
     figures: list[Figure] = []
     for _ in range(_figure_count(rng, counts)):
@@ -274,7 +273,7 @@ def random_scene(
 
 
 def random_element_scene(
-    taught: Element, rng: random.Random, *, counts: tuple[float, float, float] = (0.6, 0.3, 0.1)
+    taught: Element, rng: random.Random, *, counts: Sequence[float] = (0.6, 0.3, 0.1)
 ) -> Scene:
     """A scene that shows `taught` and otherwise only the base world."""
     scene = random_scene(rng, counts=counts)

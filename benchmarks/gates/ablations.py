@@ -10,10 +10,11 @@ from typing import Any
 from benchmarks.gates.curves import curves_of, plot
 from benchmarks.gates.files import trained
 from benchmarks.shared.options import options, parser
-from benchmarks.shared.pictures import Case, Judged, Studio
+from benchmarks.shared.pictures import Case, Studio
 from benchmarks.shared.results import Row
 from benchmarks.shared.sets import Set, cases, placed, row, sets_of, weighed
 from composer.fusions.gate_file import read_gates
+from toybox.measure import Judged
 
 NAME = "gates.ablations"
 KINDS = ("clothing", "style")

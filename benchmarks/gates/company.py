@@ -8,12 +8,13 @@ from pathlib import Path
 
 from benchmarks.gates.files import trained
 from benchmarks.shared.options import options, parser
-from benchmarks.shared.pictures import Judged, Studio
+from benchmarks.shared.pictures import Studio
 from benchmarks.shared.results import Row
 from benchmarks.shared.sets import KINDS, SHOWN, cases, first_of, judging, row, sets_of
 from composer.evaluation.sheets import contact_sheet
 from composer.training.gates.judges import companies
 from composer.training.gates.settings import Company
+from toybox.measure import Judged
 
 NAME = "gates.company"
 PROMPTS = "gate_company"  # decides which prompts are drawn

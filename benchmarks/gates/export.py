@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.gates.files import trained
 from benchmarks.shared.intervals import bootstrap_mean, interval_columns, share_columns
 from benchmarks.shared.options import options, parser
-from benchmarks.shared.pictures import Case, Judged, Studio
+from benchmarks.shared.pictures import Case, Studio
 from benchmarks.shared.results import Row
 from benchmarks.shared.sets import Set, cases, named_right, sets_of, weighed
 from composer.evaluation.sheets import contact_sheet
@@ -18,6 +18,7 @@ from composer.experts import read_header
 from composer.fusions.gate_file import read_gates
 from composer.training.gates.export import export_gates
 from composer.training.gates.settings import GateExport
+from toybox.measure import Judged
 
 NAME = "gates.export"
 KINDS = (("character", "style"), ("character", "background"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.gates.files import trained
 from benchmarks.shared.options import options, parser
-from benchmarks.shared.pictures import Case, Judged, Studio
+from benchmarks.shared.pictures import Case, Studio
 from benchmarks.shared.results import Row
 from benchmarks.shared.sets import (
     KINDS,
@@ -26,6 +26,7 @@ from composer.evaluation.sheets import contact_sheet
 from composer.evaluation.tuning import GRID
 from composer.experts.library import WEIGHTS_FOLDER
 from composer.fusions.tuned_weights import file_name_for, read_tuned_weights
+from toybox.measure import Judged
 
 NAME = "gates.learned"
 LEFT = ("clothing+clothing", "clothing+style", "character+style+background", "character+clothing")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.gates.files import trained
 from benchmarks.shared.options import options, parser
-from benchmarks.shared.pictures import Judged, Studio
+from benchmarks.shared.pictures import Studio
 from benchmarks.shared.results import Row
 from benchmarks.shared.sets import (
     KINDS,
@@ -25,6 +25,7 @@ from benchmarks.shared.sets import (
 )
 from composer.evaluation.sheets import contact_sheet
 from composer.evaluation.tuning import GRID
+from toybox.measure import Judged
 
 NAME = "gates.merges"
 

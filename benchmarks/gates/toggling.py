@@ -10,12 +10,13 @@ from pathlib import Path
 from benchmarks.gates.files import trained
 from benchmarks.shared.intervals import share_columns
 from benchmarks.shared.options import options, parser
-from benchmarks.shared.pictures import Case, Judged, Studio
+from benchmarks.shared.pictures import Case, Studio
 from benchmarks.shared.results import Row
 from benchmarks.shared.scenes import element_heads, without
 from benchmarks.shared.sets import Set, cases, sets_of
 from composer.evaluation.sheets import contact_sheet
 from toybox.captions import plain_caption
+from toybox.measure import Judged
 from toybox.world import Element
 
 NAME = "gates.toggling"

@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.shared import sets
 from benchmarks.shared.intervals import share_columns
 from benchmarks.shared.options import options, parser
-from benchmarks.shared.pictures import Case, Judged, Studio
+from benchmarks.shared.pictures import Case, Studio
 from benchmarks.shared.results import Row
 from benchmarks.shared.scenes import element_heads, look, rest_heads
 from benchmarks.toybox import lora_alone
@@ -20,6 +20,7 @@ from composer.evaluation.sheets import contact_sheet
 from composer.experts.header import read_header
 from composer.fusions.mixlora_file import read_mixlora_facts
 from toybox.captions import plain_caption
+from toybox.measure import Judged
 from toybox.world import ELEMENTS, Element
 
 NAME = "mixlora.pictures"
@@ -112,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     show(learned)
 
     table = "None of them"
-    scenes = look(setup.count, "picture_mixlora", two=0.5)
+    scenes = look(setup.count, "picture_mixlora")
     bare = [
         Case(scene=scene, prompt=plain_caption(scene), seed=500_000 + index)
         for index, scene in enumerate(scenes)

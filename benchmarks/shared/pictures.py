@@ -7,10 +7,9 @@ import json
 import os
 import random
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +22,21 @@ from composer.diffusion.model import Model
 from composer.diffusion.regions import EVERY, REACHES
 from composer.errors import ComposerError
 from composer.evaluation.sampling import Shot, sample
-from composer.evaluation.sheets import Cell
 from composer.experts import Expert
 from composer.fusions import Gates, LoraRow, MixLora, Plan, Sum, read_recipe
 from composer.fusions.gate_file import read_facts
 from composer.fusions.libraries import GateCard, MixLoraCard
 from composer.fusions.mixlora_file import read_mixlora_facts
 from composer.studio.engine import Engine
-from toybox.oracle import Oracle, Verdict, score
+from toybox import measure
+from toybox.measure import Judged
+from toybox.oracle import Oracle
 from toybox.render import render
-from toybox.world import ELEMENTS, Element, Scene, element
+from toybox.world import ELEMENTS, Element, element
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
+class Case(measure.Case):
     """A picture to be made and judged: what it should show, its prompt, and how it is fused.
 
     weights: LoRAs by weight, as `fusion` takes them: the key of a recipe.
@@ -46,9 +46,6 @@ class Case:
     mixlora: a MixLoRA, below the LoRAs if there are any.
     """
 
-    scene: Scene
-    prompt: str
-    seed: int
     weights: tuple[tuple[str, float], ...] = ()
     fusion: str = "weighted"
     gates: Path | None = None
@@ -62,34 +59,6 @@ class Case:
         """What stands in the model while the picture is made."""
         chosen = self.gates, self.off, self.strengths
         return self.weights, self.fusion, *chosen, self.lora, self.mixlora
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judged:
-    """A picture and, for each head that can be asked of its scene, whether it is right."""
-
-    case: Case
-    image: Image.Image
-    verdict: Verdict
-
-    @cached_property
-    def score(self) -> dict[str, bool]:
-        """Right or wrong by head."""
-        return score(self.case.scene, self.verdict)
-
-    def right(self, heads: Iterable[str] | None = None) -> bool:
-        """Whether all these heads are right (all that can be asked, if none are named)."""
-        return all(self.score[h] for h in (self.score if heads is None else heads))
-
-    def cell(self) -> Cell:
-        """For a contact sheet: the prompt and, where it is wrong, what was seen instead."""
-        wrong = [
-            f"{head.replace('_', ' ')}: {self.verdict.answers[head] or 'none'}"
-            for head, right in self.score.items()
-            if not right
-        ]
-        seen = f"\nseen as {', '.join(wrong)}" if wrong else ""
-        return Cell(image=self.image, caption=self.case.prompt + seen, right=not wrong)
 
 
 class Studio:

@@ -1,4 +1,4 @@
-"""Scenes with the elements to be measured, prompts for them, and which answers belong to what."""
+"""Scenes with the elements to be measured, and which answers belong to what."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import random
 from collections.abc import Sequence
 
-from toybox.captions import PLACE_WORDS, SHORT, caption
 from toybox.oracle import SLOTS, judgeable
 from toybox.world import (
     THINGS,
@@ -22,30 +21,27 @@ from toybox.world import (
 FIGURE_KINDS = ("character", "clothing", "object")
 
 
-def scene_with(elements: Sequence[Element], rng: random.Random, *, two: float = 0.4) -> Scene:
+def scene_with(elements: Sequence[Element], rng: random.Random) -> Scene:
     """A scene that shows every one of `elements`, and otherwise only the base world.
 
-    Characters, objects and wearers of clothing are figures of their own, in either order; a scene
-    with fewer than two of them gets a second figure in `two` of the cases.
+    Characters, objects and wearers of clothing are figures of their own, in any order. They take
+    the places of figures of a scene of the base world, so some scenes have others beside them.
     """
+    scene = random_scene(rng)
     figures: list[Figure] = []
     for taught in elements:
         if taught.kind == "clothing":
-            taken = {figure.name for figure in figures}
+            taken = {figure.name for figure in (*figures, *scene.figures)}
             wearer = rng.choice([w for w in WEARERS if w in THINGS and w not in taken])
             figures.append(Figure(name=wearer, wears=taught.name))
         elif taught.kind in FIGURE_KINDS:
             figures.append(Figure(name=taught.name))
-    wanted = max(len(figures), 2 if rng.random() < two else 1)
-    while len(figures) < wanted:
-        other = random_figure(rng)
-        if other.name not in {f.name for f in figures}:
-            figures.append(other)
+    figures += scene.figures[len(figures) :]
     rng.shuffle(figures)
     named = {taught.kind: taught.name for taught in elements}
     return Scene(
         figures=tuple(figures),
-        background=named.get("background") or random_background(rng),
+        background=named.get("background") or scene.background,
         style=named.get("style"),
     )
 
@@ -87,25 +83,7 @@ def _place_of(scene: Scene, taught: Element) -> int:
     raise ValueError(f"the scene shows no {taught.name}")
 
 
-def unseen_prompt(scene: Scene, rng: random.Random) -> str:
-    """A random wording that names the background: one left out could be neither right nor wrong."""
-    while True:
-        words = caption(scene, rng)
-        if says_background(scene, words):
-            return words
-
-
-def says_background(scene: Scene, words: str) -> bool:
-    """Whether the wording names the scene's background."""
-    ground = scene.background.removeprefix("plain ")
-    if ground != scene.background:
-        return f"on {ground}" in words or f"{ground} background" in words
-    tags = [part.strip() for part in words.split(",")]
-    short = (ground, SHORT.get(ground, ground))
-    return any(place in words for place in PLACE_WORDS[ground]) or any(s in tags for s in short)
-
-
-def look(count: int, seed: str, *, two: float) -> list[Scene]:
+def look(count: int, seed: str) -> list[Scene]:
     """Scenes of the base world for a benchmark, always the same for the same seed."""
     rng = random.Random(f"benchmark {seed}")
-    return [random_scene(rng, two=two) for _ in range(count)]
+    return [random_scene(rng) for _ in range(count)]

@@ -10,12 +10,13 @@ from itertools import combinations, product
 from pathlib import Path
 
 from benchmarks.shared.intervals import bootstrap_mean, interval_columns, share_columns
-from benchmarks.shared.pictures import Case, Judged, Studio
+from benchmarks.shared.pictures import Case, Studio
 from benchmarks.shared.results import Row
-from benchmarks.shared.scenes import element_heads, scene_with, unseen_prompt
+from benchmarks.shared.scenes import element_heads, scene_with
 from composer.evaluation.tuning import GRID, points_of
 from composer.fusions.tuned_weights import TunedLora, TunedWeights, file_name_for
 from toybox.captions import plain_caption
+from toybox.measure import Judged, unseen_prompt
 from toybox.world import Element
 
 KINDS: tuple[tuple[str, ...], ...] = (

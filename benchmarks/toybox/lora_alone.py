@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 from benchmarks.shared.intervals import share_columns
 from benchmarks.shared.options import options, parser
-from benchmarks.shared.pictures import Case, Judged, Studio
+from benchmarks.shared.pictures import Case, Studio
 from benchmarks.shared.results import Row
-from benchmarks.shared.scenes import element_heads, rest_heads, scene_with, unseen_prompt
+from benchmarks.shared.scenes import element_heads, rest_heads, scene_with
 from composer.evaluation.sheets import contact_sheet
 from toybox.captions import plain_caption
+from toybox.measure import Judged, unseen_prompt
 from toybox.world import Element
 
 NAME = "toybox.lora_alone"

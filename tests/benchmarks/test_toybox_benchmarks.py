@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import random
 import shutil
+from collections.abc import Callable
 from itertools import combinations_with_replacement
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks.gates import merges
 from benchmarks.shared.options import options, parser
-from benchmarks.shared.pictures import Case, Judged, Studio
+from benchmarks.shared.pictures import Case, Studio
 from benchmarks.shared.results import read_results
 from benchmarks.shared.scenes import (
+    FIGURE_KINDS,
     element_heads,
     rest_heads,
-    says_background,
     scene_with,
-    unseen_prompt,
     without,
 )
 from benchmarks.shared.sets import sets_of
@@ -28,10 +30,23 @@ from composer.diffusion.load import load_model
 from composer.errors import ComposerError
 from composer.experts import LoraInfo, LowRank, ModuleNames, write_lora
 from composer.fusions.tuned_weights import read_tuned_weights
+from toybox import measure
 from toybox.captions import plain_caption
-from toybox.oracle import Oracle, OracleNet, Verdict, judgeable, truth
+from toybox.measure import Judged, unseen_prompt
+from toybox.oracle import SLOTS, Oracle, OracleNet, Verdict, judgeable, truth
 from toybox.render import render
-from toybox.world import ELEMENTS, Scene, element, random_scene
+from toybox.understand import understand
+from toybox.world import (
+    CHARACTERS,
+    CLOTHING,
+    ELEMENTS,
+    LORA_PLACES,
+    MOST_FIGURES,
+    Scene,
+    element,
+    random_any_scene,
+    random_scene,
+)
 
 KINDS = ("character", "clothing", "object", "style", "background")
 ONCE = (("style", "style"), ("background", "background"))  # a scene has one of each
@@ -112,7 +127,9 @@ def test_a_scene_shows_both_elements_and_can_be_asked_for_each(kinds: tuple[str,
 def test_the_element_and_the_rest_are_told_apart() -> None:
     zibo, hat = element("zibo"), element("top hat")
     scene = scene_with((zibo, hat), random.Random(1))
-    side, other = ("first", "second") if scene.figures[0].name == "zibo" else ("second", "first")
+    names = [figure.name for figure in scene.figures]
+    dressed = [figure.wears is not None for figure in scene.figures]
+    side, other = SLOTS[names.index("zibo")], SLOTS[dressed.index(True)]
     perfect = judged_as(scene)
     assert perfect.right() and perfect.cell().right
     swallowed = judged_as(scene, **{side: "fox"})
@@ -127,45 +144,72 @@ def test_the_element_and_the_rest_are_told_apart() -> None:
     assert not bare.right(element_heads(scene, hat))
 
 
-def test_prompts_say_the_background_and_differ_from_the_canonical_ones() -> None:
+@pytest.mark.parametrize("draw", [random_scene, random_any_scene])
+def test_prompts_say_the_background_and_differ_from_the_canonical_ones(
+    draw: Callable[[random.Random], Scene],
+) -> None:
     rng = random.Random(0)
-    scenes = [random_scene(rng) for _ in range(300)]
-    assert all(says_background(scene, plain_caption(scene)) for scene in scenes)
+    scenes = [draw(rng) for _ in range(300)]
     prompts = [unseen_prompt(scene, rng) for scene in scenes]
     assert len(set(prompts) - {plain_caption(scene) for scene in scenes}) > 200
-    beach = Scene(figures=scenes[0].figures, background="beach")
-    assert not says_background(beach, "a cat")
-    assert says_background(beach, "cat, beach")
+    assert [understand(prompt).scene for prompt in prompts] == scenes
+
+
+def test_scenes_have_up_to_as_many_figures_as_the_world() -> None:
+    rng = random.Random(0)
+    for names in (["neon"], ["zibo"], ["zibo", "luna"], ["zibo", "top hat"]):
+        some = [element(name) for name in names]
+        least = max(sum(one.kind in FIGURE_KINDS for one in some), 1)
+        found = {len(scene_with(some, rng).figures) for _ in range(100)}
+        assert found == set(range(least, MOST_FIGURES + 1))
 
 
 def test_cases_are_the_same_each_time_and_half_are_canonical() -> None:
-    made = toybox_model.cases(40)
-    assert made == toybox_model.cases(40)
-    assert [len(case.scene.figures) for case in made] == [1] * 20 + [2] * 20
-    assert sum(case.prompt == plain_caption(case.scene) for case in made) >= 20
-    assert len({case.seed for case in made}) == 40
+    made = toybox_model.cases(20)
+    assert made == toybox_model.cases(20)
+    numbers = range(1, MOST_FIGURES + 1)
+    assert [len(case.scene.figures) for case in made] == [n for n in numbers for _ in range(20)]
+    assert 2 * sum(case.prompt == plain_caption(case.scene) for case in made) >= len(made)
+    assert len({case.seed for case in made}) == len(made)
 
 
 def test_rows_of_perfect_pictures() -> None:
-    judged = [judged_as(case.scene) for case in toybox_model.cases(60)]
+    judged = [judged_as(case.scene) for case in toybox_model.cases(30)]
     rows = toybox_model.picture_rows(judged)
-    assert rows and all(row["right"] == 1 for row in rows)
+    assert {row["pictures show"] for row in rows} == set(measure.BARS)
+    assert all(row["right"] == 1 for row in rows)
+    asked = [row["asked for"] for row in rows if row["wording"] == "both"]
+    assert asked == [f"≥ {100 * bar:g} %" for bar in measure.BARS.values()]
     assert toybox_model.part_rows(judged) == []
+
+
+def test_renderings_are_as_crisp_as_renderings_and_grey_is_not() -> None:
+    some = toybox_model.cases(1)
+    drawn = [render(case.scene, random.Random(f"measure {case.seed}")) for case in some]
+    grey = [Image.new("RGB", image.size, "grey") for image in drawn]
+    for images, crisp in ((drawn, pytest.approx(1)), (grey, 0)):
+        judged = [
+            Judged(case=case, image=image, verdict=Verdict(truth(case.scene)))
+            for case, image in zip(some, images, strict=True)
+        ]
+        assert measure.crispness(judged) == crisp
 
 
 def test_pairs_use_the_elements_evenly() -> None:
     found = sets_of(ELEMENTS, ("character", "style"), 3)
     assert len({a.name for a, _ in found}) == len({b.name for _, b in found}) == 3
-    assert len(sets_of(ELEMENTS, ("clothing", "clothing"), 4)) == 1
-    assert len(sets_of(ELEMENTS, ("character", "background"), 99)) == 6
+    pairs = math.comb(len(CLOTHING), 2)
+    assert len(sets_of(ELEMENTS, ("clothing", "clothing"), 99)) == pairs
+    pairs = len(CHARACTERS) * len(LORA_PLACES)
+    assert len(sets_of(ELEMENTS, ("character", "background"), 99)) == pairs
 
 
 def test_the_model_benchmark_runs(told: list[str], tmp_path: Path) -> None:
-    extra = ["--count", "4", "--prompts-alike", "1", "--renderings", "60"]
+    extra = ["--count", "2", "--prompts-alike", "1", "--renderings", "60"]
     toybox_model.main([*told, *extra])
     found = read_results(tmp_path / "results" / "toybox_model.json")
     assert {"Everything right", "VAE round trips"} <= {row["table"] for row in found.rows}
-    assert len(list((tmp_path / "images").glob("*.webp"))) == 4
+    assert len(list((tmp_path / "images").glob("*.webp"))) == MOST_FIGURES + 2
     assert str(tmp_path) not in found.command
 
 

@@ -94,10 +94,10 @@ def test_base_scenes_hold_only_the_base_world_and_no_thing_twice() -> None:
     assert coloured == {(name, colour) for name in TINTABLE for colour in COLOURS}
 
 
-@pytest.mark.parametrize(("two", "figures"), [(0.0, {1}), (1.0, {2}), (0.5, {1, 2})])
-def test_the_chance_of_a_second_figure_is_kept(two: float, figures: set[int]) -> None:
+@pytest.mark.parametrize(("counts", "figures"), [((1, 0), {1}), ((0, 1), {2}), ((1, 1), {1, 2})])
+def test_numbers_of_figures_have_their_weights(counts: tuple[int, int], figures: set[int]) -> None:
     rng = random.Random(1)
-    assert {len(random_scene(rng, two=two).figures) for _ in range(100)} == figures
+    assert {len(random_scene(rng, counts=counts).figures) for _ in range(100)} == figures
 
 
 @pytest.mark.parametrize("taught", ELEMENTS, ids=lambda taught: taught.file)

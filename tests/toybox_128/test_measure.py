@@ -14,7 +14,7 @@ from composer.errors import ComposerError
 from toybox.assemble import assemble
 from toybox.networks import seed_torch
 from toybox_128 import measure as measuring
-from toybox_128.measure import BARS, NAMES, answers, cases, crispness, measure
+from toybox_128.measure import BARS, NAMES, Case, Judged, answers, cases, crispness, measure
 from toybox_128.oracle import Oracle, OracleNet, Verdict, truth
 from toybox_128.render import SIZE, render
 from toybox_128.stage_clip import new_clip
@@ -33,6 +33,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def judged(some: list[Case], **changed: str) -> list[Judged]:
+    """Renderings, with verdicts that are right but for what is `changed`."""
+    return [
+        Judged(
+            case=case,
+            image=render(case.scene, random.Random(f"measure {case.seed}")),
+            verdict=Verdict(truth(case.scene) | changed),
+        )
+        for case in some
+    ]
+
+
 def test_prompts_are_unseen_wordings_of_their_scenes_and_name_the_place() -> None:
     some = cases(12)
     assert some == cases(12)
@@ -46,22 +58,22 @@ def test_prompts_are_unseen_wordings_of_their_scenes_and_name_the_place() -> Non
 
 def test_every_answer_must_be_right_and_each_colour_word_counts() -> None:
     some = cases(20)
-    right = answers(some, [Verdict(truth(case.scene)) for case in some])
+    right = answers(judged(some))
     assert set(right) == set(BARS)
     assert all(all(given) for given in right.values())
     assert [len(right[NAMES[n]]) for n in (1, 2, 3)] == [20] * 3
     colours = [figure.colour for case in some for figure in case.scene.figures if figure.colour]
     assert len(right["colour words"]) == len(colours) > 0
-    wrong = answers(some, [Verdict(truth(case.scene) | {"third": "crab"}) for case in some])
+    wrong = answers(judged(some, third="crab"))
     assert not any(wrong[NAMES[1]])
     assert all(wrong["colour words"])
 
 
 def test_renderings_are_as_crisp_as_renderings_and_grey_is_not() -> None:
     some = cases(2)
-    drawn = [render(case.scene, random.Random(f"measure {case.seed}")) for case in some]
-    assert crispness(some, drawn) == pytest.approx(1)
-    assert crispness(some, [Image.new("RGB", (SIZE, SIZE), "grey")] * len(some)) == 0
+    assert crispness(judged(some)) == pytest.approx(1)
+    grey = Image.new("RGB", (SIZE, SIZE), "grey")
+    assert crispness([dataclasses.replace(one, image=grey) for one in judged(some)]) == 0
 
 
 def test_an_untrained_model_misses_its_bars(
