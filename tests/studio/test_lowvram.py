@@ -106,7 +106,8 @@ def test_larger_ones_are_put_together_of_tiles() -> None:
     """Each tile has its own means, and edges are blended: by the shipped model's VAE, at twice the
     size, pictures differ by less than TILED of 255 on average."""
     plain, tiled = load_model(TOYBOX), load_model(TOYBOX, lowvram=True)
-    image = Image.open(ROOT / "loras" / "zibo.png").convert("RGB").resize((128, 128))
+    side = 2 * plain.size
+    image = Image.open(next((ROOT / "loras").glob("*.png"))).convert("RGB").resize((side, side))
     pixels = torch.tensor(np.asarray(image) / 255, dtype=torch.float32).permute(2, 0, 1)[None]
     latents = plain.to_latents(pixels)
     whole, pieces = plain.to_images(latents), tiled.to_images(latents)

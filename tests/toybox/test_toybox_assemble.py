@@ -13,18 +13,21 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 from composer.diffusion import load_model
 from toybox.assemble import assemble, text_encoder_of
 from toybox.networks import token_ids
+from toybox.render import SIZE
 from toybox.stage_clip import new_clip
-from toybox.stage_unet import new_unet
-from toybox.stage_vae import new_vae
-from toybox.tokens import build_tokenizer
+from toybox.stage_unet import CROSS, new_unet
+from toybox.stage_vae import LATENT_CHANNELS, new_vae
+from toybox.tokens import MAX_LENGTH, build_tokenizer
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder, tokenizer = tmp_path_factory.mktemp("toybox"), build_tokenizer()
-    clip = new_clip(tokenizer)
-    assemble(folder, vae=new_vae(), unet=new_unet(), clip=clip, tokenizer=tokenizer)
+    oracle = tmp_path_factory.mktemp("oracle")
+    (oracle / "oracle.json").write_text("{}")
+    parts = {"vae": new_vae(), "unet": new_unet(), "clip": new_clip(tokenizer)}
+    assemble(folder, **parts, tokenizer=tokenizer, oracle=oracle)
     return folder
 
 
@@ -33,7 +36,7 @@ def test_the_text_encoder_is_the_clips_text_tower() -> None:
     tokenizer = build_tokenizer()
     clip = new_clip(tokenizer).eval()
     tokens = token_ids(tokenizer, ["a cat on the beach", "zibo fox"], padding="max_length")
-    assert tuple(tokens.shape) == (2, 32)
+    assert tuple(tokens.shape) == (2, MAX_LENGTH)
     of_the_clip = clip.text_model(input_ids=tokens).last_hidden_state
     of_the_pipeline = text_encoder_of(clip)(tokens).last_hidden_state
     assert torch.equal(of_the_clip, of_the_pipeline)
@@ -44,7 +47,7 @@ def test_diffusers_loads_it_and_makes_a_picture(folder: Path) -> None:
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
     image = pipeline("a red car", num_inference_steps=2, generator=generator).images[0]
-    assert image.size == (64, 64)
+    assert image.size == (SIZE, SIZE)
     assert np.asarray(image).std() > 0
     settings = pipeline.scheduler.config
     assert settings["prediction_type"] == "v_prediction"
@@ -55,18 +58,20 @@ def test_diffusers_loads_it_and_makes_a_picture(folder: Path) -> None:
 
 def test_composer_loads_it_and_reads_its_sizes(folder: Path) -> None:
     model = load_model(str(folder))
-    assert (model.size, model.multiple, model.latent_channels) == (64, 4, 8)
-    assert (model.token_limit, model.cross_attention_dim) == (32, 128)
+    factor = SIZE // new_unet().config["sample_size"]
+    assert (model.size, model.multiple, model.latent_channels) == (SIZE, factor, LATENT_CHANNELS)
+    assert (model.token_limit, model.cross_attention_dim) == (MAX_LENGTH, CROSS)
 
 
 @torch.no_grad()
-def test_its_clip_lies_beside_it(folder: Path) -> None:
+def test_its_clip_and_its_oracle_lie_beside_it(folder: Path) -> None:
+    assert (folder / "oracle" / "oracle.json").read_text() == "{}"
     clip = CLIPModel.from_pretrained(folder / "clip", local_files_only=True).float()
     tokenizer = CLIPTokenizer.from_pretrained(folder / "clip", local_files_only=True)
     processor = CLIPImageProcessor.from_pretrained(folder / "clip", local_files_only=True)
-    white = np.full((64, 64, 3), 255, np.uint8)
+    white = np.full((SIZE, SIZE, 3), 255, np.uint8)
     pixels = processor(images=[white], return_tensors="pt").pixel_values
-    assert tuple(pixels.shape) == (1, 3, 64, 64)
+    assert tuple(pixels.shape) == (1, 3, SIZE, SIZE)
     assert pixels.unique().tolist() == [1.0]
     tokens = token_ids(tokenizer, ["a cat"], padding="max_length")
     out = clip(input_ids=tokens, pixel_values=pixels)

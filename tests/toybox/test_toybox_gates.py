@@ -32,7 +32,7 @@ def model() -> Model:
 
 
 def test_some_ship() -> None:
-    assert "top_hat_in_neon" in [path.stem for path in GATES]
+    assert GATES
 
 
 @pytest.mark.parametrize("path", GATES, ids=lambda path: path.stem)

@@ -6,14 +6,20 @@ import random
 
 import pytest
 
+import toybox.words
 import toybox_128.words
 from toybox.jottings import Words
 from toybox.understand import understand
-from toybox.words import WORDS
 from toybox.world import Figure, Scene
 
 
-@pytest.mark.parametrize("words", [WORDS, toybox_128.words.WORDS], ids=["64", "128"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        toybox.words.WORDS,
+        toybox_128.words.WORDS,
+    ],
+)
 def test_captions_are_understood_as_their_scenes(words: Words) -> None:
     rng, count = random.Random("understand"), 6000
     world, unsaid, shown = words.world, 0, set[str | None]()

@@ -13,17 +13,8 @@ from torch import Tensor, nn
 
 from toybox import stage_unet
 from toybox.loop import Stage
-from toybox.stage_unet import draw_timesteps, look_scenes, new_scheduler, train_unet
+from toybox.stage_unet import look_scenes, new_scheduler, train_unet
 from toybox.world import Figure, Scene
-
-
-def test_the_last_step_is_pure_noise() -> None:
-    scheduler = new_scheduler()
-    signal = scheduler.alphas_cumprod
-    assert signal[-1] == 0
-    assert (signal.diff() < 0).all()
-    scheduler.set_timesteps(10)
-    assert scheduler.timesteps.tolist() == [999 - 100 * step for step in range(10)]
 
 
 class Blind(nn.Module):
@@ -85,15 +76,6 @@ def test_target_and_weights_are_those_of_the_scheduler(
     expected = (weights * target.double().pow(2).mean((1, 2, 3))).mean()
     assert float(total.detach()) == pytest.approx(float(expected), rel=1e-4)
     assert figures["loss"] == pytest.approx(float(expected), rel=1e-4)
-
-
-def test_every_batch_sees_all_noise_levels() -> None:
-    for _ in range(20):
-        t = draw_timesteps(100)
-        assert 0 <= t.min() < 20
-        assert 940 < t.max() < 1000
-        assert 0.8 < (t < 650).float().mean() < 0.96
-        assert t[t < 650].sort().values.diff().max() < 20
 
 
 def test_sample_grids_always_show_the_same_scenes() -> None:

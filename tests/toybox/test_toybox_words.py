@@ -16,7 +16,11 @@ from toybox.jottings import SKILLS, Jotting, Words, held_out
 
 JOINING = {"and", "with", "style", "in", "a", "an"}
 WORLDS = pytest.mark.parametrize(
-    "words", [toybox.words.WORDS, toybox_128.words.WORDS], ids=["64", "128"]
+    "words",
+    [
+        toybox.words.WORDS,
+        toybox_128.words.WORDS,
+    ],
 )
 
 
@@ -78,7 +82,6 @@ def test_the_base_world_has_no_use_for_what_only_loras_know(words: Words) -> Non
         (toybox.words.WORDS, toybox.language_tokens),
         (toybox_128.words.WORDS, toybox_128.language_tokens),
     ],
-    ids=["64", "128"],
 )
 def test_each_ordinary_word_is_one_token(words: Words, tokens: Any, tmp_path: Path) -> None:
     tokenizer = tokens.build_language_tokenizer()

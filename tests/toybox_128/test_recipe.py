@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from composer.diffusion import load_model
 from composer.errors import ComposerError
 from toybox import stage_expand, stage_mixlora
 from toybox.stage_expand import SHARES
@@ -20,7 +22,9 @@ from toybox.stage_mixlora import settings
 from toybox_128 import recipe
 from toybox_128.__main__ import app
 from toybox_128.language_tokens import WINDOW, build_language_tokenizer
+from toybox_128.oracle import HEADS, Oracle
 from toybox_128.recipe import MINUTES, STAGES, Build, run
+from toybox_128.render import SIZE
 from toybox_128.stage_loras import TAUGHT
 from toybox_128.words import WORDS
 from toybox_128.world import CHARACTERS, element
@@ -128,4 +132,25 @@ def test_the_sheet_of_the_world_is_drawn(tmp_path: Path) -> None:
     path = tmp_path / "world.webp"
     assert CliRunner().invoke(app, ["world", str(path)]).exit_code == 0
     with Image.open(path) as sheet:
-        assert sheet.width > 10 * 128
+        assert sheet.width > 10 * SIZE
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_whole_recipe_in_seconds(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(recipe.__file__).parents[1]))
+    tiny = replace(build, scale=0.001)
+    # pictures to be measured and two families of LoRAs would take hours
+    run(tiny, [name for name in STAGES if name not in ("measure", "loras")])
+    assert load_model(str(tiny.out)).size == SIZE
+    verdict = Oracle.load(tiny.out / "oracle").judge([Image.new("RGB", (SIZE, SIZE))])[0]
+    assert set(verdict.answers) == set(HEADS)
+    account = json.loads((tiny.out / "training.json").read_text())
+    assert set(account) == {"vae", "clip", "unet", "decoder", "oracle"}
+    assert (tiny.loras / "mixlora" / "characters.safetensors").exists()
+    assert (tiny.out / "language" / "adapter").is_dir()
+
+    # once more, from the finished model
+    more = replace(tiny, work=tiny.work / "more", out=tiny.out.with_name("more"), start=tiny.out)
+    run(more, ("vae",))
+    assert [path.name for path in more.work.glob("*.safetensors")] == ["vae.safetensors"]
