@@ -1,4 +1,4 @@
-"""A caption is understood as the scene it words, and what is of no scene is not understood."""
+"""Prompts of three figures and of everything that can be worn are read; others are not."""
 
 from __future__ import annotations
 
