@@ -87,7 +87,7 @@ def toybox(setup: Options) -> Subject:
         title="The shipped model",
         loras=f"random LoRAs of rank {RANK} at attention and feed-forward",
         unet=unet,
-        inputs=_inputs(unet, unet.config.sample_size, 32),
+        inputs=_inputs(unet, unet.config.sample_size, model.token_limit),
         experts=random_experts(unet, paths),
     )
 

@@ -1,4 +1,4 @@
-"""One MixLoRA of three characters beside their LoRAs: one alone, two side by side, and none."""
+"""One MixLoRA of all characters beside their LoRAs: one alone, two side by side, and none."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from toybox.world import ELEMENTS, Element
 NAME = "mixlora.pictures"
 CHARACTERS = tuple(e for e in ELEMENTS if e.kind == "character")
 SHOWN = 6  # pictures of each way on the sheet
-MIXLORA = "MixLoRA"
+MIXLORA, ALL = "MixLoRA", "all LoRAs at once"
 Judgement = tuple[tuple[Element, ...], Judged]
 
 
@@ -70,8 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"There is no {path}: make it with `python -m toybox build --stage mixlora`."
         )
     studio = Studio(setup)
-    three = studio.elements([e.name for e in CHARACTERS])
-    each = {e: parameters(studio.path(e)) for e in three}
+    everyone = studio.elements([e.name for e in CHARACTERS])
+    each = {e: parameters(studio.path(e)) for e in everyone}
     whole, size = sum(each.values()), parameters(path)
     rows: list[Row] = []
     sheet: list[Judged] = []
@@ -83,32 +83,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sheet.extend(j for _, j in judged[:: max(len(judged) // SHOWN, 1)][:SHOWN])
 
     table = "One character"
-    singles = {e: lora_alone.cases(e, setup.count) for e in three}
+    singles = {e: lora_alone.cases(e, setup.count) for e in everyone}
     for e, cases in singles.items():
         alone = [(e,)] * len(cases)
         rows.append(row(table, e.name, "its LoRA", each[e], judge(alone, cases)))
         learned = judge(alone, [placed(case, path) for case in cases])
         rows.append(row(table, e.name, MIXLORA, size, learned))
         show(learned)
-    some = -(-setup.count // len(three))
-    mixed = [((e,), added(case, three)) for e, cases in singles.items() for case in cases[:some]]
+    some = -(-setup.count // len(everyone))
+    mixed = [((e,), added(case, everyone)) for e, cases in singles.items() for case in cases[:some]]
     judged = judge([names for names, _ in mixed], [case for _, case in mixed])
-    rows.append(row(table, "one of the three", "all three LoRAs", whole, judged))
+    rows.append(row(table, "one of them", ALL, whole, judged))
 
     table = "Two characters side by side"
-    pairs = [
-        (pair, case)
-        for pair in combinations(three, 2)
-        for case in sets.cases(pair, some, "test", 400_000)
-    ]
+    couples = list(combinations(everyone, 2))
+    some = -(-setup.count // len(couples))
+    pairs = [(pair, case) for pair in couples for case in sets.cases(pair, some, "test", 400_000)]
     names = [pair for pair, _ in pairs]
     both = judge(names, [added(case, pair) for pair, case in pairs])
-    size_of_two = 2 * whole // 3
-    rows.append(row(table, "two of the three", "their two LoRAs", size_of_two, both))
-    judged = judge(names, [added(case, three) for _, case in pairs])
-    rows.append(row(table, "two of the three", "all three LoRAs", whole, judged))
+    size_of_two = 2 * whole // len(everyone)
+    rows.append(row(table, "two of them", "their two LoRAs", size_of_two, both))
+    judged = judge(names, [added(case, everyone) for _, case in pairs])
+    rows.append(row(table, "two of them", ALL, whole, judged))
     learned = judge(names, [placed(case, path) for _, case in pairs])
-    rows.append(row(table, "two of the three", MIXLORA, size, learned))
+    rows.append(row(table, "two of them", MIXLORA, size, learned))
     show(both)
     show(learned)
 
@@ -120,25 +118,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     nobody: list[tuple[Element, ...]] = [()] * len(bare)
     rows.append(row(table, "none", "the bare model", 0, judge(nobody, bare)))
-    judged = judge(nobody, [added(case, three) for case in bare])
-    rows.append(row(table, "none", "all three LoRAs", whole, judged))
+    judged = judge(nobody, [added(case, everyone) for case in bare])
+    rows.append(row(table, "none", ALL, whole, judged))
     judged = judge(nobody, [placed(case, path) for case in bare])
     rows.append(row(table, "none", MIXLORA, size, judged))
     show(judged)
 
+    called = [e.name.title() for e in everyone]
     notes = [
-        "One file trained on all three characters and always in the model, compared with LoRAs "
-        "chosen by the prompt, and with all three LoRAs at once. " + _trained(path),
-        "No picture that any of them was trained on shows two of the three. The first pictures: "
-        "the MixLoRA with Zibo, Tavo and Luna; two characters by their LoRAs, and by the MixLoRA; "
-        "and a prompt that calls none, with the MixLoRA:",
+        f"One file trained on all {len(called)} characters and always in the model, compared with "
+        "LoRAs chosen by the prompt, and with all LoRAs at once. "
+        + _trained(path, [studio.path(e) for e in everyone]),
+        "No picture that any of them was trained on shows two of them. The first pictures: the "
+        f"MixLoRA with {', '.join(called[:-1])} and {called[-1]}; two characters by their LoRAs, "
+        "and by the MixLoRA; and a prompt that calls none, with the MixLoRA:",
         setup.save_sheet(NAME, contact_sheet([j.cell() for j in sheet], columns=SHOWN)),
     ]
-    setup.publish("A MixLoRA of three characters", rows, notes)
+    setup.publish("A MixLoRA of all characters", rows, notes)
 
 
-def _trained(path: Path) -> str:
-    """What the file says of its training."""
+def _trained(path: Path, loras: Sequence[Path]) -> str:
+    """What the files say of their training."""
     if not path.is_file():
         return ""
     facts = read_mixlora_facts(path)
@@ -146,14 +146,25 @@ def _trained(path: Path) -> str:
     router = facts.settings.router
     loads = [sorted(load, reverse=True) for load in facts.training["loads"].values()]
     few = sum(sum(load[: router.top_k]) > 0.95 for load in loads)
+    alike = settings.get("balance_over") == "layer"
+    over = "in each layer" if alike else "over all layers together"
     return (
         f"It has {router.experts} experts of rank {facts.settings.experts.rank} in each "
         f"feed-forward, {router.top_k} for each token, and was trained for "
-        f"{facts.training['steps']} steps of {settings['batch_size']} pictures in all; each LoRA "
-        f"for 400 steps of 10. In {few} of the {len(loads)} feed-forwards the same {router.top_k} "
-        "experts got more than 95 % of all choices in the end: the balance loss, computed over "
-        "all layers together as in the authors' code, allows that. Routing decides little there."
+        f"{facts.training['steps']} steps of {settings['batch_size']} pictures in all"
+        f"{_alone(loras)}. In {few} of the {len(loads)} feed-forwards the same {router.top_k} "
+        "experts got more than 95 % of all choices in the end; where they did, routing decides "
+        f"little. The balance loss was computed {over}."
     )
+
+
+def _alone(loras: Sequence[Path]) -> str:
+    """How long each LoRA was trained, where all of their files say the same."""
+    metadata = [read_header(path).metadata for path in loras if path.is_file()]
+    said = {(m.get("ss_steps"), m.get("ss_batch_size_per_device")) for m in metadata}
+    if len(said) != 1 or None in (one := next(iter(said))):
+        return ""
+    return f"; each LoRA for {one[0]} steps of {one[1]}"
 
 
 if __name__ == "__main__":

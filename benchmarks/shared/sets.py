@@ -17,6 +17,7 @@ from composer.evaluation.tuning import GRID, points_of
 from composer.fusions.tuned_weights import TunedLora, TunedWeights, file_name_for
 from toybox.captions import plain_caption
 from toybox.measure import Judged, unseen_prompt
+from toybox.oracle import SLOTS
 from toybox.world import Element
 
 KINDS: tuple[tuple[str, ...], ...] = (
@@ -153,7 +154,7 @@ def row(
     alike = len(set(kinds)) == 1
     for place, kind in enumerate(kinds):
         right = [j.right(element_heads(j.case.scene, some[place])) for some, j in judged]
-        label = ("first right", "second right")[place] if alike else f"{kind} right"
+        label = f"{SLOTS[place] if alike else kind} right"
         found |= share_columns(label, right)
     found |= share_columns("all named right", answers)
     found |= share_columns("whole picture right", [j.right() for _, j in judged])

@@ -13,7 +13,8 @@ from typing import Any
 from benchmarks.shared.markdown import results_section
 from benchmarks.shared.results import FOLDER, ROOT, read_results
 from composer.experts.header import read_header
-from toybox.world import BASE_BACKGROUNDS, COLOURS, ELEMENTS, THINGS, TINTABLE
+from toybox.sprites import SHEET
+from toybox.world import BASE_BACKGROUNDS, COLOURS, ELEMENTS, MOST_FIGURES, THINGS, TINTABLE
 
 MODEL = ROOT / "assets" / "toybox"
 
@@ -52,8 +53,8 @@ no part of the pipeline: a Llama that makes a full prompt of a few words, and it
 - Things: {things}.
 - Colour words ({colours}) for {tintable}.
 - Places and grounds: {backgrounds}.
-- One thing, or two with their sides. English captions in many wordings; a name it has not heard is
-  read as a name and changes nothing.
+- Up to {most} of these things in one picture, from left to right. English captions in many
+  wordings; a name it has not heard is read as a name and changes nothing.
 
 What only LoRAs know, and the U-Net has never seen: {elements}. The VAE has seen them drawn; the
 CLIP knows the ordinary words among them, and no character's name.
@@ -61,10 +62,9 @@ CLIP knows the ordinary words among them, and no character's name.
 ## Data and training
 
 All pictures are rendered by `toybox/` from a sheet of Noto Color Emoji glyphs (SIL Open
-Font License 1.1, text in `assets/sprites/OFL.txt`) on backgrounds drawn by code. No picture of
+Font License 1.1, text in `{sprites}/OFL.txt`) on backgrounds drawn by code. No picture of
 anything or anyone else was used. `python -m toybox build` makes every file again; the stages and
-their budgets are in `docs/toybox.md`. {training} The VAE and the CLIP saw the three styles with
-finer strokes than they are drawn with now.
+their budgets are in `docs/toybox.md`. {training}
 
 ## Limits
 
@@ -120,11 +120,13 @@ def card() -> str:
         size=vae["sample_size"],
         latent=unet["sample_size"],
         channels=unet["in_channels"],
+        most=MOST_FIGURES,
         things=", ".join(THINGS),
         colours=", ".join(COLOURS),
         tintable=", ".join(TINTABLE),
         backgrounds=", ".join(BASE_BACKGROUNDS),
         elements=", ".join(element.name for element in ELEMENTS),
+        sprites=SHEET.parent.relative_to(ROOT).as_posix(),
         training=f"These weights took: {account}." if account else "",
         figures=results_section(read_results(FOLDER / "toybox_model.json"), docs="../../docs/"),
     )

@@ -1,7 +1,8 @@
-"""The benchmark of the MixLoRA of three characters runs, on a tiny random model."""
+"""The benchmark of the MixLoRA of all characters runs, on a tiny random model."""
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from toybox.oracle import Oracle, OracleNet
 
 @pytest.fixture
 def told(tiny_zero_snr_sd: Path, tmp_path: Path) -> list[str]:
-    """A model with an oracle that was never trained, three LoRAs and a MixLoRA."""
+    """A model with an oracle that was never trained, and a LoRA of each character."""
     model, loras = tmp_path / "tiny", tmp_path / "loras"
     shutil.copytree(tiny_zero_snr_sd, model)
     loras.mkdir()
@@ -56,9 +57,10 @@ def test_the_benchmark_runs(told: list[str], tmp_path: Path) -> None:
     pictures.main(["--count", "2", *told])
     results = read_results(tmp_path / "results" / "mixlora_pictures.json")
     ways = [(row["table"], row["way"], row["n"]) for row in results.rows]
-    assert len(ways) == 3 * 2 + 1 + 3 + 3
+    assert len(ways) == len(pictures.CHARACTERS) * 2 + 1 + 3 + 3
     assert ("One character", "MixLoRA", 2) in ways
-    assert ("Two characters side by side", "their two LoRAs", 3) in ways
+    couples = math.comb(len(pictures.CHARACTERS), 2)
+    assert ("Two characters side by side", "their two LoRAs", couples) in ways
     assert ("None of them", "the bare model", 2) in ways
     assert results.rows[0]["trained numbers"] == 2 * 32 + 32 * 2
     assert "3 experts of rank 2" in results.notes[0]
