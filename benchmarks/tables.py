@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.questions import QUESTIONS
 from benchmarks.shared.markdown import markdown_table, results_section
 from benchmarks.shared.methods import methods_page
-from benchmarks.shared.results import FOLDER, ROOT, Results, file_stem, read_results
+from benchmarks.shared.results import FOLDER, ROOT, TAUGHT, Results, file_stem, read_results
 
 DOCS = ROOT / "docs"
 TITLE = "results.md"
@@ -38,14 +38,14 @@ Prompts and seeds are unseen by any training."""
 
 def pages(folder: Path = FOLDER) -> dict[str, str]:
     """The text of every page by its path below docs/."""
-    found = {r.name: r for r in map(read_results, sorted(folder.glob("*.json")))}
-    written = {page_of(name): _page(results) for name, results in found.items()}
+    found = {r.stem: r for r in map(read_results, sorted(folder.glob("*.json")))}
+    written = {page_of(results): _page(results) for results in found.values()}
     return {TITLE: _title_page(found), METHODS: methods_page(), **written}
 
 
-def page_of(name: str) -> str:
-    """Where the page of `benchmarks.NAME` is, below docs/."""
-    return f"results/{file_stem(name)}.md"
+def page_of(results: Results) -> str:
+    """Where the page of these results is, below docs/."""
+    return f"results/{results.stem}.md"
 
 
 def _page(results: Results) -> str:
@@ -56,22 +56,28 @@ def _page(results: Results) -> str:
 def _title_page(found: Mapping[str, Results]) -> str:
     parts = [HEAD]
     for question in QUESTIONS:
-        if not set(question.sources) <= found.keys():
+        stems = [file_stem(name) for name in question.sources]
+        if not set(stems) <= found.keys():
             continue
-        answer = question.answer(*(found[name] for name in question.sources))
-        links = ", ".join(_link(found[name]) for name in question.sources)
+        answer = question.answer(*(found[stem] for stem in stems))
+        links = ", ".join(_link(found[stem]) for stem in stems)
         parts += [f"## {question.title}", *answer.words, markdown_table(answer.rows)]
         parts.append(f"In full: {links}.")
     parts.append("## All benchmarks")
     for room, title in ROOMS.items():
-        listed = [r for name, r in found.items() if name.startswith(f"{room}.")]
-        lines = [f"- {_link(r)}: `python -m benchmarks.{r.name}`" for r in listed]
+        listed = [r for r in found.values() if r.name.startswith(f"{room}.")]
+        lines = [f"- {_link(r)}: `{_command(r)}`" for r in listed]
         parts += [f"### {title}", "\n".join(lines)] if lines else []
     return "\n\n".join(parts) + "\n"
 
 
 def _link(results: Results) -> str:
-    return f"[{results.title}]({page_of(results.name)})"
+    return f"[{results.title}]({page_of(results)})"
+
+
+def _command(results: Results) -> str:
+    family = "" if results.family == TAUGHT else f" --family {results.family}"
+    return f"python -m benchmarks.{results.name}{family}"
 
 
 def main() -> None:

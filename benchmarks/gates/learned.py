@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"({', '.join(f'{w:g}' for w in GRID)} for each LoRA): its weight in the sum, or its "
         "strength, which multiplies the weight that the gates give it. The best is that of "
         f"{given.tuning} pictures of other prompts and seeds; the sum's weights are those that "
-        "ship in `loras/weights`, found by `benchmarks.gates.merges`. No training and no tuning "
+        "lie beside the LoRAs, found by `benchmarks.gates.merges`. No training and no tuning "
         "used the prompts or seeds of these tables, and no training the oracle. Gains are paired, "
         "picture by picture. The first pictures, in each kind a row for each way: the tuned sum, "
         "the gates, and the gates with tuned strengths:",

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked.add_argument("--mixlora", type=Path, help="the file (default: the shipped one)")
     given = asked.parse_args(arguments)
     setup = options(NAME, given, arguments)
-    path: Path = given.mixlora or setup.loras / "mixlora" / "characters.safetensors"
+    path: Path = given.mixlora or given.loras / "mixlora" / "characters.safetensors"
     if not setup.truth and not path.is_file():
         raise ComposerError(
             f"There is no {path}: make it with `python -m toybox build --stage mixlora`."

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from benchmarks.shared.results import Results, Row, Value
 
 TABLE = "table"
+HIDDEN = (TABLE, "family")
+"""Columns that are alike in all rows of a table: its heading or the page's title says them."""
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
@@ -19,7 +21,7 @@ def markdown_table(rows: Sequence[Row]) -> str:
     columns = [
         name
         for name in dict.fromkeys(key for row in rows for key in row)
-        if name != TABLE and not _is_end(name, rows)
+        if name not in HIDDEN and not _is_end(name, rows)
     ]
     numbers = {name: _is_number(name, rows) for name in columns}
     lines = ["| " + " | ".join(columns) + " |"]

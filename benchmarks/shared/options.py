@@ -12,16 +12,28 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.shared.markdown import markdown_tables
-from benchmarks.shared.results import FOLDER, ROOT, Row, Value, file_stem, write_results
+from benchmarks.shared.results import FOLDER, ROOT, TAUGHT, Row, Value, file_stem, write_results
 from composer.evaluation.sampling import Sampling
+
+FAMILIES = {TAUGHT: "", "wild": "wild"}
+"""Families of LoRAs of the same elements, and their folders within that of the LoRAs."""
+FAMILY_HELP = (
+    "taught well, or from few pictures with every trainer's own settings, in the folder's "
+    "folder wild (%(default)s)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of all benchmarks of pictures; `name` is the benchmark's own."""
+    """The options of all benchmarks of pictures.
+
+    name: the benchmark's own.
+    family, loras: which LoRAs of the elements are fused, and the folder they lie in.
+    """
 
     name: str
     model: Path
+    family: str
     loras: Path
     count: int
     sampling: Sampling
@@ -51,9 +63,9 @@ class Options:
             return
         publish(
             self.name,
-            rows,
+            [{**row, "family": self.family} for row in rows],
             self.arguments,
-            title=title,
+            title=title if self.family == TAUGHT else f"{title}: {self.family} LoRAs",
             notes=notes,
             settings={**self.settings, **settings},
             folder=self.results,
@@ -62,7 +74,7 @@ class Options:
     def save_sheet(self, name: str, sheet: Image.Image) -> str:
         """Save a contact sheet; returns the Markdown that shows it in the docs."""
         self.images.mkdir(parents=True, exist_ok=True)
-        stem = file_stem(name)
+        stem = file_stem(name, self.family)
         sheet.save(self.images / f"{stem}.webp", quality=90, method=6)
         return f"![{stem.replace('_', ' ').capitalize()}](images/{stem}.webp)"
 
@@ -110,6 +122,7 @@ def parser(name: str, description: str, *, count: int, what: str) -> argparse.Ar
     found.add_argument("--count", type=int, default=count, help=f"{what} (%(default)s)")
     found.add_argument("--model", type=Path, default=ROOT / "assets/toybox", help="model folder")
     found.add_argument("--loras", type=Path, default=ROOT / "loras", help="folder of the LoRAs")
+    found.add_argument("--family", choices=FAMILIES, default=TAUGHT, help=FAMILY_HELP)
     found.add_argument("--steps", type=int, default=12, help="(%(default)s)")
     found.add_argument("--cfg", type=float, default=3.0, help="guidance (%(default)s)")
     found.add_argument("--sampler", default="DDIM", help="(%(default)s)")
@@ -135,7 +148,8 @@ def options(name: str, given: argparse.Namespace, arguments: Sequence[str] | Non
     return Options(
         name=name,
         model=given.model,
-        loras=given.loras,
+        family=given.family,
+        loras=given.loras / FAMILIES[given.family],
         count=given.count,
         sampling=Sampling(
             steps=given.steps, cfg_scale=given.cfg, sampler=given.sampler, batch_size=given.batch

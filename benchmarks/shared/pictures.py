@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,28 @@ class Case(measure.Case):
         return self.weights, self.fusion, *chosen, self.lora, self.mixlora
 
 
+class _Engine(Engine):
+    """Calls each LoRA by the words and the kind of the element it teaches, where its file does not
+    say them."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model)
+        self._named: dict[str, Expert] = {}
+
+    def read(self, name: str, path: Path) -> Expert:
+        """The expert in a file, the same one while the file does not change."""
+        found = super().read(name, path)
+        taught = next((one for one in ELEMENTS if one.file == path.stem), None)
+        if taught is None or (found.info.trigger and found.info.role != "other"):
+            return found
+        kept = self._named.get(name)
+        if kept is None or kept.sha256 != found.sha256:
+            words = found.info.trigger or taught.trigger
+            info = replace(found.info, trigger=words, role=taught.kind)
+            self._named[name] = kept = replace(found, info=info)
+        return kept
+
+
 class Studio:
     """The model, its LoRAs and the oracle of one benchmark."""
 
@@ -68,7 +90,7 @@ class Studio:
         self.options = options
         self.model: Model = load_model(options.model)
         self.oracle = Oracle.load(options.model / "oracle")
-        self.engine = Engine(self.model)
+        self.engine = _Engine(self.model)
         self._model_hash = _hash_of(options.model)
 
     def elements(self, names: Sequence[str] = ()) -> tuple[Element, ...]:

@@ -21,6 +21,8 @@ FOLDER = ROOT / "benchmarks" / "results"
 LIBRARIES = ("torch", "diffusers", "transformers", "peft")
 Value = str | int | float | bool | None
 Row = Mapping[str, Value]
+TAUGHT = "taught"
+"""The family of LoRAs that is meant where none is named."""
 _NAME = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
 
 
@@ -30,7 +32,8 @@ class Results:
 
     title, notes: what a reader sees above and below the tables; notes hold one paragraph each.
     rows: flat objects, one for each line of a table. Rows with different columns are shown as
-        separate tables; the column "table" names the one a row belongs to.
+        separate tables; the column "table" names the one a row belongs to, and "family" the
+        family of LoRAs, the same in all rows of a file.
     """
 
     name: str
@@ -43,6 +46,16 @@ class Results:
     versions: Mapping[str, str]
     settings: Mapping[str, Value]
     rows: tuple[Row, ...]
+
+    @property
+    def family(self) -> str:
+        """Of the LoRAs that were fused."""
+        return _family_of(self.rows)
+
+    @property
+    def stem(self) -> str:
+        """What its file and its page are called."""
+        return file_stem(self.name, self.family)
 
 
 def write_results(
@@ -82,7 +95,7 @@ def write_results(
         "settings": dict(settings or {}),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{file_stem(name)}.json"
+    path = folder / f"{file_stem(name, _family_of(rows))}.json"
     path.write_text(_layout(results, rows), encoding="utf-8")
     return path
 
@@ -102,9 +115,14 @@ def read_results(path: Path) -> Results:
         ) from error
 
 
-def file_stem(name: str) -> str:
+def file_stem(name: str, family: str = TAUGHT) -> str:
     """What the results, the page and the sheet of `benchmarks.NAME` are called."""
-    return name.replace(".", "_")
+    stem = name.replace(".", "_")
+    return stem if family == TAUGHT else f"{stem}_{family}"
+
+
+def _family_of(rows: Sequence[Row]) -> str:
+    return str(rows[0].get("family", TAUGHT))
 
 
 def _versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import tables
 from benchmarks.questions import QUESTIONS
-from benchmarks.shared.results import FOLDER, file_stem, read_results
+from benchmarks.shared.results import FOLDER, read_results
 from benchmarks.toybox import model_card
 
 FILES = sorted(FOLDER.glob("*.json"))
@@ -50,7 +50,7 @@ def test_a_question_without_results_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_results_file_names_its_benchmark_and_pictures_that_are_there(path: Path) -> None:
     found = read_results(path)
-    assert path.stem == file_stem(found.name)
+    assert path.stem == found.stem
     assert find_spec(f"benchmarks.{found.name}") is not None
     assert re.match(rf"python -m benchmarks\.{re.escape(found.name)}( |$)", found.command)
     for image in re.findall(r"\]\((images/[^)]+)\)", " ".join(found.notes)):

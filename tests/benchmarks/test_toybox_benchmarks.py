@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks import tables
 from benchmarks.gates import merges
 from benchmarks.shared.options import options, parser
 from benchmarks.shared.pictures import Case, Studio
@@ -24,7 +25,7 @@ from benchmarks.shared.scenes import (
     scene_with,
     without,
 )
-from benchmarks.shared.sets import sets_of
+from benchmarks.shared.sets import cases, placed, sets_of, weighed
 from benchmarks.toybox import lora_alone, merging, model as toybox_model, speed
 from composer.diffusion.load import load_model
 from composer.errors import ComposerError
@@ -35,6 +36,7 @@ from toybox.captions import plain_caption
 from toybox.measure import Judged, unseen_prompt
 from toybox.oracle import SLOTS, Oracle, OracleNet, Verdict, judgeable, truth
 from toybox.render import render
+from toybox.tensors import save_tensors
 from toybox.understand import understand
 from toybox.world import (
     CHARACTERS,
@@ -81,6 +83,10 @@ def loras(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
         info = LoraInfo(trigger=taught.trigger, role=taught.kind, base="tiny", rank=2, title="t")
         write_lora(folder / f"{taught.file}.safetensors", sites, info)
+        if taught.name in ("zibo", "neon"):
+            bare = {f"{s}.lora_down.weight": f.down.contiguous() for s, f in sites.items()}
+            bare |= {f"{s}.lora_up.weight": -2 * f.up for s, f in sites.items()}
+            save_tensors(folder / "wild" / f"{taught.file}.safetensors", bare, {})
     return folder
 
 
@@ -224,6 +230,40 @@ def test_a_stopped_run_goes_on(told: list[str], tmp_path: Path) -> None:
     assert len(second) == 4 and first.items() <= second.items()
     rows = read_results(tmp_path / "results" / "toybox_lora_alone.json").rows
     assert [(row["LoRA"], row["n"]) for row in rows] == [("zibo", 2), ("neon", 2), ("all", 4)]
+
+
+def test_another_family_of_loras_is_measured_beside_the_first(
+    told: list[str], tmp_path: Path
+) -> None:
+    alone = [*told, "--count", "1", "--names", "zibo", "neon"]
+    for family in ("taught", "wild"):
+        lora_alone.main([*alone, "--family", family])
+    results = tmp_path / "results"
+    stems = ("toybox_lora_alone", "toybox_lora_alone_wild")
+    taught, wild = (read_results(results / f"{stem}.json") for stem in stems)
+    assert [row["family"] for row in (*taught.rows, *wild.rows)] == ["taught"] * 3 + ["wild"] * 3
+    assert (taught.stem, wild.stem) == stems and wild.title == "Each LoRA alone: wild LoRAs"
+    assert len(list((tmp_path / "cache").rglob("*.png"))) == 4
+    assert len(list((tmp_path / "images").glob("*.webp"))) == 2
+    listed = tables.pages(results)
+    assert {f"results/{stem}.md" for stem in stems} < set(listed)
+    assert "`python -m benchmarks.toybox.lora_alone --family wild`" in listed[tables.TITLE]
+    with pytest.raises(ComposerError, match=r"wild lacks luna\.safetensors"):
+        lora_alone.main([*told, "--names", "luna", "--family", "wild"])
+
+
+def test_a_file_that_says_nothing_of_itself_is_called_by_its_element(told: list[str]) -> None:
+    told += ["--family", "wild"]
+    studio = Studio(options("x", parser("x", "", count=1, what="").parse_args(told), told))
+    some = (element("zibo"), element("neon"))
+    for one in some:
+        expert = studio.expert(one.name)
+        assert (expert.info.trigger, expert.info.role) == (one.trigger, one.kind)
+        assert studio.expert(one.name) is expert
+    (case,) = cases(some, 1, "test", 1)
+    regions, gates = placed(case, some), weighed(case, some, (1, 1))
+    images = [j.image.tobytes() for j in studio.judge([regions, gates])]
+    assert images[0] != images[1]
 
 
 def test_lora_changes_the_picture_and_leaves_the_model(told: list[str]) -> None:
