@@ -16,7 +16,7 @@ from toybox_128.world import ANIMALS, CHARACTERS, Figure, Scene
 SIZE = 128
 GRID = 8
 """Figures stand on a grid of one latent's side, so that each has one look in latent space and not
-sixty-four: a small U-Net needs to learn no more."""
+sixty-four, and each in its column, nearer or farther: a small U-Net needs to learn no more."""
 
 _MIDDLES = {1: (64,), 2: (32, 96), 3: (24, 64, 104)}
 _ROOM = {1: (82, 86), 2: (60, 74), 3: (41, 58)}
@@ -99,8 +99,7 @@ def render(scene: Scene, rng: random.Random) -> Image.Image:
     mask = Image.new("L", image.size)
     light = LIGHT.get(scene.background)
     placed: list[tuple[int, Figure, int]] = []
-    for middle, figure in zip(_MIDDLES[count], scene.figures, strict=True):
-        x = middle + (rng.choice((-GRID, 0, GRID)) if count == 1 else 0)
+    for x, figure in zip(_MIDDLES[count], scene.figures, strict=True):
         placed.append((_FEET[count] + rng.choice((0, -GRID)), figure, x))
     for feet, figure, x in sorted(placed, key=lambda place: place[0]):
         layer, shadow, left, top = _placed(figure, count)

@@ -11,6 +11,7 @@ from PIL import Image
 from toybox_128.render import SIZE
 from toybox_128.stage_vae import (
     Rendered,
+    detail_share,
     picture_loss,
     pictures,
     psnr,
@@ -38,6 +39,20 @@ def test_a_shift_of_brightness_costs_less_than_blur() -> None:
     brighter = x + (soft - x).abs().mean()  # as far away in L1
     assert float(picture_loss(x, x)) == 0
     assert picture_loss(brighter, x) < 0.7 * picture_loss(soft, x)
+
+
+def test_the_share_of_detail_is_the_part_that_half_the_resolution_loses() -> None:
+    ramp = torch.linspace(-1, 1, 16).expand(2, 3, 16, 16)
+    board = (torch.arange(16)[:, None] + torch.arange(16)) % 2 * 2.0 - 1
+    board = board.expand(2, 3, 16, 16)
+    assert float(detail_share(ramp)) < 0.02
+    assert float(detail_share(board)) == pytest.approx(1.0)
+    # whatever the scale, and more with more of it
+    some = ramp + 0.3 * board
+    assert float(detail_share(7 * some)) == pytest.approx(float(detail_share(some)), rel=1e-5)
+    assert detail_share(ramp) < detail_share(some) < detail_share(ramp + board)
+    noise = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert 0.6 < float(detail_share(noise)) < 0.9
 
 
 def test_the_ring_keeps_scenes_with_their_pictures_and_lets_the_oldest_go() -> None:
