@@ -28,8 +28,8 @@ KL_WEIGHT = 1e-5
 the U-Net must model."""
 
 HALF_WEIGHT, DETAIL_WEIGHT, DETAIL = 0.25, 0.1, 0.1
-"""Of what the decoder makes of latents at half resolution, and of the latents' share of detail above
-the last, which is about that of the pictures themselves at 16×16."""
+"""Of what the decoder makes of latents at half resolution, and of the latents' share of detail
+above the last, which is about that of the pictures themselves at 16×16."""
 
 NARROW = -12.0
 """Log-variance of the finished VAE's posterior: a deviation of 0.0025."""
