@@ -57,11 +57,10 @@ def compare(
 
     Stopped and begun again with the same folder, it goes on where it was.
     """
-    from composer.evaluation.report import Shown, write_report
+    from composer.evaluation.report import Shown, report, write_report
     from composer.studio import ComposeRequest, Studio
     from composer.studio.axes import cells_of, read_axis
-    from composer.studio.grid import GridFolder
-    from composer.studio.scores import Scored
+    from composer.studio.grid import Filled, GridFolder
 
     width, height = read_size(size)
     count = settings.pop("count")
@@ -82,25 +81,28 @@ def compare(
         seeds = ",".join(str(request.seed + number) for number in range(max(count, 2)))
         axes = [read_axis(f"seed={seeds}"), read_axis(f"way={'|'.join(usual(studio, asked))}")]
     cells = cells_of(asked, axes)
-    shown: list[Shown] = []
+    shown: dict[int, Shown] = {}
 
-    def gathered(events: Iterable[Event | Scored]) -> Iterator[Event]:
+    def gathered(events: Iterable[Event | Filled]) -> Iterator[Event]:
         for event in events:
-            if isinstance(event, Scored):
-                saved = event.painted.saved
-                shown.append(
-                    Shown(
-                        labels=cells[event.cell].labels,
-                        file=f"pictures/{saved.id}",
-                        image=saved.image(),
-                        scores=event.scores,
-                    )
-                )
-            else:
+            if not isinstance(event, Filled):
                 yield event
+            elif event.scores is not None:
+                saved = event.painted.saved
+                labels = cells[event.cell].labels
+                words = (axis.titled(label) for axis, label in zip(axes, labels, strict=True))
+                shown[event.cell] = Shown(
+                    labels=labels,
+                    caption="\n".join(words),
+                    file=f"pictures/{saved.id}",
+                    image=saved.image(),
+                    scores=event.scores.row,
+                )
 
     follow(gathered(studio.grid(cells, GridFolder(output), scored=scores)))
-    for path in write_report(output, prompt, [axis.name for axis in axes], shown):
+    places = [shown.get(number) for number in range(len(cells))]
+    names, across = [axis.name for axis in axes], len(axes[-1].places)
+    for path in write_report(output, report(prompt, names, places, across=across)):
         typer.echo(str(path))
 
 

@@ -7,6 +7,7 @@ import csv
 import html
 import io
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,59 +18,66 @@ from PIL import Image
 from composer.evaluation.sheets import Cell, contact_sheet
 from composer.files import write_atomically
 
-SIDE = 256
+SIDE = 256  # of a picture on the sheet, in pixels
+LETTER = 10  # width of a letter of the title, about
 LARGE = 768
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """One picture of a grid: its labels by axis, its file below the report's folder, its scores."""
+    """One picture of a grid.
+
+    labels: by axis. caption: the same in words, line by line. file: below the report's folder.
+    """
 
     labels: tuple[str, ...]
+    caption: str
     file: str
     image: Image.Image
     scores: Mapping[str, float]
 
 
-def write_report(
-    folder: Path, title: str, axes: Sequence[str], shown: Sequence[Shown]
-) -> tuple[Path, ...]:
-    """Write grid.png, scores.csv, scores.json and index.html; the last axis runs across."""
+def report(
+    title: str, axes: Sequence[str], places: Sequence[Shown | None], *, across: int
+) -> dict[str, bytes]:
+    """The files of a report by name: grid.png, scores.csv, scores.json and index.html.
+
+    axes: what changes, in the order of the labels. across: how many pictures stand in a row; one
+        that is not there leaves its place empty.
+    """
+    shown = [place for place in places if place is not None]
     rows = [
         {**dict(zip(axes, one.labels, strict=True)), "picture": one.file, **one.scores}
         for one in shown
     ]
     names = list(dict.fromkeys(name for row in rows for name in row))
-    across = len(dict.fromkeys(one.labels[-1] for one in shown)) if axes else 1
-    sheet = io.BytesIO()
+    sheet, table = io.BytesIO(), io.StringIO()
     cells = [
-        Cell(image=one.image, caption="\n".join(map(_label, zip(axes, one.labels, strict=True))))
-        for one in shown
+        Cell(image=place.image, caption=place.caption) if place else Cell(image=None)
+        for place in places
     ]
-    contact_sheet(cells, columns=across, side=SIDE, title=title).save(sheet, "PNG")
-    table = io.StringIO()
+    short = textwrap.shorten(title, max(across * SIDE // LETTER, 20), placeholder=" ...")
+    contact_sheet(cells, columns=across, side=SIDE, title=short).save(sheet, "PNG")
     writer = csv.DictWriter(table, names)
     writer.writeheader()
     writer.writerows(rows)
-    written = {
+    return {
         "grid.png": sheet.getvalue(),
         "scores.csv": table.getvalue().encode(),
         "scores.json": json.dumps(rows, indent=1).encode(),
-        "index.html": _page(title, axes, names, rows, shown).encode(),
+        "index.html": _page(title, names, rows, shown).encode(),
     }
-    for name, data in written.items():
+
+
+def write_report(folder: Path, files: Mapping[str, bytes]) -> tuple[Path, ...]:
+    """Write a report's files into a folder, each whole or not at all."""
+    for name, data in files.items():
         write_atomically(folder / name, data)
-    return tuple(folder / name for name in written)
-
-
-def _label(pair: tuple[str, str]) -> str:
-    name, value = pair
-    return value if name in ("way", "prompt") else f"{name} {value}"
+    return tuple(folder / name for name in files)
 
 
 def _page(
     title: str,
-    axes: Sequence[str],
     names: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
     shown: Sequence[Shown],
@@ -78,7 +86,7 @@ def _page(
     heads = "".join(f"<th scope=col><button>{html.escape(n)}</button></th>" for n in names)
     lines: list[str] = []
     for row, one in zip(rows, shown, strict=True):
-        alt = html.escape(", ".join(map(_label, zip(axes, one.labels, strict=True))), quote=True)
+        alt = html.escape(one.caption.replace("\n", ", "), quote=True)
         picture = (
             f'<img src="{_inside(one.image)}" alt="{alt}" data-file="{html.escape(one.file)}">'
         )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
-from composer.fusions import LoraRow, Sum, read_recipe
-from composer.settings import fields_of
+from composer.fusions import RECIPES, LoraRow, Recipe, Sum, read_recipe
+from composer.settings import choices_of, fields_of
 from composer.studio.requests import ComposeRequest
 
 MOST_CELLS = 1000
@@ -31,10 +31,18 @@ _FIELDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """What changes, in words, and the label of each place with what it makes of a request."""
+    """What changes, in words, and the label of each place with what it makes of a request.
+
+    parameter: whether it is a recipe's; ways of fusing that have no such one stay as they are.
+    """
 
     name: str
     places: tuple[tuple[str, Change], ...]
+    parameter: bool = False
+
+    def titled(self, label: str) -> str:
+        """A place in words: ways and prompts name themselves."""
+        return label if self.name in ("way", "prompt") else f"{self.name} {label}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +62,7 @@ def read_axis(text: str) -> Axis:
 
     NAME is a field of the request (seed, steps, cfg, sampler, prompt ...), `way` (a recipe's key,
     `bare` for no LoRAs, `alone:NAME` for one), `lora:NAME` (its weight; 0 leaves it out), or a
-    parameter of the recipe (density ...).
+    parameter of every recipe that has it (density ...) or of one (ties:density ...).
 
     Raises:
         ComposerError: it is not written so, or a value cannot be.
@@ -69,7 +77,11 @@ def read_axis(text: str) -> Axis:
         )
     if twice := next((value for value in values if values.count(value) > 1), None):
         raise ComposerError(f"The axis {name} holds {twice!r} twice: take one out.")
-    return Axis(name=name, places=tuple((value, _change(name, value)) for value in values))
+    return Axis(
+        name=name,
+        places=tuple((value, _change(name, value)) for value in values),
+        parameter=not (name == "way" or name.startswith(LORA) or name in _FIELDS),
+    )
 
 
 def _change(name: str, value: str) -> Change:
@@ -120,20 +132,76 @@ def _weight(name: str, weight: float) -> Change:
     return weighed
 
 
-def _parameter(name: str, value: str) -> Change:
+def _parameter(axis: str, value: str) -> Change:
     def changed(asked: ComposeRequest) -> ComposeRequest:
         kind = type(asked.recipe)
-        if name not in asked.recipe.parameters:
-            known = ", ".join(asked.recipe.parameters) or "none"
-            raise ComposerError(
-                f"There is no axis {name!r}: {asked.recipe.title} has no such parameter, it has "
-                f"{known}; and a request has none, it has {', '.join(_FIELDS)}."
-            )
+        if axis not in _parameters_of(kind):
+            return asked
+        name = axis.rpartition(":")[2]
         read = kind.read_parameters(f"{name}={value}")
         given = {**asked.recipe.parameters, name: read.parameters[name]}
         return replace(asked, recipe=kind(**given))
 
     return changed
+
+
+def _parameters_of(kind: type[Recipe]) -> list[str]:
+    """The names of the axes that are parameters of a recipe."""
+    names = [] if kind.source else list(kind().parameters)
+    return [axis for name in names for axis in (name, f"{kind.kind}:{name}")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variable:
+    """What an axis can be, for people: `ways` are the recipes whose parameter it is."""
+
+    name: str
+    title: str
+    example: str
+    ways: tuple[str, ...] = ()
+
+
+def variables() -> tuple[Variable, ...]:
+    """What a comparison can vary beside its ways, its seeds and the weights of its LoRAs."""
+    found = [Variable(name=name, title=title, example=example) for name, title, example in _VARIED]
+    parameters: dict[Any, Variable] = {}
+    for kind in RECIPES.values():
+        for name, (type_, about) in () if kind.source else fields_of(kind).items():
+            if name == "file":
+                continue
+            # one that several recipes have alike is one; another of the same name is that recipe's
+            alone = name in _FIELDS or any(
+                one.name == name and (name, about) not in parameters for one in parameters.values()
+            )
+            before = parameters.get((name, about))
+            label = about.label or name
+            words = f"{label} of {kind.title}" if alone and label != kind.title else label
+            parameters[name, about] = Variable(
+                name=f"{kind.kind}:{name}" if alone else name,
+                title=words,
+                example=", ".join(choices_of(type_)) or f"{getattr(kind(), name)}",
+                ways=(*(before.ways if before else ()), kind.kind),
+            )
+    return (*found, *parameters.values())
+
+
+_VARIED = (
+    ("prompt", "Prompt", "a fox at night | a fox on the beach"),
+    ("negative", "Negative prompt", "blurry | dark, blurry"),
+    ("seed", "Seed", "1, 7, 42"),
+    ("steps", "Steps", "10, 20, 30"),
+    ("cfg", "CFG scale", "2, 3, 5"),
+    ("sampler", "Sampler", "Euler, Euler a"),
+    ("schedule", "Schedule", "Automatic, Karras"),
+    ("clip_skip", "Clip skip", "1, 2"),
+)
+
+
+def with_loras_of(axes: Sequence[Axis], asked: ComposeRequest) -> ComposeRequest:
+    """The request with a row for each LoRA that an axis weighs and that has none yet."""
+    missing = {axis.name.removeprefix(LORA) for axis in axes if axis.name.startswith(LORA)}
+    missing -= {row.name for row in asked.rows}
+    return asked.with_rows([LoraRow(name=name) for name in sorted(missing)])
 
 
 def cells_of(asked: ComposeRequest, axes: Sequence[Axis]) -> tuple[GridCell, ...]:
@@ -150,9 +218,7 @@ def cells_of(asked: ComposeRequest, axes: Sequence[Axis]) -> tuple[GridCell, ...
         raise ComposerError(
             f"The grid has {count} pictures; {MOST_CELLS} are the most. Shorten an axis."
         )
-    missing = {axis.name.removeprefix(LORA) for axis in axes if axis.name.startswith(LORA)}
-    missing -= {row.name for row in asked.rows}
-    asked = asked.with_rows([LoraRow(name=name) for name in sorted(missing)])
+    asked = with_loras_of(axes, asked)
     first = sorted(range(len(axes)), key=lambda number: names[number] != "way")
     way = names.index("way") if "way" in names else None
     cells: list[GridCell] = []
@@ -162,4 +228,17 @@ def cells_of(asked: ComposeRequest, axes: Sequence[Axis]) -> tuple[GridCell, ...
             made = chosen[number][1](made)
         labels = tuple(label for label, _ in chosen)
         cells.append(GridCell(labels=labels, asked=made, way=way))
+    _check_parameters(axes, {type(cell.asked.recipe) for cell in cells})
     return tuple(cells)
+
+
+def _check_parameters(axes: Sequence[Axis], kinds: Collection[type[Recipe]]) -> None:
+    """Refuse an axis that is no recipe's parameter and nothing else."""
+    known = sorted({name for kind in kinds for name in _parameters_of(kind) if ":" not in name})
+    for axis in axes:
+        if axis.parameter and not any(axis.name in _parameters_of(kind) for kind in kinds):
+            titles = ", ".join(sorted(kind.title for kind in kinds))
+            raise ComposerError(
+                f"There is no axis {axis.name[:40]!r}: a request has {', '.join(_FIELDS)}; and the "
+                f"parameters of {titles} are: {', '.join(known) or 'none'}."
+            )

@@ -13,6 +13,16 @@ from composer.diffusion.request import DRAWN_SEEDS, RANDOM_SEED, Request
 from composer.errors import ComposerError
 from composer.fusions import RECIPES, LoraRow, Offer, Plan, Recipe, Sum
 from composer.fusions.rows import ALWAYS
+from composer.studio.axes import (
+    ALONE,
+    BARE,
+    Axis,
+    Change,
+    GridCell,
+    cells_of,
+    read_axis,
+    with_loras_of,
+)
 from composer.studio.events import Event, Finished, PictureSaved, Progress, Started
 from composer.studio.requests import ComposeRequest
 
@@ -58,8 +68,8 @@ def _line(kind: type[Recipe]) -> Line:
 
 BEST = "best"
 LINES: Mapping[str, Line] = {
-    "bare": Line(title="Without LoRAs", brief="what the model makes of the prompt by itself"),
-    "alone": Line(title="Each LoRA alone", brief="with weight 1", each=True),
+    BARE: Line(title="Without LoRAs", brief="what the model makes of the prompt by itself"),
+    ALONE: Line(title="Each LoRA alone", brief="with weight 1", each=True),
     "yours": Line(title="Your weights", brief="added up as you set them above"),
     BEST: Line(
         title="Best known weights",
@@ -88,11 +98,13 @@ class Comparison:
     request: its `count` is the number of seeds, from its `seed` on.
     rows: the LoRAs with the user's weights; those that are off take no part.
     lines: which of `LINES` are wanted.
+    axes: what else changes, the slowest first.
     """
 
     request: Request = field(default_factory=Request)
     rows: tuple[LoraRow, ...] = ()
     lines: tuple[str, ...] = USUAL
+    axes: tuple[Axis, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.lines:
@@ -103,18 +115,24 @@ class Comparison:
             raise ComposerError(
                 f"{self.request.count} seeds are too many to compare: choose 1 to {MOST_SEEDS}."
             )
+        if any(axis.name == "way" for axis in self.axes):
+            raise ComposerError("The ways are chosen by name: take the axis 'way' out.")
 
     @property
     def asked(self) -> ComposeRequest:
         """The picture with the user's weights."""
-        return ComposeRequest(request=self.request, rows=self.rows)
+        return with_loras_of(self.axes, ComposeRequest(request=self.request, rows=self.rows))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """One way of fusing the LoRAs: a row of the comparison, in words; `line` is its line's."""
+    """One way of fusing the LoRAs: a column of the comparison, in words; `line` is its line's.
+
+    key: by which it is known among the others.
+    """
 
     line: str
+    key: str
     title: str
     detail: str
     asked: ComposeRequest
@@ -147,6 +165,7 @@ def ways_of(
             continue
         way = Way(
             line=line,
+            key=_key(line, recipe, chosen),
             title=name,
             detail=detail,
             asked=replace(asked, rows=chosen, recipe=recipe, gate_map=recipe.gated),
@@ -169,6 +188,38 @@ def ways_of(
     return tuple(found.values())
 
 
+def _key(line: str, recipe: Recipe, rows: Sequence[LoraRow]) -> str:
+    if line == ALONE:
+        return f"{ALONE}:{rows[0].name}"
+    return recipe.key if line in RECIPES else line
+
+
+def _taking(way: Way) -> Change:
+    return lambda asked: replace(way.asked, request=asked.request)
+
+
+def cells_of_ways(
+    ways: Sequence[Way], axes: Sequence[Axis]
+) -> tuple[tuple[str, ...], tuple[GridCell, ...]]:
+    """The rows of a comparison in words, and its cells, way by way: every place of the axes, with
+    every seed.
+
+    Raises:
+        ComposerError: as `cells_of`.
+    """
+    request = ways[0].asked.request
+    seeds = [str(request.seed_of(number)) for number in range(request.count)]
+    if all(axis.name != "seed" for axis in axes):
+        axes = (*axes, read_axis(f"seed={'|'.join(seeds)}"))
+    places = tuple((way.key, _taking(way)) for way in ways)
+    cells = cells_of(ways[0].asked, (Axis(name="way", places=places), *axes))
+    rows = [
+        " · ".join(axis.titled(label) for axis, label in zip(axes, cell.labels[1:], strict=True))
+        for cell in cells[: len(cells) // len(ways)]
+    ]
+    return tuple(rows), cells
+
+
 def _laid_out(
     rows: tuple[LoraRow, ...], offers: tuple[Offer, ...], title: Callable[[str], str]
 ) -> Iterator[tuple[str, str, str, Recipe, tuple[LoraRow, ...]]]:
@@ -188,9 +239,9 @@ def _laid_out(
                 detail = f"{words(chosen)}, {offer.found_by}" if offer.found_by else detail
                 yield line, LINES[line].title, detail, offer.recipe, chosen
 
-    yield "bare", LINES["bare"].title, "the model by itself", Sum(), ()
+    yield BARE, LINES[BARE].title, "the model by itself", Sum(), ()
     for row in full:
-        yield "alone", f"{title(row.name)} alone", "weight 1", Sum(), (row,)
+        yield ALONE, f"{title(row.name)} alone", "weight 1", Sum(), (row,)
     yield "yours", LINES["yours"].title, words(rows), Sum(), rows
     yield from offered(BEST)
     for kind, recipe in RECIPES.items():

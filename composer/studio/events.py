@@ -28,7 +28,8 @@ class Started:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """One pass of the model is done: `step` of `steps` in the whole job."""
+    """One pass of the model is done: `step` of `steps` in the whole job; or, `scoring`, one picture
+    is looked at."""
 
     step: int
     steps: int
@@ -36,6 +37,7 @@ class Progress:
     count: int
     seconds_left: float | None
     preview: Image | None = None
+    scoring: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

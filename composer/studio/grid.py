@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from composer.fusions import Plan
 from composer.outside import number, parse_object
 from composer.studio.axes import GridCell
 from composer.studio.comparing import paint_each
-from composer.studio.events import Event, PictureSaved
+from composer.studio.events import Event, PictureSaved, Progress
 from composer.studio.history import History, SavedPicture
 from composer.studio.requests import ComposeRequest
 
@@ -38,16 +38,51 @@ class Painted:
     seconds: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What is known of a picture without other weights; see `composer.studio.scores`.
+
+    judged: D of each LoRA in it. recognised: the same as a part of D of the picture that the LoRA
+        makes alone, for those that the grid has alone and that are seen there.
+    unlike_bare: None where the grid has no picture of the bare model.
+    """
+
+    seconds: float
+    judged: Mapping[str, float] = field(default_factory=dict[str, float])
+    recognised: Mapping[str, float] = field(default_factory=dict[str, float])
+    unlike_bare: float | None = None
+
+    @property
+    def row(self) -> dict[str, float]:
+        """As columns of a table; D where there is no part to give."""
+        found = {"seconds": self.seconds}
+        for name, d in self.judged.items():
+            part = self.recognised.get(name)
+            found |= {f"{name}: D": d} if part is None else {f"{name} recognised": part}
+        return found if self.unlike_bare is None else found | {"unlike bare": self.unlike_bare}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filled:
+    """The cell of this number has its picture; and its scores, when they are found."""
+
+    cell: int
+    painted: Painted
+    scores: Scores | None = None
+
+
 class GridFolder:
-    """Where the pictures of a grid are, by what they were asked for.
+    """Where the pictures of grids are, by what they were asked for.
+
+    history: what keeps the pictures, the folder's own `pictures/` unless given.
 
     Raises:
         ComposerError: it cannot be written to.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, history: History | None = None) -> None:
         check_writable(folder / INDEX)
-        self.folder, self.history = folder, History(folder / "pictures")
+        self.folder, self.history = folder, history or History(folder / "pictures")
         self._known: dict[str, Any] = {}
         path = folder / INDEX
         if path.is_file():
@@ -98,21 +133,34 @@ def keys_of(engine: Engine, cells: Cells) -> list[str]:
 
 def paint_grid(
     engine: Engine, folder: GridFolder, cells: Cells, cancelled: Callable[[], bool]
-) -> Iterator[Event]:
-    """Paint what is missing, as `paint_each`; what is fused alike comes together, so that a merge
-    is made once for all its pictures."""
+) -> Iterator[Event | Filled]:
+    """Paint what is missing, as `paint_each`, and say which cells have their pictures.
+
+    What is asked for twice is painted once, and what is fused alike comes together, so that a merge
+    is made once for all its pictures. Progress names the cells by their numbers.
+    """
     keys = keys_of(engine, cells)
+    for n, key in enumerate(keys):
+        if found := folder.find(key):
+            yield Filled(cell=n, painted=found)
     fused = [(plan.recipe, tuple(plan.rows.values()), plan.pins) for _, _, plan in cells]
-    missing = [n for n, key in enumerate(keys) if folder.find(key) is None]
+    missing = [n for n, key in enumerate(keys) if keys.index(key) == n and not folder.find(key)]
     missing.sort(key=lambda n: fused.index(fused[n]))
     coming, since = iter(missing), time.monotonic()
     plans = [(cells[n][1], cells[n][2]) for n in missing]
     for event in paint_each(engine, folder.history, plans, cancelled):
-        if isinstance(event, PictureSaved):
-            now = time.monotonic()
-            folder.keep(keys[next(coming)], Painted(saved=event.saved, seconds=now - since))
-            since = now
+        if isinstance(event, Progress):
+            cell = missing[event.pictures.start]
+            event = replace(event, pictures=range(cell, cell + 1), count=len(cells))
         yield event
+        if isinstance(event, PictureSaved):
+            now, key = time.monotonic(), keys[next(coming)]
+            painted = Painted(saved=event.saved, seconds=now - since)
+            folder.keep(key, painted)
+            since = now
+            yield from (
+                Filled(cell=n, painted=painted) for n, other in enumerate(keys) if other == key
+            )
 
 
 def painted_cells(engine: Engine, folder: GridFolder, cells: Cells) -> list[Painted | None]:

@@ -11,8 +11,7 @@ the picture of the bare model, if the grid has one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +21,7 @@ from composer.clock import Clock
 from composer.fusions import LoraRow, Plan, Sum
 from composer.studio.axes import ALONE, BARE, GridCell
 from composer.studio.events import Progress
-from composer.studio.grid import Cells, GridFolder, Painted, painted_cells
+from composer.studio.grid import Cells, Filled, GridFolder, Painted, Scores, painted_cells
 from composer.training.gates.judges import Judges
 
 if TYPE_CHECKING:
@@ -32,15 +31,6 @@ DRAWS = 8
 """Noise levels at which each picture is looked at; the same for all pictures."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """The picture of one cell, by its number, and its scores."""
-
-    cell: int
-    painted: Painted
-    scores: Mapping[str, float]
-
-
 def score_cells(
     engine: Engine,
     folder: GridFolder,
@@ -48,7 +38,7 @@ def score_cells(
     cancelled: Callable[[], bool],
     *,
     asked: bool,
-) -> Iterator[Scored | Progress]:
+) -> Iterator[Filled | Progress]:
     """The scores of every cell that is painted, in order, after the progress of finding them.
 
     asked: whether the LoRAs are; else, and once cancelled, the seconds alone are given.
@@ -71,25 +61,31 @@ def score_cells(
             pictures=range(number, number + 1),
             count=len(cells),
             seconds_left=clock.seconds_left(number + 1),
+            scoring=True,
         )
     others = {_rest(cell): number for number, (cell, _, _) in enumerate(cells)}
     for number, one in enumerate(painted):
         if one is None:
             continue
         cell, _, plan = cells[number]
-        scores = {"seconds": one.seconds}
+        judged: dict[str, float] = {}
+        parts: dict[str, float] = {}
         for index, name in enumerate(names if number in seen else ()):
-            alone = others.get(_rest(cell, f"{ALONE}:{name}"))
             if name not in plan.paths:
                 continue
-            if alone is None:
-                scores[f"{name}: D"] = seen[number][index]
-            elif alone in seen and seen[alone][index] > 0:
-                scores[f"{name} recognised"] = seen[number][index] / seen[alone][index]
-        bare = others.get(_rest(cell, BARE))
-        if asked and bare is not None and (base := painted[bare]) is not None:
-            scores["unlike bare"] = _difference(one, base)
-        yield Scored(cell=number, painted=one, scores=scores)
+            judged[name] = seen[number][index]
+            alone = others.get(_rest(cell, f"{ALONE}:{name}"))
+            if alone in seen and seen[alone][index] > 0:
+                parts[name] = judged[name] / seen[alone][index]
+        bare = others.get(_rest(cell, BARE)) if asked else None
+        base = None if bare is None else painted[bare]
+        scores = Scores(
+            seconds=one.seconds,
+            judged=judged,
+            recognised=parts,
+            unlike_bare=None if base is None else _difference(one, base),
+        )
+        yield Filled(cell=number, painted=one, scores=scores)
 
 
 def _rest(cell: GridCell, way: str | None = None) -> tuple[str, ...]:

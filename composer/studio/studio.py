@@ -14,7 +14,7 @@ from composer.errors import ComposerError
 from composer.fusions import Offer
 from composer.fusions.offers import offers_of
 from composer.fusions.rows import ALWAYS
-from composer.studio.comparing import Comparison, Way, paint_each, ways_of
+from composer.studio.comparing import Comparison, Way, ways_of
 from composer.studio.events import Event, Finished, Queued
 from composer.studio.history import History, SavedPicture
 from composer.studio.jobs import Job, JobQueue, Waiting
@@ -33,9 +33,8 @@ if TYPE_CHECKING:
     from composer.fusions.libraries import Libraries
     from composer.studio.axes import GridCell
     from composer.studio.engine import Engine
-    from composer.studio.grid import GridFolder
+    from composer.studio.grid import Filled, GridFolder
     from composer.studio.lending import Lent
-    from composer.studio.scores import Scored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,32 +224,25 @@ class Studio:
             lambda name: infos[name].title or name,
         )
 
-    def compare(self, ways: Sequence[Way], *, owner: str = "") -> Iterator[Event]:
-        """Paint in all these ways as one job, way by way; otherwise as `compose`."""
-        plans = tuple(self._resolve(way.asked) for way in ways)
-
-        def work(engine: Engine, cancelled: Callable[[], bool]) -> Iterator[Event]:
-            return paint_each(engine, self.history, plans, cancelled)
-
-        title = f"Compare: {plans[0][0].request.prompt}" if plans else "Compare"
-        return self._work(work, owner, title)
-
     def grid(
         self,
         cells: Sequence[GridCell],
-        folder: GridFolder,
+        folder: GridFolder | None = None,
         *,
         scored: bool = False,
         owner: str = "",
-    ) -> Iterator[Event | Scored]:
+    ) -> Iterator[Event | Filled]:
         """Paint the pictures of these cells that the folder lacks, as one job; otherwise as
-        `compose`. Before it is over a `Scored` comes for every cell that has its picture.
+        `compose`. A `Filled` comes for every cell that has its picture, and before it is over
+        another one with its scores.
 
+        folder: the studio's own unless given, whose pictures are in the history.
         scored: whether LoRAs and the bare model are asked about each.
         """
         resolved = [(cell, *self._resolve(cell.asked)) for cell in cells]
+        folder = folder or self._painted
 
-        def work(engine: Engine, cancelled: Callable[[], bool]) -> Iterator[Event | Scored]:
+        def work(engine: Engine, cancelled: Callable[[], bool]) -> Iterator[Event | Filled]:
             from composer.studio.grid import paint_grid
             from composer.studio.scores import score_cells
 
@@ -261,10 +253,16 @@ class Studio:
                 else:
                     yield event
             yield from score_cells(engine, folder, resolved, cancelled, asked=scored)
-            yield over
+            yield replace(over, cancelled=cancelled())
 
-        title = f"Grid: {cells[0].asked.request.prompt}" if cells else "Grid"
+        title = f"Compare: {cells[0].asked.request.prompt}" if cells else "Compare"
         return self._work(work, owner, title)
+
+    @cached_property
+    def _painted(self) -> GridFolder:
+        from composer.studio.grid import GridFolder
+
+        return GridFolder(self.history.folder, self.history)
 
     def _work(
         self,

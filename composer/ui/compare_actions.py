@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 
@@ -12,24 +12,15 @@ from composer.diffusion.request import Request
 from composer.errors import ComposerError
 from composer.experts.triggers import taken_back, with_words
 from composer.fusions import PLAIN
-from composer.studio import (
-    Comparison,
-    Event,
-    Finished,
-    PictureSaved,
-    Progress,
-    SavedPicture,
-    Studio,
-    Way,
-)
+from composer.studio import Comparison, Event, Finished, PictureSaved, Progress, Studio
+from composer.studio.axes import GridCell
+from composer.studio.comparing import cells_of_ways
 from composer.ui import compare_views, views
 from composer.ui.actions import SEND_EVERY, changed
 from composer.ui.compare_layout import ComparePage
+from composer.ui.compare_views import Sheet
 from composer.ui.layout import Page
 from composer.ui.train_views import picker_view
-
-if TYPE_CHECKING:
-    pass
 
 Update = dict[Any, Any]
 
@@ -92,14 +83,16 @@ class CompareActions:
         """Paint in all ways that are chosen, and show how the grid fills."""
         page = self._page
         try:
-            comparison = self._asked(values)
+            comparison, scored = self._asked(values)
             yield {
                 page.pace: {"phase": "starting", "title": "Starting"},
                 page.stop: gr.update(interactive=True),
             }
             yield from self._loaded()
             ways = self._studio.ways(comparison)
-            yield from self._followed(ways, _owner(request))
+            rows, cells = cells_of_ways(ways, comparison.axes)
+            sheet = compare_views.Sheet(ways, rows, cells, self._titles())
+            yield from self._followed(sheet, cells, scored, _owner(request))
         except Exception as error:
             yield self._failed(views.failure(error, "a comparison failed"))
 
@@ -108,18 +101,24 @@ class CompareActions:
         self._studio.interrupt(_owner(request))
         return gr.update(interactive=False)
 
-    def _asked(self, values: Sequence[Any]) -> Comparison:
+    def _asked(self, values: Sequence[Any]) -> tuple[Comparison, bool]:
+        """What is to be compared, and whether its pictures are scored."""
         given = dict(zip(self._page.form, values, strict=True))
         rows = views.read_rows(given.pop("mixer"), PLAIN[0].key)
-        lines, seeds = compare_views.read_ways(given.pop("ways"))
+        choice = compare_views.read_ways(given.pop("ways"))
         given["seed"] = views.read_seed(given["seed"])
         asked = Request(
             prompt=given.pop("prompt") or "",
             negative_prompt=given.pop("negative") or "",
-            count=seeds,
+            count=choice.seeds,
             **given,
         )
-        return Comparison(request=asked, rows=rows, lines=lines)
+        axes = choice.read_axes()
+        return Comparison(request=asked, rows=rows, lines=choice.lines, axes=axes), choice.scored
+
+    def _titles(self) -> dict[str, str]:
+        cards = self._studio.cards()
+        return {card.name: card.info.title or card.name for card in cards if not card.error}
 
     def _loaded(self) -> Iterator[Update]:
         """Wait for the model: which gates fit is known only then."""
@@ -128,37 +127,35 @@ class CompareActions:
         if status.state == "failed":
             raise ComposerError(status.message)
 
-    def _followed(self, ways: Sequence[Way], owner: str) -> Iterator[Update]:
-        page, seeds = self._page, ways[0].asked.request.count
-        view = compare_views.comparison_view(ways)
-        places: dict[tuple[int, int], SavedPicture] = {}
-        yield {page.comparison: view}
+    def _followed(
+        self, sheet: Sheet, cells: Sequence[GridCell], scored: bool, owner: str
+    ) -> Iterator[Update]:
+        page = self._page
+        yield {page.comparison: sheet.view}
         sent = 0.0
         try:
-            for event in self._studio.compare(ways, owner=owner):
+            for event in self._studio.grid(cells, scored=scored, owner=owner):
                 if isinstance(event, PictureSaved):
-                    way, seed = divmod(len(places), seeds)
-                    places[way, seed] = event.saved
-                    view = compare_views.with_picture(view, way, seed, event.saved)
-                    yield {page.comparison: view}
+                    continue  # its place comes next
+                if not isinstance(event, Event):
+                    sheet.fill(event)
+                    # scores come all at once
+                    if event.scores is None:
+                        yield {page.comparison: sheet.view}
                 elif isinstance(event, Finished):
                     yield {
-                        page.comparison: compare_views.finished_view(view, ways, places),
-                        page.pace: compare_views.over_view(event),
+                        page.comparison: sheet.finish(),
+                        page.pace: compare_views.over_view(event, sheet.pictures),
                         page.stop: gr.update(interactive=False),
                     }
-                elif not isinstance(event, Progress) or time.monotonic() - sent > SEND_EVERY:
+                elif not isinstance(event, Progress):
+                    yield {page.pace: views.event_view(event)}
+                elif time.monotonic() - sent > SEND_EVERY:
                     sent = time.monotonic()
-                    yield {page.pace: self._pace(event, ways)}
+                    yield {page.pace: sheet.pace(event)}
         except Exception:  # whoever called reports it; the grid must not wait for more
-            kept = compare_views.finished_view(view, ways, places) if places else None
-            yield {page.comparison: kept}
+            yield {page.comparison: sheet.finish() if sheet.pictures else None}
             raise
-
-    def _pace(self, event: Event, ways: Sequence[Way]) -> views.Json:
-        if isinstance(event, Progress):
-            return compare_views.pace_view(event, ways)
-        return views.event_view(event)
 
     def _failed(self, message: str) -> Update:
         return {

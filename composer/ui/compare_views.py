@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 import base64
-import io
-import math
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any, cast
-
-from PIL import Image
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 from composer.diffusion.display import enlarge
 from composer.errors import ComposerError
 from composer.fusions import Offer
 from composer.outside import whole
 from composer.studio import Finished, Progress, SavedPicture, Way
+from composer.studio.axes import Axis, GridCell, read_axis, variables
 from composer.studio.comparing import LINES, MOST_SEEDS, USUAL, line_of, suggested
-from composer.studio.comparison_sheet import comparison_sheet
 from composer.ui.views import SHOWN_SIDE, data_url, ended, preview_url, progress_view
 
+if TYPE_CHECKING:
+    from composer.studio.grid import Filled, Scores
+
 Json = dict[str, Any]
-Places = Mapping[tuple[int, int], SavedPicture]  # by the numbers of their way and seed
 
 MAX_SIDE = 768  # of a picture on the page; the history has it in full
 SEEDS = 2
+AXES = 2
+"""How many things more can be varied at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What the page says is to be compared."""
+
+    lines: tuple[str, ...] = USUAL
+    seeds: int = SEEDS
+    scored: bool = True
+    axes: tuple[tuple[str, str], ...] = ()  # what is varied, and its values as they were written
+
+    def read_axes(self) -> tuple[Axis, ...]:
+        """The axes; ComposerError where one cannot be."""
+        return tuple(read_axis(f"{name}={values}") for name, values in self.axes)
 
 
 def ways_view(
@@ -33,14 +47,14 @@ def ways_view(
 ) -> Json:
     """The choice of ways as it is, each with what is offered for it now: `just` for its LoRAs, or
     for any of them."""
-    lines, seeds = read_ways(value)
+    choice = read_ways(value)
     offers = tuple(offers)
     return {
         "lines": [
             {
                 **asdict(line),
                 "key": key,
-                "on": key in lines,
+                "on": key in choice.lines,
                 "offers": [
                     {
                         "loras": list(o.loras),
@@ -53,51 +67,162 @@ def ways_view(
             }
             for key, line in LINES.items()
         ],
-        "seeds": seeds,
+        "seeds": choice.seeds,
         "most": MOST_SEEDS,
+        "scored": choice.scored,
+        "axes": [{"name": name, "values": values} for name, values in choice.axes],
+        "most_axes": AXES,
+        "variables": [asdict(variable) for variable in variables()],
         "problems": list(problems),
     }
 
 
-def read_ways(value: object) -> tuple[tuple[str, ...], int]:
-    """Which lines are wanted, and for how many seeds.
+def read_ways(value: object) -> Choice:
+    """What the page sends of it.
 
     Raises:
         ComposerError: no page of ours sends such a thing.
     """
     if value is None:
-        return USUAL, SEEDS
+        return Choice()
     try:
         given = cast("dict[str, Any]", value)
         on = {str(line["key"]) for line in given["lines"] if line["on"]}
-        return tuple(key for key in LINES if key in on), whole(given["seeds"])
+        axes = ((str(axis["name"]), str(axis["values"])) for axis in given["axes"])
+        return Choice(
+            lines=tuple(key for key in LINES if key in on),
+            seeds=whole(given["seeds"]),
+            scored=bool(given["scored"]),
+            axes=tuple(axis for axis in axes if any(axis))[:AXES],
+        )
     except (TypeError, KeyError, ValueError) as error:
         raise ComposerError("The page sent an unknown choice of ways. Reload the page.") from error
 
 
-def comparison_view(ways: Sequence[Way]) -> Json:
-    """The grid before any picture is there."""
-    request = ways[0].asked.request
+class Sheet:
+    """The grid of one comparison as it fills: columns are ways, rows seeds and what else varies.
+
+    cells: way by way. titles: what people call a LoRA, by its name.
+    """
+
+    def __init__(
+        self,
+        ways: Sequence[Way],
+        rows: Sequence[str],
+        cells: Sequence[GridCell],
+        titles: Mapping[str, str],
+    ) -> None:
+        self._ways, self._rows, self._cells, self._titles = ways, rows, cells, titles
+        self._filled: dict[int, Filled] = {}
+        self.view: Json = {
+            "id": secrets.token_hex(8),
+            "ways": [
+                {
+                    "title": w.title,
+                    "detail": w.detail,
+                    "line": w.line,
+                    "gated": w.asked.recipe.gated,
+                }
+                for w in ways
+            ],
+            "suggested": suggested(ways),
+            "rows": list(rows),
+            "cells": [[None] * len(rows) for _ in ways],
+            "scores": [[None] * len(rows) for _ in ways],
+            "over": False,
+            "files": [],
+        }
+
+    @property
+    def pictures(self) -> int:
+        """How many are there."""
+        return len(self._filled)
+
+    def fill(self, filled: Filled) -> None:
+        """One more picture, or its scores."""
+        way, row = divmod(filled.cell, len(self._rows))
+        if filled.cell not in self._filled:
+            self._set("cells", way, row, picture_url(filled.painted.saved))
+        self._filled[filled.cell] = filled
+        if filled.scores is not None:
+            self._set("scores", way, row, scores_view(filled.scores, self._titles))
+
+    def _set(self, part: str, way: int, row: int, value: Any) -> None:
+        grid = [list(column) for column in self.view[part]]
+        grid[way][row] = value
+        self.view = {**self.view, part: grid}
+
+    def finish(self) -> Json:
+        """The grid when nothing more comes, with its files to take away."""
+        self.view = {**self.view, "over": True, "files": self._files()}
+        return self.view
+
+    def _files(self) -> list[Json]:
+        from composer.evaluation.report import Shown, report
+
+        if not self._filled:
+            return []
+        count = len(self._rows)
+        places: list[Shown | None] = []
+        for row, words in enumerate(self._rows):
+            for number, way in enumerate(self._ways):
+                filled = self._filled.get(number * count + row)
+                scores = filled.scores.row if filled and filled.scores else {}
+                places.append(
+                    filled
+                    and Shown(
+                        labels=(words, way.title),
+                        caption="\n".join(line for line in (way.title, way.detail, words) if line),
+                        file=filled.painted.saved.id,
+                        image=filled.painted.saved.image(),
+                        scores=scores,
+                    )
+                )
+        prompt = self._ways[0].asked.request.prompt
+        files = report(prompt, ("row", "way"), places, across=len(self._ways))
+        stem = f"comparison-{self._filled[min(self._filled)].painted.saved.path.stem}"
+        return [
+            {
+                "title": title,
+                "name": f"{stem}{name[name.index('.') :]}",
+                "src": f"data:{kind};base64,{base64.b64encode(files[name]).decode()}",
+            }
+            for name, title, kind in FILES
+        ]
+
+    def pace(self, progress: Progress) -> Json:
+        """How far the whole comparison is, and what the picture that is being made looks like."""
+        number = progress.pictures.start
+        way, row = divmod(number, len(self._rows))
+        view = progress_view(replace(progress, preview=None))
+        done = "scoring" if progress.scoring else f"picture {self.pictures + 1} of {progress.count}"
+        return {
+            **view,
+            "title": f"{self._ways[way].title} · {done}",
+            "cells": [[way, row]],
+            "previews": [preview_url(progress.preview)] if progress.preview else [],
+        }
+
+
+FILES = (
+    ("grid.png", "Grid", "image/png"),
+    ("index.html", "Report", "text/html"),
+    ("scores.csv", "CSV", "text/csv"),
+    ("scores.json", "JSON", "application/json"),
+)
+"""What of a report can be taken away: its name, its title here, and its media type."""
+
+
+def scores_view(scores: Scores, titles: Mapping[str, str]) -> Json:
+    """The scores under a picture: each LoRA's, and what is left of the bare model's picture."""
     return {
-        "id": secrets.token_hex(8),
-        "ways": [
-            {"title": w.title, "detail": w.detail, "line": w.line, "gated": w.asked.recipe.gated}
-            for w in ways
+        "loras": [
+            {"title": titles.get(name, name), "part": scores.recognised.get(name), "d": d}
+            for name, d in scores.judged.items()
         ],
-        "suggested": suggested(ways),
-        # as text, for a browser's numbers have 53 bits
-        "seeds": [str(request.seed_of(number)) for number in range(request.count)],
-        "cells": [[None] * request.count for _ in ways],
-        "over": False,
-        "sheet": None,
+        "bare": scores.unlike_bare,
+        "seconds": scores.seconds,
     }
-
-
-def with_picture(view: Json, way: int, seed: int, picture: SavedPicture) -> Json:
-    """The grid with one more picture."""
-    cells = [list(row) for row in view["cells"]]
-    cells[way][seed] = picture_url(picture)
-    return {**view, "cells": cells}
 
 
 def picture_url(picture: SavedPicture) -> str:
@@ -107,44 +232,10 @@ def picture_url(picture: SavedPicture) -> str:
     return data_url(image, "WEBP", quality=92)
 
 
-def finished_view(view: Json, ways: Sequence[Way], places: Places) -> Json:
-    """The grid when nothing more comes, to be taken away as one picture."""
-    sheet = None
-    if places:
-        buffer = io.BytesIO()
-        comparison_sheet(ways, places).save(buffer, "PNG")
-        address = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-        name = f"comparison-{places[min(places)].path.stem}.png"
-        sheet = {"src": address, "name": name}
-    return {**view, "over": True, "sheet": sheet}
-
-
-def pace_view(progress: Progress, ways: Sequence[Way]) -> Json:
-    """How far the whole comparison is, and what the pictures that are being made look like."""
-    seeds = progress.count // len(ways)
-    first, last = progress.pictures.start + 1, progress.pictures.stop
-    which = f"picture {first}" if first == last else f"pictures {first}–{last}"
-    tiles = _tiles(progress.preview, len(progress.pictures)) if progress.preview else []
-    view = progress_view(replace(progress, preview=None))
-    return {
-        **view,
-        "title": f"{ways[progress.pictures.start // seeds].title} · {which} of {progress.count}",
-        "cells": [list(divmod(number, seeds)) for number in progress.pictures],
-        "previews": [preview_url(tile) for tile in tiles],
-    }
-
-
-def _tiles(preview: Image.Image, many: int) -> list[Image.Image]:
-    """The pictures of a preview, which has them in a near-square grid."""
-    columns = math.ceil(math.sqrt(many))
-    width, height = preview.width // columns, preview.height // math.ceil(many / columns)
-    corners = [((i % columns) * width, (i // columns) * height) for i in range(many)]
-    return [preview.crop((x, y, x + width, y + height)) for x, y in corners]
-
-
-def over_view(event: Finished) -> Json:
-    """How a comparison ended."""
-    if not event.pictures:
+def over_view(event: Finished, pictures: int) -> Json:
+    """How a comparison ended, of which so many pictures are there."""
+    if not pictures:
         return {"phase": "stopped", "title": "Stopped", "fraction": 0.0}
     title = "Stopped" if event.cancelled else "Compared"
-    return {"phase": "done", "title": title, "detail": ended(event), "fraction": 1.0}
+    made = ended(event) if event.pictures else "all pictures were there already"
+    return {"phase": "done", "title": title, "detail": made, "fraction": 1.0}

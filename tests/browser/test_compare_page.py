@@ -87,6 +87,9 @@ def test_two_loras_are_compared_and_the_grid_taken_away(
     sides = page.locator(".sides strong")
     expect(sides).to_have_text(["Your weights", "Learned gates"])
     keep(page, "compare", tmp_path)
+    # every picture has its scores: of the LoRAs in it, and how far it is from the bare model's
+    expect(page.locator(".comparison .way").nth(5).locator(".score")).to_have_count(4)
+    expect(page.locator(".comparison .way .bare")).to_have_count(18)
     page.get_by_role("button", name="Zibo alone (weight 1), seed").nth(1).click()
     page.get_by_role("button", name="Without LoRAs").nth(1).click()
     expect(sides).to_have_text(["Zibo alone", "Without LoRAs"])
@@ -120,6 +123,7 @@ def test_two_loras_are_compared_and_the_grid_taken_away(
 
     with page.expect_download() as download:
         page.get_by_role("link", name="Download grid").click()
+    expect(page.locator(".files .file")).to_have_text(["Grid", "Report", "CSV", "JSON"])
     assert download.value.suggested_filename.startswith("comparison-")
     with Image.open(download.value.path()) as sheet:
         assert sheet.format == "PNG" and sheet.width > 7 * 256 and sheet.height > 2 * 256
@@ -208,6 +212,30 @@ def test_where_no_best_weights_are_known_the_way_says_how_to_find_them(
     expect(best).to_contain_text("two LoRAs or more")
 
 
+def test_more_is_varied_than_seeds(page: Page, tmp_path: Path) -> None:
+    open_tab(page)
+    choose(page, "zibo", "neon")
+    settle(page)
+    axis = page.locator(".ways-choice .axis")
+    axis.first.get_by_role("combobox").select_option("CFG scale")
+    axis.first.get_by_role("textbox").fill("2, 4")
+    axis.nth(1).get_by_role("combobox").select_option("Weight of neon")
+    axis.nth(1).get_by_role("textbox").fill("0.5, 1, 1.5")
+    page.click(".ways-choice .scored input")
+    for kind in ("bare", "alone", "best", "nla", "regions", "gates"):
+        page.click(f".kind[data-kind={kind}] input")
+    expect(page.locator(".ways-choice .sum")).to_have_text("up to 12 pictures")
+    compare(page)
+    expect(page.locator(".comparison .cell:enabled")).to_have_count(12)
+    rows = page.locator(".comparison .way").first.locator(".row")
+    expect(rows.first).to_contain_text("cfg 2 · lora:neon 0.5 · seed")
+    expect(page.locator(".comparison .score")).to_have_count(0)
+    keep(page, "compare varied", tmp_path)
+    # taken out again
+    axis.first.get_by_role("combobox").select_option("Vary …")
+    expect(page.locator(".ways-choice .sum")).to_have_text("up to 6 pictures")
+
+
 def test_one_lora_is_compared_with_none(page: Page, tmp_path: Path) -> None:
     open_tab(page)
     choose(page, "moon")
@@ -250,7 +278,7 @@ def test_a_comparison_is_stopped_and_keeps_what_is_done(page: Page) -> None:
     expect(page.locator(".pace")).to_have_attribute("data-phase", "done")
     expect(page.locator(".pace .title")).to_have_text("Stopped")
     assert page.locator(".cell.lost").count() > 0
-    expect(page.locator(".sheet-link")).to_be_visible()
+    expect(page.locator(".files .file").first).to_be_visible()
 
 
 def test_markup_in_a_title_is_text(page: Page) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from studio_pictures import finished
@@ -26,8 +27,9 @@ from composer.studio import (
     Studio,
     Way,
 )
-from composer.studio.comparing import USUAL, ways_of
-from composer.studio.comparison_sheet import comparison_sheet
+from composer.studio.axes import Axis, read_axis
+from composer.studio.comparing import USUAL, cells_of_ways, ways_of
+from composer.studio.grid import Filled
 
 REQUEST = Request(prompt="a fox", seed=7, steps=3, cfg_scale=3.0, width=16, height=16)
 ROWS = (LoraRow(name="zibo", weight=0.8), LoraRow(name="neon", weight=0.6, text_encoder=0.2))
@@ -56,6 +58,12 @@ def alone(studio: Studio, asked: ComposeRequest) -> list[bytes]:
     return [picture.image().tobytes() for picture in finished(studio.compose(asked)).pictures]
 
 
+def compared(
+    studio: Studio, ways: Sequence[Way], axes: Sequence[Axis] = (), owner: str = ""
+) -> Iterator[Any]:
+    return studio.grid(cells_of_ways(ways, axes)[1], owner=owner)
+
+
 def told(ways: Iterable[Way]) -> list[tuple[str, str]]:
     return [(way.title, way.detail) for way in ways]
 
@@ -77,22 +85,28 @@ def test_all_ways_of_two_loras(studio: Studio) -> None:
 
 def test_pictures_are_those_that_compose_makes_and_come_in_order(studio: Studio) -> None:
     ways = studio.ways(replace(BOTH, request=replace(REQUEST, count=2)))
-    events = list(studio.compare(ways))
+    events = list(compared(studio, ways))
     saved = [event.saved for event in events if isinstance(event, PictureSaved)]
     assert finished(events).pictures == tuple(saved) and len(saved) == 16
     pixels = [picture.image().tobytes() for picture in saved]
     # LoRAs that name no trigger act everywhere: their regions are weights of 1
     assert len(set(pixels)) == 14
-    assert pixels == [pixel for way in ways for pixel in alone(studio, way.asked)]
+    one = [replace(way.asked, request=replace(REQUEST, seed=n)) for way in ways for n in (7, 8)]
+    assert pixels == [pixel for asked in one for pixel in alone(studio, asked)]
     assert [picture.record.request.seed for picture in saved] == [7, 8] * 8
     assert [picture.gated for picture in saved] == [False] * 14 + [True] * 2
     assert saved[-1].gate_record() is not None
-    assert {picture.id for picture in saved} <= {p.id for p in studio.history.recent(40)}
+    assert {picture.id for picture in saved} <= {p.id for p in studio.history.recent(60)}
+    # asked for again nothing is painted; what was deleted is
+    assert finished(compared(studio, ways)).pictures == ()
+    saved[3].path.unlink()
+    assert len(finished(compared(studio, ways)).pictures) == 1
 
 
 def test_progress_counts_over_the_whole_job(studio: Studio) -> None:
-    ways = studio.ways(replace(BOTH, lines=("bare", "alone")))
-    steps = [event for event in studio.compare(ways) if isinstance(event, Progress)]
+    new = replace(REQUEST, seed=70)  # the studio paints nothing twice
+    ways = studio.ways(replace(BOTH, request=new, lines=("bare", "alone")))
+    steps = [event for event in compared(studio, ways) if isinstance(event, Progress)]
     assert [event.step for event in steps] == list(range(1, 10))
     assert {event.steps for event in steps} == {9} and {event.count for event in steps} == {3}
     assert [event.pictures.start for event in steps] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
@@ -106,7 +120,8 @@ def test_one_lora_is_compared_without_doing_the_same_twice(studio: Studio) -> No
         ("Without LoRAs", "the model by itself"),
         ("moon alone", same),
     ]
-    assert len(finished(studio.compare(studio.ways(one))).pictures) == 2
+    new = replace(one, request=replace(REQUEST, seed=71))
+    assert len(finished(compared(studio, studio.ways(new))).pictures) == 2
     half = replace(one, rows=(LoraRow(name="moon", weight=0.5),))
     assert [way.line for way in studio.ways(half)] == ["bare", "alone", "yours"]
 
@@ -131,7 +146,7 @@ def test_a_comparison_stops_within_a_step_and_keeps_what_is_done(studio: Studio)
     ways = studio.ways(replace(BOTH, request=replace(REQUEST, steps=60)))
     saved: list[PictureSaved] = []
     over: Event | None = None
-    for over in studio.compare(ways, owner="ann"):
+    for over in compared(studio, ways, owner="ann"):
         if isinstance(over, PictureSaved):
             saved.append(over)
             studio.interrupt("ann")
@@ -155,9 +170,10 @@ def test_what_cannot_be_is_told_before_any_picture(studio: Studio) -> None:
     before = studio.history.recent(1)
     ways = studio.ways(replace(BOTH, rows=(*ROWS, LoraRow(name="foreign"))))
     with pytest.raises(ComposerError, match="foreign"):
-        finished(studio.compare(ways))
+        finished(compared(studio, ways))
     assert studio.history.recent(1) == before
-    assert len(finished(studio.compare(studio.ways(BOTH))).pictures) == 8
+    new = replace(BOTH, request=replace(REQUEST, seed=72))
+    assert len(finished(compared(studio, studio.ways(new))).pictures) == 8
 
 
 def test_gates_of_other_loras_or_another_model_are_not_among_the_ways(studio: Studio) -> None:
@@ -211,15 +227,47 @@ def test_the_best_known_weights_are_a_way_that_says_how_they_were_found(
         studio.ways(replace(BOTH, lines=("best",)))
 
 
-def test_the_sheet_has_a_place_for_each_picture(studio: Studio) -> None:
-    ways = studio.ways(replace(BOTH, request=replace(REQUEST, count=2), lines=("bare", "alone")))
-    pictures = finished(studio.compare(ways)).pictures
-    places = {divmod(number, 2): picture for number, picture in enumerate(pictures)}
-    whole = comparison_sheet(ways, places)
-    assert whole.width == 8 + 3 * 264 and whole.height > 2 * 256
-    del places[2, 1]
-    assert comparison_sheet(ways, places).size == whole.size
-    long = replace(
-        ways[0], asked=replace(ways[0].asked, request=replace(REQUEST, prompt="a " * 99))
+def test_rows_are_what_else_varies_with_every_seed(studio: Studio) -> None:
+    asked = replace(
+        BOTH,
+        request=replace(REQUEST, count=2),
+        lines=("bare", "alone", "weighted", "ties"),
+        axes=tuple(map(read_axis, ("cfg=2,4", "lora:moon=0,0.5", "density=0.3,0.6"))),
     )
-    assert comparison_sheet((long,), {}).width == 8 + 264
+    ways = studio.ways(asked)
+    assert [way.key for way in ways] == [
+        "bare", "alone:zibo", "alone:neon", "alone:moon", "weighted", "ties",
+    ]  # fmt: skip
+    rows, cells = cells_of_ways(ways, asked.axes)
+    assert len(rows) == 16 and len(cells) == 6 * 16
+    assert rows[:3] == (
+        "cfg 2 · lora:moon 0 · density 0.3 · seed 7",
+        "cfg 2 · lora:moon 0 · density 0.3 · seed 8",
+        "cfg 2 · lora:moon 0 · density 0.6 · seed 7",
+    )
+    summed = cells[4 * 16 + 4].asked  # the fifth row of the fifth way
+    assert {row.name: row.weight for row in summed.rows if row.active} == {
+        "zibo": 1.0, "neon": 1.0, "moon": 0.5,
+    }  # fmt: skip
+    assert (summed.request.cfg_scale, summed.request.seed, summed.request.count) == (2.0, 7, 1)
+    assert cells[-1].asked.recipe.key == "ties:density=0.6"
+    # a LoRA alone has no row of another's, and the bare model none
+    assert {len(cell.asked.rows) for cell in cells[:16]} == {0}
+    seeds = cells_of_ways(ways, [read_axis("seed=3,4,5")])[0]
+    assert seeds == ("seed 3", "seed 4", "seed 5")
+    with pytest.raises(ComposerError, match="ways are chosen by name"):
+        replace(BOTH, axes=(read_axis("way=bare"),))
+    with pytest.raises(ComposerError, match="no axis 'magic'"):
+        cells_of_ways(ways, [read_axis("magic=1")])
+
+
+def test_a_comparison_gives_each_cell_its_picture_and_scores(studio: Studio) -> None:
+    ways = studio.ways(replace(BOTH, lines=("bare", "alone", "weighted")))
+    _, cells = cells_of_ways(ways, ())
+    events = list(studio.grid(cells, scored=True))
+    scores = {e.cell: e.scores for e in events if isinstance(e, Filled) and e.scores}
+    assert list(scores) == [0, 1, 2, 3]
+    assert scores[0].unlike_bare == 0 and not scores[0].judged
+    assert set(scores[1].judged) == {"zibo"} and set(scores[3].judged) == {"neon", "zibo"}
+    looked = [event for event in events if isinstance(event, Progress) and event.scoring]
+    assert [event.pictures.start for event in looked] == [0, 1, 2, 3]

@@ -21,13 +21,12 @@ from composer.diffusion.conditioning import encode_prompts
 from composer.diffusion.denoise import predict
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
-from composer.evaluation.report import Shown, write_report
+from composer.evaluation.report import Shown, report, write_report
 from composer.fusions import LoraRow, Plan, Sum, read_recipe
-from composer.studio import ComposeRequest, PictureSaved, Studio, scores as scoring
-from composer.studio.axes import GridCell, cells_of, read_axis
+from composer.studio import ComposeRequest, PictureSaved, Progress, Studio, scores as scoring
+from composer.studio.axes import GridCell, cells_of, read_axis, variables
 from composer.studio.engine import Engine
-from composer.studio.grid import GridFolder, Painted
-from composer.studio.scores import Scored
+from composer.studio.grid import Filled, GridFolder, Painted
 from composer.training.gates.judges import LEVELS
 from composer.training.objective import Objective
 
@@ -48,11 +47,19 @@ def studio(tiny_sd: Path, loras: Path, tmp_path_factory: pytest.TempPathFactory)
     return ready(tiny_sd, loras, tmp_path_factory.mktemp("outputs"))
 
 
-def scored(
+def filled(
     studio: Studio, cells: Sequence[GridCell], folder: Path, *, asked: bool = False
-) -> list[Scored]:
+) -> list[Filled]:
+    """Those that have their scores, in the order of the cells."""
     events = studio.grid(cells, GridFolder(folder), scored=asked)
-    return [event for event in events if isinstance(event, Scored)]
+    return [event for event in events if isinstance(event, Filled) and event.scores]
+
+
+def scored(
+    studio: Studio, cells: Sequence[GridCell], folder: Path, *, asked: bool = True
+) -> list[dict[str, float]]:
+    found = [one.scores for one in filled(studio, cells, folder, asked=asked)]
+    return [one.row for one in found if one is not None]
 
 
 def test_cells_are_every_combination_the_last_axis_fastest() -> None:
@@ -110,7 +117,9 @@ def test_every_kind_of_axis_changes_its_thing_alone() -> None:
         (["sampler=magic"], "sampler"),
         (["way=magic"], "no fusion"),
         (["count=1,2"], "no axis 'count'"),
-        (["density=0.3"], "no such parameter"),
+        (["density=0.3"], "no axis 'density'"),
+        (["ties:density=0.3", "way=dare"], "no axis 'ties:density'"),
+        (["magic:density=0.3", "way=dare"], "no axis"),
         (["density=7", "way=ties"], "density"),
         (
             [f"seed={','.join(map(str, range(40)))}", f"steps={','.join(map(str, range(1, 40)))}"],
@@ -122,6 +131,46 @@ def test_what_no_axis_is_is_said(texts: list[str], words: str) -> None:
     with pytest.raises(ComposerError, match=words):
         for cell in cells_of(ASKED, [read_axis(text) for text in texts]):
             cell.asked.request.resolve(size=16, multiple=2)
+
+
+def test_a_way_without_the_parameter_of_an_axis_stays_as_it_is() -> None:
+    axes = [read_axis("density=0.3,0.4"), read_axis("way=ties|weighted|dare")]
+    keys = [cell.asked.recipe.key for cell in cells_of(ASKED, axes)]
+    assert keys == [
+        "ties:density=0.3", "weighted", "dare:density=0.3",
+        "ties:density=0.4", "weighted", "dare:density=0.4",
+    ]  # fmt: skip
+    # of one way alone, and where a request has a field of that name
+    axes = [
+        read_axis("ties:density=0.3"),
+        read_axis("energy:strength=2"),
+        read_axis("strength=0.5"),
+    ]
+    cells = cells_of(ASKED, [*axes, read_axis("way=ties|dare|energy")])
+    assert [cell.asked.recipe.key for cell in cells] == [
+        "ties:density=0.3", "dare", "energy:strength=2.0",
+    ]  # fmt: skip
+    assert {cell.asked.request.strength for cell in cells} == {0.5}
+
+
+def test_every_variable_that_a_page_offers_is_an_axis() -> None:
+    for variable in variables():
+        axis = read_axis(f"{variable.name}={variable.example}")
+        ways = read_axis(f"way={'|'.join(variable.ways or ('weighted',))}")
+        cells = cells_of(ASKED, [ways, axis])
+        assert len(cells) == len(ways.places) * len(axis.places), variable.name
+
+
+def test_what_is_asked_for_twice_is_painted_once(studio: Studio, tmp_path: Path) -> None:
+    cells = cells_of(ASKED, [read_axis("lora:zibo=0.5,1"), read_axis("way=bare|alone:neon")])
+    events = list(studio.grid(cells, GridFolder(tmp_path)))
+    assert len(finished(events).pictures) == 2
+    places = [event.cell for event in events if isinstance(event, Filled) and not event.scores]
+    assert places == [0, 2, 1, 3]
+    shown = [event.pictures.start for event in events if isinstance(event, Progress)]
+    assert shown == [0, 0, 1, 1]
+    again = [e for e in studio.grid(cells, GridFolder(tmp_path)) if isinstance(e, Filled)]
+    assert [event.cell for event in again] == [0, 1, 2, 3] * 2  # at once, then with scores
 
 
 def test_what_is_painted_is_not_painted_again(studio: Studio, tmp_path: Path) -> None:
@@ -136,7 +185,7 @@ def test_what_is_painted_is_not_painted_again(studio: Studio, tmp_path: Path) ->
     more = cells_of(ASKED, [read_axis("seed=1,2"), read_axis("way=bare|alone:zibo|weighted|ties")])
     again = finished(studio.grid(more, GridFolder(tmp_path))).pictures
     assert len(again) == 3
-    painted = [one.painted for one in scored(studio, more, tmp_path)]
+    painted = [one.painted for one in filled(studio, more, tmp_path)]
     assert len(painted) == len(more)
     # each is the picture that Compose makes
     for cell, one in zip(more, painted, strict=True):
@@ -177,16 +226,17 @@ def test_scores_are_parts_of_what_each_lora_makes_alone(
     monkeypatch.setattr(scoring, "recognised", judge)
     ways = "way=bare|alone:zibo|alone:neon|weighted"
     cells = cells_of(ASKED, [read_axis("seed=1"), read_axis(ways)])
-    found = [one.scores for one in scored(studio, cells, tmp_path, asked=True)]
-    assert [set(one) for one in found[:2]] == [{"seconds", "unlike bare"}] * 2  # D* below 0
+    found = scored(studio, cells, tmp_path)
+    assert set(found[0]) == {"seconds", "unlike bare"}
+    assert set(found[1]) == {"seconds", "zibo: D", "unlike bare"}  # D* below 0 is no measure
     assert found[2]["neon recognised"] == 1.0 and found[3]["neon recognised"] == 0.75
-    assert "zibo recognised" not in found[3]
+    assert "zibo recognised" not in found[3] and found[3]["zibo: D"] == 2.0
     assert found[0]["unlike bare"] == 0.0 and found[3]["unlike bare"] > 0
     # without a picture of it alone, what the judges say is given as it is
     bare = cells_of(ASKED, [read_axis("seed=1"), read_axis("way=weighted")])
-    (one,) = scored(studio, bare, tmp_path, asked=True)
-    assert (one.scores["neon: D"], one.scores["zibo: D"]) == (1.5, 2.0)
-    assert [set(one.scores) for one in scored(studio, bare, tmp_path)] == [{"seconds"}]
+    (one,) = scored(studio, bare, tmp_path)
+    assert (one["neon: D"], one["zibo: D"]) == (1.5, 2.0)
+    assert [set(one) for one in scored(studio, bare, tmp_path, asked=False)] == [{"seconds"}]
 
 
 def test_a_lora_recognises_what_it_draws_by_the_judges_own_words(
@@ -196,12 +246,12 @@ def test_a_lora_recognises_what_it_draws_by_the_judges_own_words(
     cells = cells_of(ASKED, [read_axis("way=weighted")])
     ((name, value), *_) = [
         (name, value)
-        for one in scored(studio, cells, tmp_path, asked=True)
-        for name, value in one.scores.items()
+        for one in scored(studio, cells, tmp_path)
+        for name, value in one.items()
         if name.endswith(": D")
     ]
     assert name == "neon: D"
-    (one,) = scored(studio, cells, tmp_path)
+    (one,) = filled(studio, cells, tmp_path)
     engine: Engine = studio._engine  # pyright: ignore
     paths = {n: studio.card(n).path for n in ("neon", "zibo")}
     rows = {n: LoraRow(name=n) for n in paths}
@@ -235,7 +285,7 @@ def test_a_grid_that_is_stopped_keeps_what_is_there_and_scores_it(
         if isinstance(event, PictureSaved):
             studio.interrupt("me")
     assert kinds.count("PictureSaved") == 1 and kinds[-1] == "Finished"
-    assert len(scored(studio, cells, tmp_path)) == 3  # it goes on
+    assert len(filled(studio, cells, tmp_path)) == 3  # it goes on
 
 
 def test_a_report_says_all_and_is_safe(tmp_path: Path) -> None:
@@ -243,13 +293,15 @@ def test_a_report_says_all_and_is_safe(tmp_path: Path) -> None:
     shown = [
         Shown(
             labels=(evil, way),
+            caption=f"{evil}\n{way}",
             file=f"pictures/{way}.png",
             image=Image.new("RGB", (16, 16), "teal"),
             scores={"seconds": 1.5} if way == "a" else {},
         )
         for way in ("a", "b")
     ]
-    paths = write_report(tmp_path, evil, ["prompt", "way"], shown)
+    files = report(evil, ["prompt", "way"], [*shown, None], across=2)
+    paths = write_report(tmp_path, files)
     assert [path.name for path in paths] == ["grid.png", "scores.csv", "scores.json", "index.html"]
     rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
     assert rows[0] == {"prompt": evil, "way": "a", "picture": "pictures/a.png", "seconds": "1.5"}
@@ -258,7 +310,8 @@ def test_a_report_says_all_and_is_safe(tmp_path: Path) -> None:
     page = (tmp_path / "index.html").read_text()
     assert evil not in page and page.count("data:image/webp") == 2
     assert not re.search(r"(src|href)=[\"']?https?:", page)
-    assert Image.open(tmp_path / "grid.png").width > 2 * 256
+    sheet = Image.open(tmp_path / "grid.png")
+    assert sheet.width > 2 * 256 and sheet.height > 2 * 256  # one that is missing has its place
 
 
 def test_the_command_writes_a_report_and_goes_on(

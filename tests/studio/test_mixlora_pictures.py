@@ -24,6 +24,7 @@ from composer.studio import (
     Started,
     Studio,
 )
+from composer.studio.comparing import cells_of_ways
 
 REQUEST = Request(prompt="a zibo fox", seed=7, steps=3, cfg_scale=3.0, width=16, height=16)
 BARE = ComposeRequest(request=REQUEST)
@@ -137,7 +138,7 @@ def test_it_is_a_way_of_comparing_in_the_place_of_the_loras_it_knows(studio: Stu
         ("mixlora", "MixLoRA", "both + Neon")
     ]
     assert ways[-1].asked.rows == (LoraRow(name="neon"),)
-    pictures = finished(studio.compare(ways)).pictures
+    pictures = finished(studio.grid(cells_of_ways(ways, ())[1])).pictures
     assert len({picture.image().tobytes() for picture in pictures}) == 3
     with pytest.raises(ComposerError, match="no MixLoRA has learned"):
         studio.ways(replace(asked, rows=NEON, lines=("mixlora",)))

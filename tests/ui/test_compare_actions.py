@@ -69,6 +69,10 @@ def form(page: ComparePage, *rows: LoraRow, **changes: Any) -> list[Any]:
     return [values[name] for name in page.form]
 
 
+def varied(name: str, values: str) -> dict[str, Any]:
+    return {**compare_views.ways_view(), "axes": [{"name": name, "values": values}]}
+
+
 def last(updates: Iterator[dict[Any, Any]]) -> dict[Any, Any]:
     whole: dict[Any, Any] = {}
     for update in updates:
@@ -118,12 +122,29 @@ def test_the_grid_fills_picture_by_picture(actions: CompareActions, page: Compar
     updates = list(actions.compare(VISITOR, *form(page, *ROWS)))
     grids = [update[page.comparison] for update in updates if page.comparison in update]
     there = [sum(src is not None for row in grid["cells"] for src in row) for grid in grids]
-    assert there == [*range(15), 14]  # seven ways with two seeds; the last one brings the sheet
+    assert there == [*range(15), 14]  # seven ways with two seeds; the last one brings the files
     assert len({grid["id"] for grid in grids}) == 1
     assert [grid["over"] for grid in grids] == [False] * 15 + [True]
+    scores = [one for way in grids[-1]["scores"] for one in way]
+    assert [len(one["loras"]) for one in scores] == [0, 0, 1, 1, 1, 1] + [2] * 8
+    assert scores[2]["loras"][0]["title"] == "Zibo" and scores[0]["bare"] == 0
     whole = last(iter(updates))
     assert whole[page.pace]["phase"] == "done" and whole[page.stop]["interactive"] is False
-    assert whole[page.comparison]["sheet"]["name"].startswith("comparison-")
+    assert len(whole[page.comparison]["files"]) == 4
+    assert "there already" not in whole[page.pace]["detail"]
+    # the same once more: nothing is painted, and all is there
+    again = last(actions.compare(VISITOR, *form(page, *ROWS)))
+    assert again[page.comparison]["cells"] == whole[page.comparison]["cells"]
+    assert "there already" in again[page.pace]["detail"]
+
+
+def test_more_can_be_varied_and_not_be_scored(actions: CompareActions, page: ComparePage) -> None:
+    ways = {**varied("cfg", "1, 2, 4"), "seeds": 1, "scored": False}
+    whole = last(actions.compare(VISITOR, *form(page, *ROWS, ways=ways)))
+    grid = whole[page.comparison]
+    assert grid["rows"] == ["cfg 1 · seed 5", "cfg 2 · seed 5", "cfg 4 · seed 5"]
+    assert [len(way) for way in grid["cells"]] == [3] * 7 and None not in grid["cells"][6]
+    assert all(not one["loras"] for way in grid["scores"] for one in way)
 
 
 @pytest.mark.parametrize(
@@ -132,8 +153,12 @@ def test_the_grid_fills_picture_by_picture(actions: CompareActions, page: Compar
         ({"mixer": []}, "No LoRA is chosen"),
         ({"mixer": "rows"}, "Reload the page"),
         ({"ways": "ways"}, "Reload the page"),
-        ({"ways": {"lines": [], "seeds": 1}}, "one way or more"),
+        ({"ways": {**compare_views.ways_view(), "lines": []}}, "one way or more"),
         ({"ways": {**compare_views.ways_view(), "seeds": 9}}, "1 to 4"),
+        ({"ways": varied("cfg", "")}, "NAME=VALUE"),
+        ({"ways": varied("cfg", "2,x")}, "give a number"),
+        ({"ways": varied("steps", ",".join(map(str, range(1, 200))))}, "1000 are the most"),
+        ({"ways": varied("density", "0.5")}, "no axis 'density'"),
         ({"steps": 0}, "number of steps"),
         ({"seed": None}, "The seed"),
         ({"width": 17}, "does not fit this model"),

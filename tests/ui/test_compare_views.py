@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import io
 import json
 from dataclasses import replace
@@ -24,9 +25,11 @@ from composer.studio import (
     SavedPicture,
     Way,
 )
-from composer.studio.comparing import USUAL, ways_of
+from composer.studio.comparing import USUAL, cells_of_ways, ways_of
+from composer.studio.grid import Filled, Painted, Scores
 from composer.ui import compare_views as views
 
+GOOD: dict[str, Any] = {"lines": [], "seeds": 1, "scored": True, "axes": []}
 REQUEST = Request(prompt="a fox", seed=2**64 - 1, count=2, width=16, height=16)
 PAIR = ComposeRequest(
     request=REQUEST, rows=(LoraRow(name="zibo"), LoraRow(name="neon", weight=0.5))
@@ -53,11 +56,16 @@ def image(address: str) -> Image.Image:
 
 def test_the_choice_of_ways_survives_what_is_new_of_gates() -> None:
     first = views.ways_view()
-    assert views.read_ways(first) == (USUAL, views.SEEDS) == views.read_ways(None)
+    assert views.read_ways(first) == views.Choice() == views.read_ways(None)
     first["lines"][0]["on"] = False
-    first["seeds"] = 4
+    first["seeds"], first["scored"] = 4, False
+    first["axes"] = [{"name": "cfg", "values": "2, 3"}, {"name": "", "values": ""}]
     later = views.ways_view(first, [OFFER], ["old.safetensors: for another model"])
-    assert views.read_ways(later) == (USUAL[1:], 4)
+    kept = views.Choice(lines=USUAL[1:], seeds=4, scored=False, axes=(("cfg", "2, 3"),))
+    assert views.read_ways(later) == kept
+    assert [axis.name for axis in kept.read_axes()] == ["cfg"]
+    known = {variable["name"] for variable in later["variables"]}
+    assert {"cfg", "sampler", "density", "energy:strength"} <= known and "file" not in known
     offered = {line["key"]: line["offers"] for line in later["lines"] if line["offers"]}
     assert offered == {"gates": [{"loras": ["neon", "zibo"], "just": True, "found_by": ""}]}
     assert len(later["problems"]) == 1
@@ -77,30 +85,67 @@ def test_the_choice_of_ways_survives_what_is_new_of_gates() -> None:
 @pytest.mark.parametrize(
     "value",
     ["ways", 3, {}, {"lines": [{}], "seeds": 1}, {"lines": [{"on": 1}]}]
-    + [{"lines": [], "seeds": seeds} for seeds in (True, 2.7, "2", None, 1e400)],
+    + [{**GOOD, "seeds": seeds} for seeds in (True, 2.7, "2", None, 1e400)]
+    + [{**GOOD, "axes": axes} for axes in (None, 3, [3], [{"name": "cfg"}])],
 )
 def test_a_choice_that_no_page_sends_is_refused(value: Any) -> None:
     with pytest.raises(ComposerError, match="Reload the page"):
         views.read_ways(value)
 
 
-def test_the_grid_fills_and_ends(ways: tuple[Way, ...], picture: SavedPicture) -> None:
-    empty = views.comparison_view(ways)
-    assert empty["seeds"] == [str(2**64 - 1), "0"] and empty["sheet"] is None
+@pytest.fixture
+def sheet(ways: tuple[Way, ...]) -> views.Sheet:
+    return views.Sheet(ways, *cells_of_ways(ways, ()), {"zibo": "Zibo"})
+
+
+def test_the_grid_fills_and_ends(
+    sheet: views.Sheet, ways: tuple[Way, ...], picture: SavedPicture
+) -> None:
+    empty = sheet.view
+    assert empty["rows"] == [f"seed {2**64 - 1}", "seed 0"] and empty["files"] == []
     assert [ways[number].title for part in empty["suggested"] for number in part] == [
         "Your weights", "Weights of 1", "Learned gates",
     ]  # fmt: skip
     assert [way["gated"] for way in empty["ways"]] == [False] * (len(ways) - 1) + [True]
     assert empty["cells"] == [[None, None]] * len(ways)
-    assert empty["id"] != views.comparison_view(ways)["id"]
-    more = views.with_picture(empty, 1, 0, picture)
+    painted = Painted(saved=picture, seconds=2.0)
+    sheet.fill(Filled(cell=2, painted=painted))  # the second way's first row
+    more = sheet.view
     assert empty["cells"][1][0] is None and more["cells"][1][1] is None
     assert image(more["cells"][1][0]).size == (384, 384)  # small ones are enlarged for the eye
-    over = views.finished_view(more, ways, {(1, 0): picture})
-    assert over["over"] and over["sheet"]["name"] == "comparison-0001-1.png"
-    assert image(over["sheet"]["src"]).width > len(ways) * 256
-    assert views.finished_view(empty, ways, {})["sheet"] is None
+    assert more["scores"][1][0] is None and sheet.pictures == 1
+    scores = Scores(seconds=2.0, judged={"zibo": 0.2, "neon": -0.1}, recognised={"zibo": 0.8})
+    sheet.fill(Filled(cell=2, painted=painted, scores=scores))
+    assert sheet.pictures == 1
+    assert sheet.view["scores"][1][0] == {
+        "loras": [
+            {"title": "Zibo", "part": 0.8, "d": 0.2},
+            {"title": "neon", "part": None, "d": -0.1},
+        ],
+        "bare": None,
+        "seconds": 2.0,
+    }
+    over = sheet.finish()
+    assert over["over"]
+    names = {file["title"]: file["name"] for file in over["files"]}
+    assert names == {
+        "Grid": "comparison-0001-1.png",
+        "Report": "comparison-0001-1.html",
+        "CSV": "comparison-0001-1.csv",
+        "JSON": "comparison-0001-1.json",
+    }
+    grid, page, table, _ = (file["src"] for file in over["files"])
+    assert image(grid).width > len(ways) * 256 and page.startswith("data:text/html;base64,")
+    (row,) = csv.DictReader(io.StringIO(base64.b64decode(table.split(",")[1]).decode()))
+    assert (row["way"], row["zibo recognised"], row["neon: D"]) == ("Zibo alone", "0.8", "-0.1")
     json.dumps(over)
+
+
+def test_a_grid_without_a_picture_has_nothing_to_take_away(
+    sheet: views.Sheet, ways: tuple[Way, ...]
+) -> None:
+    assert sheet.finish()["files"] == []
+    assert sheet.view["id"] != views.Sheet(ways, *cells_of_ways(ways, ()), {}).view["id"]
 
 
 def test_a_large_picture_is_sent_smaller(tmp_path: Path) -> None:
@@ -109,30 +154,31 @@ def test_a_large_picture_is_sent_smaller(tmp_path: Path) -> None:
     assert image(views.picture_url(large)).size == (768, 512)
 
 
-def test_progress_says_which_way_and_shows_each_picture_in_its_place(
-    ways: tuple[Way, ...],
+def test_progress_says_which_way_and_shows_the_picture_in_its_place(
+    sheet: views.Sheet, picture: SavedPicture
 ) -> None:
-    preview = Image.new("RGB", (32, 16), "red")
-    preview.paste("blue", (16, 0, 32, 16))
     progress = Progress(
-        step=25, steps=160, pictures=range(2, 4), count=16, seconds_left=61.0, preview=preview
+        step=25, steps=160, pictures=range(3, 4), count=16, seconds_left=61.0,
+        preview=Image.new("RGB", (32, 16), "red"),
+    )  # fmt: skip
+    view = sheet.pace(progress)
+    assert view["title"] == "Zibo alone · picture 1 of 16" and view["detail"] == "61 s left"
+    assert view["cells"] == [[1, 1]] and view.get("src") is None
+    (shown,) = (image(address).convert("RGB").getpixel((190, 90)) for address in view["previews"])
+    assert shown[0] > 240 > 20 > shown[2]
+    sheet.fill(Filled(cell=3, painted=Painted(saved=picture, seconds=1.0)))
+    looking = Progress(
+        step=1, steps=16, pictures=range(15, 16), count=16, seconds_left=2.0, scoring=True
     )
-    view = views.pace_view(progress, ways)
-    assert view["title"] == "Zibo alone · pictures 3–4 of 16" and view["detail"] == "61 s left"
-    assert view["cells"] == [[1, 0], [1, 1]]
-    left, right = (
-        image(address).convert("RGB").getpixel((190, 190)) for address in view["previews"]
-    )
-    assert left[0] > 240 > 20 > left[2] and right[2] > 240 > 20 > right[0]
-    assert "src" not in view or view["src"] is None
-    alone = Progress(step=1, steps=8, pictures=range(7, 8), count=8, seconds_left=2.0)
-    told = views.pace_view(alone, ways)
-    assert told["title"] == "Learned gates · picture 8 of 8" and told["previews"] == []
+    told = sheet.pace(looking)
+    assert told["title"] == "Learned gates · scoring" and told["previews"] == []
 
 
 def test_how_it_ended(picture: SavedPicture) -> None:
-    assert views.over_view(Finished(cancelled=True))["phase"] == "stopped"
-    stopped = views.over_view(Finished(pictures=(picture,), cancelled=True, seconds=3))
+    assert views.over_view(Finished(cancelled=True), 0)["phase"] == "stopped"
+    stopped = views.over_view(Finished(pictures=(picture,), cancelled=True, seconds=3), 1)
     assert (stopped["phase"], stopped["title"]) == ("done", "Stopped")
-    whole = views.over_view(Finished(pictures=(picture,) * 14, seconds=31))
+    whole = views.over_view(Finished(pictures=(picture,) * 14, seconds=31), 14)
     assert (whole["title"], whole["detail"]) == ("Compared", "14 pictures in 31 s")
+    again = views.over_view(Finished(seconds=31), 14)
+    assert (again["phase"], again["detail"]) == ("done", "all pictures were there already")

@@ -1,7 +1,8 @@
 // The grid of a comparison, and a slider between any two of its pictures. value: {id,
 // ways: [{title, detail, line, gated}], suggested: numbers of ways for the left and for the right, the
-// best first, seeds: [...], cells: [[src|null]] by way and seed, over, sheet: {src, name}|null}. Another
-// id is another comparison; otherwise only what is new is drawn.
+// best first, rows: what a picture has besides its way, in words, cells: [[src|null]] by way and row,
+// scores: [[{loras: [{title, part|null, d}], bare|null, seconds}|null]] likewise, over, files: [{title,
+// src, name}]}. Another id is another comparison; otherwise only what is new is drawn.
 const $ = (selector) => element.querySelector(selector);
 const whole = $('.comparison');
 const grid = $('.grid');
@@ -9,8 +10,8 @@ const frame = $('.split');
 const divider = $('.divider');
 const room = 'composer:' + (props.room || '');
 let shown = null;  // the id of the comparison that is drawn
-let cells = [];  // buttons by way and seed
-let pair = [null, null];  // [way, seed] on the left and on the right
+let cells = [];  // buttons by way and row
+let pair = [null, null];  // [way, row] on the left and on the right
 let touched = false;  // the reader chose
 let turn = 0;  // which side the next click fills
 let at = 50;
@@ -64,7 +65,7 @@ function compare() {
     const picture = $('.' + image);
     picture.hidden = !src;
     if (src && picture.getAttribute('src') !== src) picture.src = src;
-    picture.alt = place ? named(place) + ', seed ' + props.value.seeds[place[1]] : '';
+    picture.alt = place ? named(place) + ', ' + props.value.rows[place[1]] : '';
     $('.tag-' + side).textContent = place ? named(place) : '';
     $('.tag-' + side).hidden = !src;
     const one = $('.one.' + side);
@@ -72,10 +73,11 @@ function compare() {
     if (!place) return;
     one.querySelector('strong').textContent = props.value.ways[place[0]].title;
     one.querySelector('.detail').textContent = props.value.ways[place[0]].detail
-      + ' · seed ' + props.value.seeds[place[1]];
+      + ' · ' + props.value.rows[place[1]];
+    one.querySelector('.scores').replaceChildren(...scored(props.value.scores[place[0]][place[1]]));
   });
-  cells.forEach((row, way) => row.forEach((cell, seed) => {
-    const side = same([way, seed], pair[0]) ? 'left' : same([way, seed], pair[1]) ? 'right' : '';
+  cells.forEach((column, way) => column.forEach((cell, row) => {
+    const side = same([way, row], pair[0]) ? 'left' : same([way, row], pair[1]) ? 'right' : '';
     cell.dataset.side = side;
     cell.setAttribute('aria-pressed', Boolean(side));
   }));
@@ -86,13 +88,14 @@ function build(value) {
   pair = [null, null];
   touched = false;
   turn = 0;
-  grid.style.setProperty('--seeds', value.seeds.length);
-  grid.dataset.seeds = value.seeds.length;
-  cells = value.ways.map((way, i) => value.seeds.map((seed, j) => {
+  grid.style.setProperty('--rows', Math.min(value.rows.length, 6));
+  grid.dataset.rows = value.rows.length;
+  grid.classList.toggle('varied', value.rows.some((row) => !/^seed \d+$/.test(row)));
+  cells = value.ways.map((way, i) => value.rows.map((row, j) => {
     const cell = make('button', 'cell');
     cell.disabled = true;
-    cell.title = 'seed ' + seed;
-    cell.setAttribute('aria-label', way.title + ' (' + way.detail + '), seed ' + seed);
+    cell.title = row;
+    cell.setAttribute('aria-label', way.title + ' (' + way.detail + '), ' + row);
     cell.append(make('img'));
     cell.firstChild.alt = '';
     cell.firstChild.hidden = true;
@@ -100,15 +103,65 @@ function build(value) {
     return cell;
   }));
   grid.replaceChildren(...value.ways.map((way, i) => {
-    const row = make('section', 'way kind-' + way.line + (way.gated ? ' gated' : ''));
+    const column = make('section', 'way kind-' + way.line + (way.gated ? ' gated' : ''));
     const label = make('div', 'label');
-    label.append(make('strong', '', way.title), make('span', 'detail', way.detail));
+    label.append(
+      make('strong', '', way.title), make('span', 'detail', way.detail), make('span', 'mean'));
     const pictures = make('div', 'cells');
-    pictures.append(...cells[i]);
-    row.append(label, pictures);
-    return row;
+    pictures.append(...value.rows.map((row, j) => {
+      const place = make('div', 'place');
+      place.append(cells[i][j], make('span', 'row', row), make('div', 'scores'));
+      return place;
+    }));
+    column.append(label, pictures);
+    return column;
   }));
   move(50);
+}
+
+const percent = (part) => Math.round(100 * part) + ' %';
+
+// Each LoRA with how well it recognises its hand, and how far the picture is from the bare model's.
+function scored(scores) {
+  if (!scores) return [];
+  const found = scores.loras.map(({title, part, d}) => {
+    const line = make('span', 'score');
+    const known = part !== null;
+    line.title = known
+      ? title + ' recognises its hand: ' + percent(part) + ' of what it does in its own picture'
+      : title + ' recognises its hand by D = ' + d.toFixed(3) + '; there is no picture of it alone to '
+        + 'compare with';
+    line.append(make('span', 'who', title), make('span', 'part', known ? percent(part) : d.toFixed(3)));
+    line.style.setProperty('--part', known ? Math.min(1, Math.max(0, part)) : 0);
+    return line;
+  });
+  if (scores.bare !== null) {
+    const line = make('span', 'bare', 'changes ' + scores.bare.toFixed(0));
+    line.title = 'The mean difference from the picture without LoRAs, of 255';
+    found.push(line);
+  }
+  return found;
+}
+
+// Of a way: the mean over its LoRAs and pictures, and the least of one LoRA in one picture.
+function summed(column) {
+  const parts = column.filter(Boolean).flatMap(({loras}) => loras.map(({part}) => part))
+    .filter((part) => part !== null);
+  if (!parts.length) return '';
+  const mean = parts.reduce((all, part) => all + part, 0) / parts.length;
+  return 'LoRAs ' + percent(mean) + ', least ' + percent(Math.min(...parts));
+}
+
+function showScores(value) {
+  [...grid.children].forEach((column, i) => {
+    const words = summed(value.scores[i]);
+    const mean = column.querySelector('.mean');
+    mean.textContent = words;
+    mean.hidden = !words || value.ways[i].line === 'alone';
+    column.querySelectorAll('.place .scores').forEach((node, j) => {
+      if (value.scores[i][j] && !node.childElementCount) node.append(...scored(value.scores[i][j]));
+    });
+  });
 }
 
 function render() {
@@ -117,7 +170,7 @@ function render() {
   $('.made').hidden = !value;
   if (!value) return;
   if (value.id !== shown) build(value);
-  value.cells.forEach((row, i) => row.forEach((src, j) => {
+  value.cells.forEach((column, i) => column.forEach((src, j) => {
     const cell = cells[i][j];
     cell.classList.toggle('lost', value.over && !src);
     if (!src || !cell.disabled) return;
@@ -131,9 +184,15 @@ function render() {
   if (value.over) cells.flat().forEach((cell) => {
     if (cell.disabled) { cell.firstChild.hidden = true; cell.classList.remove('painting'); }
   });
-  const link = $('.sheet-link');
-  link.hidden = !value.sheet;
-  if (value.sheet) { link.href = value.sheet.src; link.download = value.sheet.name; }
+  showScores(value);
+  $('.files').replaceChildren(...value.files.map(({title, src, name}) => {
+    const link = make('a', 'file', title);
+    link.href = src;
+    link.download = name;
+    link.setAttribute('aria-label', 'Download ' + title.toLowerCase());
+    return link;
+  }));
+  $('.files').hidden = !value.files.length;
   suggest();
   compare();
 }
@@ -141,7 +200,7 @@ function render() {
 document.addEventListener(room + 'previews', (event) => {
   if (!props.value || props.value.over) return;
   const {cells: made, previews} = event.detail;
-  const now = made.map(([way, seed]) => cells[way] && cells[way][seed]);
+  const now = made.map(([way, row]) => cells[way] && cells[way][row]);
   cells.flat().forEach((cell) => cell.classList.toggle('painting', cell.disabled && now.includes(cell)));
   now.forEach((cell, i) => {
     if (!cell || !cell.disabled || !previews[i]) return;

@@ -1,13 +1,17 @@
 // In which ways to compare, and for how many seeds. value: {lines: [{key, title, brief, on, usual: shown
 // at once, each: a way for each LoRA, offered: a way for each offer that fits, none, page, command: what to say and do where
-// none fits, offers: [{loras: [names], just: for these LoRAs alone, found_by}]}], seeds, most, problems}.
+// none fits, offers: [{loras: [names], just: for these LoRAs alone, found_by}]}], seeds, most, scored,
+// axes: [{name, values}], most_axes, variables: what an axis can be, [{name, title, example, ways: those
+// whose parameter it is}], problems}.
 const lines = element.querySelector('.kinds:not(.more)');
 const more = element.querySelector('.more');
 const seeds = element.querySelector('.seeds');
 const sum = element.querySelector('.sum');
+const scored = element.querySelector('.scored input');
+const axes = element.querySelector('.axes');
 const problems = element.querySelector('.problems');
 const room = 'composer:' + (props.room || '');
-let state = {lines: [], seeds: 1, most: 1, problems: []};
+let state = {lines: [], seeds: 1, most: 1, axes: [], variables: [], problems: []};
 let chosen = [];
 let mine = '';
 
@@ -24,11 +28,70 @@ function commit() {
 
 function count() {
   const all = state.lines.filter((entry) => entry.on).reduce((whole, entry) => whole + ways(entry), 0);
-  const pictures = all * state.seeds;
+  const seeds = state.axes.some(({name}) => name === 'seed') ? 1 : state.seeds;
+  const pictures = state.axes.reduce((whole, {values}) => whole * Math.max(1, listed(values).length), all * seeds);
   // one LoRA alone comes to the same as its sums, which are then made once
   sum.textContent = chosen.length > 1 && pictures
     ? 'up to ' + pictures + (pictures === 1 ? ' picture' : ' pictures') : '';
 }
+
+const listed = (values) => values.split(values.includes('|') ? '|' : ',').filter((one) => one.trim());
+
+// What an axis can be now: the weights of the chosen LoRAs too, and parameters of the ways that are on.
+function variables() {
+  const on = new Set(state.lines.filter((entry) => entry.on).map(({key}) => key));
+  const weights = chosen.map((name) => (
+    {name: 'lora:' + name, title: 'Weight of ' + name, example: '0.6, 0.8, 1', ways: []}));
+  const given = state.axes.map(({name}) => name);
+  return [...state.variables, ...weights].filter(({name, ways}) => (
+    !ways.length || ways.some((way) => on.has(way)) || given.includes(name)));
+}
+
+// One thing that varies: what, and its values; an empty one is taken out.
+function axis(entry, place) {
+  const row = make('div', 'axis');
+  const what = make('select');
+  what.setAttribute('aria-label', 'What varies');
+  const known = variables();
+  const lost = entry.name && !known.some(({name}) => name === entry.name);
+  if (lost) known.push({name: entry.name, title: entry.name, example: '', ways: []});
+  what.append(new Option('Vary …', ''), ...known.map(({name, title}) => new Option(title, name)));
+  what.value = entry.name;
+  const values = make('input');
+  values.type = 'text';
+  values.value = entry.values;
+  values.setAttribute('aria-label', 'Its values');
+  const hint = () => {
+    const found = known.find(({name}) => name === what.value);
+    values.placeholder = found ? found.example : 'values, with commas';
+    values.disabled = !what.value;
+  };
+  hint();
+  what.addEventListener('change', () => {
+    if (!what.value) {
+      state.axes.splice(place, 1);
+      commit();
+      showAxes();
+      return;
+    }
+    if (place === state.axes.length) state.axes.push(entry);
+    entry.name = what.value;
+    hint();
+    commit();
+    showAxes();
+    axes.children[place].querySelector('input').focus();
+  });
+  values.addEventListener('input', () => { entry.values = values.value; commit(); });
+  row.append(what, values);
+  return row;
+}
+
+function showAxes() {
+  const shown = [...state.axes, {name: '', values: ''}].slice(0, state.most_axes);
+  axes.replaceChildren(...shown.map(axis));
+}
+
+scored.addEventListener('change', () => { state.scored = scored.checked; commit(); });
 
 function openPage(name) {
   const tabs = [...document.querySelectorAll('#pages [role=tab]')];
@@ -69,7 +132,7 @@ function line(entry) {
   box.type = 'checkbox';
   box.checked = entry.on && !missing;
   box.disabled = missing;
-  box.addEventListener('change', () => { entry.on = box.checked; commit(); });
+  box.addEventListener('change', () => { entry.on = box.checked; commit(); showAxes(); });
   const words = make('span', 'words');
   words.append(make('span', 'name', entry.title), make('span', 'help'));
   words.lastChild.append(...help(entry, missing));
@@ -97,6 +160,8 @@ function render() {
   more.open = more.open || others.some((entry) => entry.on);
   const numbers = Array.from({length: state.most}, (_, i) => choice(i + 1));
   seeds.replaceChildren(seeds.firstElementChild, ...numbers);
+  scored.checked = state.scored;
+  showAxes();
   showProblems(problems, state.problems);
   count();
 }
