@@ -162,14 +162,25 @@ def encode_ids(
             output = encoder.network(ids[part].to(model.device), output_hidden_states=True)
         layer = _layer(model, encoder, output, clip_skip)
         if weights is not None and bool((weights[part] != 1).any()):
-            weighted = layer * weights[part].to(layer)[:, :, None]
-            means = (each.mean((1, 2), keepdim=True) for each in (layer, weighted))
-            layer = weighted * torch.div(*means)
+            layer = _emphasised(layer, weights[part].to(layer))
         states.append(layer)
         if part == model.family.pooled:
             pooled = output.text_embeds.to(model.dtype)
     joined = torch.cat(states, dim=-1) if len(states) > 1 else states[0]
     return Text(states=joined.to(model.dtype), pooled=pooled)
+
+
+def _emphasised(layer: Tensor, weights: Tensor) -> Tensor:
+    """Vectors (rows, tokens, width) times their weights (rows, tokens), each row with the mean it
+    had; a row whose mean is nothing but rounding keeps its scale."""
+    weighted = layer * weights[:, :, None]
+    before, after = (each.mean((1, 2), keepdim=True) for each in (layer, weighted))
+    size = weighted.abs().mean((1, 2), keepdim=True)
+    return weighted * torch.where(after.abs() > _NO_MEAN * size, before / after, 1)
+
+
+_NO_MEAN = 1e-4
+"""Of the mean size of a number: a mean below it says nothing, and dividing by it would."""
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from composer.diffusion.emphasis import Emphasised, parse_emphasis
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.errors import ComposerError
+
+NORM = "final_layer_norm"  # of a text encoder
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +130,20 @@ def test_the_work_grows_with_the_length_alone(piece: str) -> None:
     assert work(4000) < 2.5 * work(2000) + 100
 
 
-def test_vectors_are_multiplied_and_keep_their_mean(model: Model) -> None:
+def test_vectors_without_a_mean_are_multiplied_alone(model: Model) -> None:
+    """Those of a text encoder that was just made: their mean is rounding, of any size and sign."""
+    plain = encode_prompts(model, "a fox", None).positive.states
+    assert float(plain.mean().abs()) < 1e-6 < 0.5 < float(plain.abs().mean())
+    (chunk,) = split_into_chunks(model, "a (fox:1.2)")["text_encoder"]
+    weighed = encode_prompts(model, "a (fox:1.2)", None).positive.states
+    torch.testing.assert_close(weighed, plain * torch.tensor(chunk.weights)[None, :, None])
+
+
+def test_vectors_are_multiplied_and_keep_their_mean(tiny_sd: Path) -> None:
+    model = load_model(tiny_sd)
+    encoder: Any = model.encoders["text_encoder"].network
+    with torch.no_grad():
+        encoder.get_submodule(NORM).bias.fill_(0.2)
     plain = encode_prompts(model, "a fox in ink", None).positive.states
     weighed = encode_prompts(model, "a (fox:1.5) in (ink:0.2)", None).positive.states
     (chunk,) = split_into_chunks(model, "a (fox:1.5) in (ink:0.2)")["text_encoder"]
