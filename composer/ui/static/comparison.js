@@ -127,17 +127,19 @@ function scored(scores) {
   const found = scores.loras.map(({title, part, d}) => {
     const line = make('span', 'score');
     const known = part !== null;
+    const words = known ? percent(part) : d > 0 ? 'D ' + d.toFixed(3) : 'not seen';
     line.title = known
       ? title + ' recognises its hand: ' + percent(part) + ' of what it does in its own picture'
-      : title + ' recognises its hand by D = ' + d.toFixed(3) + '; there is no picture of it alone to '
-        + 'compare with';
-    line.append(make('span', 'who', title), make('span', 'part', known ? percent(part) : d.toFixed(3)));
+      : title + ' recognises its hand by D = ' + d.toFixed(3) + ', where a picture of its own gives '
+        + 'nothing to compare with';
+    line.append(make('span', 'who', title), make('span', 'part', words));
     line.style.setProperty('--part', known ? Math.min(1, Math.max(0, part)) : 0);
     return line;
   });
-  if (scores.bare !== null) {
-    const line = make('span', 'bare', 'changes ' + scores.bare.toFixed(0));
-    line.title = 'The mean difference from the picture without LoRAs, of 255';
+  if (scores.bare) {
+    const line = make('span', 'bare', 'unlike bare ' + percent(scores.bare / 255));
+    line.title = 'The mean difference from the picture without LoRAs: '
+      + scores.bare.toFixed(1) + ' of 255';
     found.push(line);
   }
   return found;
