@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +19,8 @@ from composer.studio.comparing import LINES, MOST_SEEDS, USUAL, line_of, suggest
 from composer.ui.views import SHOWN_SIDE, data_url, ended, preview_url, progress_view
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from composer.studio.grid import Filled, Scores
 
 Json = dict[str, Any]
@@ -192,16 +195,27 @@ class Sheet:
 
     def pace(self, progress: Progress) -> Json:
         """How far the whole comparison is, and what the picture that is being made looks like."""
-        number = progress.pictures.start
-        way, row = divmod(number, len(self._rows))
+        places = [divmod(number, len(self._rows)) for number in progress.pictures]
         view = progress_view(replace(progress, preview=None))
-        done = "scoring" if progress.scoring else f"picture {self.pictures + 1} of {progress.count}"
+        first = self.pictures + 1
+        last = min(self.pictures + len(places), progress.count)
+        which = f"picture {first}" if first >= last else f"pictures {first}–{last}"
+        done = "scoring" if progress.scoring else f"{which} of {progress.count}"
+        tiles = _tiles(progress.preview, len(places)) if progress.preview else []
         return {
             **view,
-            "title": f"{self._ways[way].title} · {done}",
-            "cells": [[way, row]],
-            "previews": [preview_url(progress.preview)] if progress.preview else [],
+            "title": f"{self._ways[places[0][0]].title} · {done}",
+            "cells": [list(place) for place in places],
+            "previews": [preview_url(tile) for tile in tiles],
         }
+
+
+def _tiles(preview: Image.Image, many: int) -> list[Image.Image]:
+    """The pictures of a preview, which has them in a near-square grid."""
+    columns = math.ceil(math.sqrt(many))
+    width, height = preview.width // columns, preview.height // math.ceil(many / columns)
+    corners = [((i % columns) * width, (i // columns) * height) for i in range(many)]
+    return [preview.crop((x, y, x + width, y + height)) for x, y in corners]
 
 
 FILES = (

@@ -173,6 +173,23 @@ def test_what_is_asked_for_twice_is_painted_once(studio: Studio, tmp_path: Path)
     assert [event.cell for event in again] == [0, 1, 2, 3] * 2  # at once, then with scores
 
 
+def test_seeds_that_count_up_are_painted_together(studio: Studio, tmp_path: Path) -> None:
+    cells = cells_of(ASKED, [read_axis("seed=5,6,7"), read_axis("way=bare|weighted")])
+    events = list(studio.grid(cells, GridFolder(tmp_path / "whole")))
+    shown = [event.pictures for event in events if isinstance(event, Progress)]
+    assert shown == [range(0, 5, 2)] * 2 + [range(1, 6, 2)] * 2  # two steps for each way
+    assert {event.count for event in events if isinstance(event, Progress)} == {6}
+    seeds = [one.record.request.seed for one in finished(events).pictures]
+    assert seeds == [5, 6, 7] * 2
+    times = [event.painted.seconds for event in events if isinstance(event, Filled)]
+    assert all(times) and max(times[:3]) < 3 * min(times[:3])
+    # seeds with a gap, and other steps, are painted one by one
+    cells = cells_of(ASKED, [read_axis("seed=5,6,9"), read_axis("steps=1,2")])
+    events = list(studio.grid(cells, GridFolder(tmp_path / "gap")))
+    assert {len(event.pictures) for event in events if isinstance(event, Progress)} == {1}
+    assert len(finished(events).pictures) == 6
+
+
 def test_what_is_painted_is_not_painted_again(studio: Studio, tmp_path: Path) -> None:
     cells = cells_of(ASKED, [read_axis("seed=1,2"), read_axis("way=bare|alone:zibo|weighted")])
     first = finished(studio.grid(cells, GridFolder(tmp_path))).pictures

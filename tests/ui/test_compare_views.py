@@ -157,15 +157,20 @@ def test_a_large_picture_is_sent_smaller(tmp_path: Path) -> None:
 def test_progress_says_which_way_and_shows_the_picture_in_its_place(
     sheet: views.Sheet, picture: SavedPicture
 ) -> None:
+    preview = Image.new("RGB", (32, 16), "red")
+    preview.paste("blue", (16, 0, 32, 16))
     progress = Progress(
-        step=25, steps=160, pictures=range(3, 4), count=16, seconds_left=61.0,
-        preview=Image.new("RGB", (32, 16), "red"),
-    )  # fmt: skip
+        step=25, steps=160, pictures=range(2, 4), count=16, seconds_left=61.0, preview=preview
+    )
     view = sheet.pace(progress)
-    assert view["title"] == "Zibo alone · picture 1 of 16" and view["detail"] == "61 s left"
-    assert view["cells"] == [[1, 1]] and view.get("src") is None
-    (shown,) = (image(address).convert("RGB").getpixel((190, 90)) for address in view["previews"])
-    assert shown[0] > 240 > 20 > shown[2]
+    assert view["title"] == "Zibo alone · pictures 1–2 of 16" and view["detail"] == "61 s left"
+    assert view["cells"] == [[1, 0], [1, 1]] and view.get("src") is None
+    left, right = (
+        image(address).convert("RGB").getpixel((190, 190)) for address in view["previews"]
+    )
+    assert left[0] > 240 > 20 > left[2] and right[2] > 240 > 20 > right[0]
+    one = replace(progress, pictures=range(3, 4), preview=None)
+    assert sheet.pace(one)["title"] == "Zibo alone · picture 1 of 16"
     sheet.fill(Filled(cell=3, painted=Painted(saved=picture, seconds=1.0)))
     looking = Progress(
         step=1, steps=16, pictures=range(15, 16), count=16, seconds_left=2.0, scoring=True
