@@ -132,8 +132,7 @@ def energy_loss(out: Tensor, x: Tensor, *, window: int = 5) -> Tensor:
 def detail_share(z: Tensor) -> Tensor:
     """The part of the latents' variance that half their resolution cannot hold, mean over channels.
 
-    A U-Net learns smooth latents several times faster: detail of which the pixels know nothing is
-    noise to it.
+    Detail that the pixels do not have is noise to a U-Net.
     """
     coarse = functional.avg_pool2d(z, 2)
     smooth = functional.interpolate(coarse, scale_factor=2, mode="bilinear")
@@ -275,17 +274,23 @@ def load_trained_vae(folder: Path) -> AutoencoderKL:
 
 @torch.no_grad()
 def examine_vae(vae: AutoencoderKL, *, count: int = 128) -> dict[str, float]:
-    """PSNR in dB and the share of gradient energy of round trips, of the base and whole world."""
+    """PSNR in dB and the share of gradient energy of round trips, of the base and whole world; and
+    the shares of detail of latents, and of the pictures themselves at the latents' size."""
     found: dict[str, float] = {}
     for name, base in (("base", 1.0), ("whole", 0.0)):
         rng = random.Random("examination of the vae")
         quality: list[Tensor] = []
         crisp: list[Tensor] = []
+        seen: dict[str, list[Tensor]] = {"latents": [], "pictures": []}
         for _ in range(count // 16):
             x = pictures(rng, 16, base=base)
-            out = decode(vae, encode(vae, x)).clamp(-1, 1)
+            z = encode(vae, x)
+            out = decode(vae, z).clamp(-1, 1)
+            seen["latents"].append(z)
+            seen["pictures"].append(functional.avg_pool2d(x, FACTOR))
             quality.append(psnr(out, x))
             crisp.append(gradient_energy(out) / gradient_energy(x))
         found[f"{name}_psnr"] = float(torch.cat(quality).mean())
         found[f"{name}_crispness"] = float(torch.cat(crisp).mean())
+        found |= {f"{name}_detail_{k}": float(detail_share(torch.cat(v))) for k, v in seen.items()}
     return found
