@@ -118,6 +118,7 @@ def test_gates_are_offered_used_and_left(page: Page, app: App, tmp_path: Path) -
     limited = paint(page, app).fusion
     assert (limited["steps"], limited["depth"]) == ({"zibo": [0.0, 0.5]}, {"zibo": [0.2, 1.0]})
     keep(page, "gates limited", tmp_path)
+    page.get_by_label("First part of the depth of Zibo").fill("0")  # so that one sees it come back
     page.click("#use")
     expect(page.get_by_label("First part of the depth of Zibo")).to_have_value("20")
     page.click(".card[data-name=moon]")
