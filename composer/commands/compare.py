@@ -57,10 +57,10 @@ def compare(
 
     Stopped and begun again with the same folder, it goes on where it was.
     """
-    from composer.evaluation.report import Shown, report, write_report
+    from composer.evaluation.report import write_report
     from composer.studio import ComposeRequest, Studio
     from composer.studio.axes import cells_of, read_axis
-    from composer.studio.grid import Filled, GridFolder
+    from composer.studio.grid import Filled, GridFolder, report_of
 
     width, height = read_size(size)
     count = settings.pop("count")
@@ -81,28 +81,17 @@ def compare(
         seeds = ",".join(str(request.seed + number) for number in range(max(count, 2)))
         axes = [read_axis(f"seed={seeds}"), read_axis(f"way={'|'.join(usual(studio, asked))}")]
     cells = cells_of(asked, axes)
-    shown: dict[int, Shown] = {}
+    filled: dict[int, Filled] = {}
 
     def gathered(events: Iterable[Event | Filled]) -> Iterator[Event]:
         for event in events:
-            if not isinstance(event, Filled):
+            if isinstance(event, Filled):
+                filled[event.cell] = event
+            else:
                 yield event
-            elif event.scores is not None:
-                saved = event.painted.saved
-                labels = cells[event.cell].labels
-                words = (axis.titled(label) for axis, label in zip(axes, labels, strict=True))
-                shown[event.cell] = Shown(
-                    labels=labels,
-                    caption="\n".join(words),
-                    file=f"pictures/{saved.id}",
-                    image=saved.image(),
-                    scores=event.scores.row,
-                )
 
     follow(gathered(studio.grid(cells, GridFolder(output), scored=scores)))
-    places = [shown.get(number) for number in range(len(cells))]
-    names, across = [axis.name for axis in axes], len(axes[-1].places)
-    for path in write_report(output, report(prompt, names, places, across=across)):
+    for path in write_report(output, report_of(prompt, axes, cells, filled, folder="pictures/")):
         typer.echo(str(path))
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from composer.diffusion.request import Request
@@ -21,10 +21,10 @@ Change = Callable[[ComposeRequest], ComposeRequest]
 BARE, ALONE = "bare", "alone"
 LORA = "lora:"
 _FIELDS = {
-    name: (field, kind)
-    for field, (kind, about) in fields_of(Request).items()
-    for name in (field, about.option)
-    if name and field != "count"
+    name: (own, kind)
+    for own, (kind, about) in fields_of(Request).items()
+    for name in (own, about.option)
+    if name and own != "count"
 }
 """A request's fields by their names and by those of their options."""
 
@@ -34,15 +34,18 @@ class Axis:
     """What changes, in words, and the label of each place with what it makes of a request.
 
     parameter: whether it is a recipe's; ways of fusing that have no such one stay as they are.
+    words: labels for people, where they are others.
     """
 
     name: str
     places: tuple[tuple[str, Change], ...]
     parameter: bool = False
+    words: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def titled(self, label: str) -> str:
         """A place in words: ways and prompts name themselves."""
-        return label if self.name in ("way", "prompt") else f"{self.name} {label}"
+        named = self.name in ("way", "prompt")
+        return self.words.get(label, label if named else f"{self.name} {label}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +93,12 @@ def _change(name: str, value: str) -> Change:
     if name.startswith(LORA):
         return _weight(name.removeprefix(LORA), _number(name, value, float))
     if name in _FIELDS:
-        field, kind = _FIELDS[name]
+        of_request, kind = _FIELDS[name]
         kinds = {kind, *getattr(kind, "__args__", ())}
         read: Any = value
         if kinds & {int, float}:
             read = _number(name, value, int if int in kinds else float)
-        return lambda asked: replace(asked, request=replace(asked.request, **{field: read}))
+        return lambda asked: replace(asked, request=replace(asked.request, **{of_request: read}))
     return _parameter(name, value)
 
 

@@ -200,24 +200,23 @@ def _taking(way: Way) -> Change:
 
 def cells_of_ways(
     ways: Sequence[Way], axes: Sequence[Axis]
-) -> tuple[tuple[str, ...], tuple[GridCell, ...]]:
-    """The rows of a comparison in words, and its cells, way by way: every place of the axes, with
-    every seed.
+) -> tuple[tuple[Axis, ...], tuple[GridCell, ...]]:
+    """The cells of a comparison with all its axes: what varies, the seeds, and last the ways.
 
     Raises:
         ComposerError: as `cells_of`.
     """
     request = ways[0].asked.request
-    seeds = [str(request.seed_of(number)) for number in range(request.count)]
     if all(axis.name != "seed" for axis in axes):
+        seeds = (str(request.seed_of(number)) for number in range(request.count))
         axes = (*axes, read_axis(f"seed={'|'.join(seeds)}"))
-    places = tuple((way.key, _taking(way)) for way in ways)
-    cells = cells_of(ways[0].asked, (Axis(name="way", places=places), *axes))
-    rows = [
-        " · ".join(axis.titled(label) for axis, label in zip(axes, cell.labels[1:], strict=True))
-        for cell in cells[: len(cells) // len(ways)]
-    ]
-    return tuple(rows), cells
+    across = Axis(
+        name="way",
+        places=tuple((way.key, _taking(way)) for way in ways),
+        words={way.key: f"{way.title}\n{way.detail}" for way in ways},
+    )
+    axes = (*axes, across)
+    return axes, cells_of(ways[0].asked, axes)
 
 
 def _laid_out(

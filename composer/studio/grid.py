@@ -15,7 +15,7 @@ from composer.experts.hashes import file_hash_of
 from composer.files import check_writable, write_atomically
 from composer.fusions import Plan
 from composer.outside import number, parse_object
-from composer.studio.axes import GridCell
+from composer.studio.axes import Axis, GridCell
 from composer.studio.comparing import paint_each
 from composer.studio.events import Event, PictureSaved, Progress
 from composer.studio.history import History, SavedPicture
@@ -49,19 +49,9 @@ class Scores:
     unlike_bare: None where the grid has no picture of the bare model.
     """
 
-    seconds: float
     judged: Mapping[str, float] = field(default_factory=dict[str, float])
     recognised: Mapping[str, float] = field(default_factory=dict[str, float])
     unlike_bare: float | None = None
-
-    @property
-    def row(self) -> dict[str, float]:
-        """As columns of a table; D where there is no part to give."""
-        found = {"seconds": self.seconds}
-        for name, d in self.judged.items():
-            part = self.recognised.get(name)
-            found |= {f"{name}: D": d} if part is None else {f"{name} recognised": part}
-        return found if self.unlike_bare is None else found | {"unlike bare": self.unlike_bare}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +61,16 @@ class Filled:
     cell: int
     painted: Painted
     scores: Scores | None = None
+
+    @property
+    def row(self) -> dict[str, float]:
+        """What is known of it as columns of a table; D where there is no part to give."""
+        found, scores = {"seconds": self.painted.seconds}, self.scores or Scores()
+        for name, d in scores.judged.items():
+            part = scores.recognised.get(name)
+            found |= {f"{name}: D": d} if part is None else {f"{name} recognised": part}
+        bare = scores.unlike_bare
+        return found if bare is None else found | {"unlike bare": bare}
 
 
 class GridFolder:
@@ -198,3 +198,35 @@ def _batches(cells: Cells, missing: Sequence[int]) -> list[list[int]]:
 def painted_cells(engine: Engine, folder: GridFolder, cells: Cells) -> list[Painted | None]:
     """The pictures of all cells; None for one that is still missing."""
     return [folder.find(key) for key in keys_of(engine, cells)]
+
+
+def report_of(
+    title: str,
+    axes: Sequence[Axis],
+    cells: Sequence[GridCell],
+    filled: Mapping[int, Filled],
+    *,
+    folder: str = "",
+) -> dict[str, bytes]:
+    """A grid's report, its files by name; the last axis runs across.
+
+    filled: what there is of the cells, by their numbers. folder: that of the pictures, below the
+        report's own.
+    """
+    from composer.evaluation.report import Shown, report
+
+    def shown(number: int) -> Shown | None:
+        if (one := filled.get(number)) is None:
+            return None
+        labels, saved = cells[number].labels, one.painted.saved
+        words = (axis.titled(label) for axis, label in zip(axes, labels, strict=True))
+        return Shown(
+            labels=labels,
+            caption="\n".join(words),
+            file=f"{folder}{saved.id}",
+            image=saved.image(),
+            scores=one.row,
+        )
+
+    places = [shown(number) for number in range(len(cells))]
+    return report(title, [axis.name for axis in axes], places, across=len(axes[-1].places))

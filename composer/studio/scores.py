@@ -80,7 +80,6 @@ def score_cells(
         bare = others.get(_rest(cell, BARE)) if asked else None
         base = None if bare is None else painted[bare]
         scores = Scores(
-            seconds=one.seconds,
             judged=judged,
             recognised=parts,
             unlike_bare=None if base is None else _difference(one, base),

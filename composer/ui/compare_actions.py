@@ -90,8 +90,8 @@ class CompareActions:
             }
             yield from self._loaded()
             ways = self._studio.ways(comparison)
-            rows, cells = cells_of_ways(ways, comparison.axes)
-            sheet = compare_views.Sheet(ways, rows, cells, self._titles())
+            axes, cells = cells_of_ways(ways, comparison.axes)
+            sheet = compare_views.Sheet(ways, axes, cells, self._titles())
             yield from self._followed(sheet, cells, scored, _owner(request))
         except Exception as error:
             yield self._failed(views.failure(error, "a comparison failed"))

@@ -91,32 +91,39 @@ def read_ways(value: object) -> Choice:
     try:
         given = cast("dict[str, Any]", value)
         on = {str(line["key"]) for line in given["lines"] if line["on"]}
-        axes = ((str(axis["name"]), str(axis["values"])) for axis in given["axes"])
+        axes = [(str(axis["name"]), str(axis["values"])) for axis in given["axes"]]
+        if len(axes) > AXES:
+            raise ValueError(axes)
         return Choice(
             lines=tuple(key for key in LINES if key in on),
             seeds=whole(given["seeds"]),
             scored=bool(given["scored"]),
-            axes=tuple(axis for axis in axes if any(axis))[:AXES],
+            axes=tuple(axis for axis in axes if any(axis)),
         )
     except (TypeError, KeyError, ValueError) as error:
         raise ComposerError("The page sent an unknown choice of ways. Reload the page.") from error
 
 
 class Sheet:
-    """The grid of one comparison as it fills: columns are ways, rows seeds and what else varies.
+    """The grid of one comparison as it fills: ways across, and down seeds and what else varies.
 
-    cells: way by way. titles: what people call a LoRA, by its name.
+    titles: what people call a LoRA, by its name.
     """
 
     def __init__(
         self,
         ways: Sequence[Way],
-        rows: Sequence[str],
+        axes: Sequence[Axis],
         cells: Sequence[GridCell],
         titles: Mapping[str, str],
     ) -> None:
-        self._ways, self._rows, self._cells, self._titles = ways, rows, cells, titles
+        self._ways, self._axes, self._cells, self._titles = ways, axes, cells, titles
         self._filled: dict[int, Filled] = {}
+        down = [cell.labels[:-1] for cell in cells[:: len(ways)]]
+        rows = [
+            " · ".join(axis.titled(label) for axis, label in zip(axes, labels, strict=False))
+            for labels in down
+        ]
         self.view: Json = {
             "id": secrets.token_hex(8),
             "ways": [
@@ -129,7 +136,7 @@ class Sheet:
                 for w in ways
             ],
             "suggested": suggested(ways),
-            "rows": list(rows),
+            "rows": rows,
             "cells": [[None] * len(rows) for _ in ways],
             "scores": [[None] * len(rows) for _ in ways],
             "over": False,
@@ -143,12 +150,17 @@ class Sheet:
 
     def fill(self, filled: Filled) -> None:
         """One more picture, or its scores."""
-        way, row = divmod(filled.cell, len(self._rows))
+        way, row = self._place(filled.cell)
         if filled.cell not in self._filled:
             self._set("cells", way, row, picture_url(filled.painted.saved))
         self._filled[filled.cell] = filled
         if filled.scores is not None:
             self._set("scores", way, row, scores_view(filled.scores, self._titles))
+
+    def _place(self, cell: int) -> tuple[int, int]:
+        """The way and the row of a cell."""
+        row, way = divmod(cell, len(self._ways))
+        return way, row
 
     def _set(self, part: str, way: int, row: int, value: Any) -> None:
         grid = [list(column) for column in self.view[part]]
@@ -161,28 +173,12 @@ class Sheet:
         return self.view
 
     def _files(self) -> list[Json]:
-        from composer.evaluation.report import Shown, report
+        from composer.studio.grid import report_of
 
         if not self._filled:
             return []
-        count = len(self._rows)
-        places: list[Shown | None] = []
-        for row, words in enumerate(self._rows):
-            for number, way in enumerate(self._ways):
-                filled = self._filled.get(number * count + row)
-                scores = filled.scores.row if filled and filled.scores else {}
-                places.append(
-                    filled
-                    and Shown(
-                        labels=(words, way.title),
-                        caption="\n".join(line for line in (way.title, way.detail, words) if line),
-                        file=filled.painted.saved.id,
-                        image=filled.painted.saved.image(),
-                        scores=scores,
-                    )
-                )
         prompt = self._ways[0].asked.request.prompt
-        files = report(prompt, ("row", "way"), places, across=len(self._ways))
+        files = report_of(prompt, self._axes, self._cells, self._filled)
         stem = f"comparison-{self._filled[min(self._filled)].painted.saved.path.stem}"
         return [
             {
@@ -195,7 +191,7 @@ class Sheet:
 
     def pace(self, progress: Progress) -> Json:
         """How far the whole comparison is, and what the picture that is being made looks like."""
-        places = [divmod(number, len(self._rows)) for number in progress.pictures]
+        places = [self._place(number) for number in progress.pictures]
         view = progress_view(replace(progress, preview=None))
         first = self.pictures + 1
         last = min(self.pictures + len(places), progress.count)
@@ -235,7 +231,6 @@ def scores_view(scores: Scores, titles: Mapping[str, str]) -> Json:
             for name, d in scores.judged.items()
         ],
         "bare": scores.unlike_bare,
-        "seconds": scores.seconds,
     }
 
 

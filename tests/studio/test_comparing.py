@@ -237,23 +237,26 @@ def test_rows_are_what_else_varies_with_every_seed(studio: Studio) -> None:
     assert [way.key for way in ways] == [
         "bare", "alone:zibo", "alone:neon", "alone:moon", "weighted", "ties",
     ]  # fmt: skip
-    rows, cells = cells_of_ways(ways, asked.axes)
-    assert len(rows) == 16 and len(cells) == 6 * 16
-    assert rows[:3] == (
-        "cfg 2 · lora:moon 0 · density 0.3 · seed 7",
-        "cfg 2 · lora:moon 0 · density 0.3 · seed 8",
-        "cfg 2 · lora:moon 0 · density 0.6 · seed 7",
-    )
-    summed = cells[4 * 16 + 4].asked  # the fifth row of the fifth way
+    axes, cells = cells_of_ways(ways, asked.axes)
+    assert [axis.name for axis in axes] == ["cfg", "lora:moon", "density", "seed", "way"]
+    assert len(cells) == 16 * 6 and {cell.way for cell in cells} == {4}
+    assert [cell.labels for cell in cells[1::6]][:3] == [
+        ("2", "0", "0.3", "7", "alone:zibo"),
+        ("2", "0", "0.3", "8", "alone:zibo"),
+        ("2", "0", "0.6", "7", "alone:zibo"),
+    ]
+    assert axes[-1].titled("alone:zibo") == "Zibo alone\nweight 1"
+    assert axes[0].titled("2") == "cfg 2"
+    summed = cells[4 * 6 + 4].asked  # the fifth row of the fifth way
     assert {row.name: row.weight for row in summed.rows if row.active} == {
         "zibo": 1.0, "neon": 1.0, "moon": 0.5,
     }  # fmt: skip
     assert (summed.request.cfg_scale, summed.request.seed, summed.request.count) == (2.0, 7, 1)
     assert cells[-1].asked.recipe.key == "ties:density=0.6"
     # a LoRA alone has no row of another's, and the bare model none
-    assert {len(cell.asked.rows) for cell in cells[:16]} == {0}
-    seeds = cells_of_ways(ways, [read_axis("seed=3,4,5")])[0]
-    assert seeds == ("seed 3", "seed 4", "seed 5")
+    assert {len(cell.asked.rows) for cell in cells[::6]} == {0}
+    seeds = cells_of_ways(ways, [read_axis("seed=3,4,5")])[1]
+    assert [cell.asked.request.seed for cell in seeds[::6]] == [3, 4, 5]
     with pytest.raises(ComposerError, match="ways are chosen by name"):
         replace(BOTH, axes=(read_axis("way=bare"),))
     with pytest.raises(ComposerError, match="no axis 'magic'"):

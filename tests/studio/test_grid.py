@@ -58,8 +58,7 @@ def filled(
 def scored(
     studio: Studio, cells: Sequence[GridCell], folder: Path, *, asked: bool = True
 ) -> list[dict[str, float]]:
-    found = [one.scores for one in filled(studio, cells, folder, asked=asked)]
-    return [one.row for one in found if one is not None]
+    return [one.row for one in filled(studio, cells, folder, asked=asked)]
 
 
 def test_cells_are_every_combination_the_last_axis_fastest() -> None:

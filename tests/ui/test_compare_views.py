@@ -30,6 +30,7 @@ from composer.studio.grid import Filled, Painted, Scores
 from composer.ui import compare_views as views
 
 GOOD: dict[str, Any] = {"lines": [], "seeds": 1, "scored": True, "axes": []}
+THREE = [{"name": name, "values": "1"} for name in ("cfg", "steps", "seed")]  # two are the most
 REQUEST = Request(prompt="a fox", seed=2**64 - 1, count=2, width=16, height=16)
 PAIR = ComposeRequest(
     request=REQUEST, rows=(LoraRow(name="zibo"), LoraRow(name="neon", weight=0.5))
@@ -86,7 +87,7 @@ def test_the_choice_of_ways_survives_what_is_new_of_gates() -> None:
     "value",
     ["ways", 3, {}, {"lines": [{}], "seeds": 1}, {"lines": [{"on": 1}]}]
     + [{**GOOD, "seeds": seeds} for seeds in (True, 2.7, "2", None, 1e400)]
-    + [{**GOOD, "axes": axes} for axes in (None, 3, [3], [{"name": "cfg"}])],
+    + [{**GOOD, "axes": axes} for axes in (None, 3, [3], [{"name": "cfg"}], THREE)],
 )
 def test_a_choice_that_no_page_sends_is_refused(value: Any) -> None:
     with pytest.raises(ComposerError, match="Reload the page"):
@@ -109,13 +110,13 @@ def test_the_grid_fills_and_ends(
     assert [way["gated"] for way in empty["ways"]] == [False] * (len(ways) - 1) + [True]
     assert empty["cells"] == [[None, None]] * len(ways)
     painted = Painted(saved=picture, seconds=2.0)
-    sheet.fill(Filled(cell=2, painted=painted))  # the second way's first row
+    sheet.fill(Filled(cell=1, painted=painted))  # the second way's first row
     more = sheet.view
     assert empty["cells"][1][0] is None and more["cells"][1][1] is None
     assert image(more["cells"][1][0]).size == (384, 384)  # small ones are enlarged for the eye
     assert more["scores"][1][0] is None and sheet.pictures == 1
-    scores = Scores(seconds=2.0, judged={"zibo": 0.2, "neon": -0.1}, recognised={"zibo": 0.8})
-    sheet.fill(Filled(cell=2, painted=painted, scores=scores))
+    scores = Scores(judged={"zibo": 0.2, "neon": -0.1}, recognised={"zibo": 0.8})
+    sheet.fill(Filled(cell=1, painted=painted, scores=scores))
     assert sheet.pictures == 1
     assert sheet.view["scores"][1][0] == {
         "loras": [
@@ -123,7 +124,6 @@ def test_the_grid_fills_and_ends(
             {"title": "neon", "part": None, "d": -0.1},
         ],
         "bare": None,
-        "seconds": 2.0,
     }
     over = sheet.finish()
     assert over["over"]
@@ -137,7 +137,8 @@ def test_the_grid_fills_and_ends(
     grid, page, table, _ = (file["src"] for file in over["files"])
     assert image(grid).width > len(ways) * 256 and page.startswith("data:text/html;base64,")
     (row,) = csv.DictReader(io.StringIO(base64.b64decode(table.split(",")[1]).decode()))
-    assert (row["way"], row["zibo recognised"], row["neon: D"]) == ("Zibo alone", "0.8", "-0.1")
+    assert (row["seed"], row["way"], row["seconds"]) == (str(2**64 - 1), "alone:zibo", "2.0")
+    assert (row["zibo recognised"], row["neon: D"]) == ("0.8", "-0.1")
     json.dumps(over)
 
 
@@ -160,7 +161,7 @@ def test_progress_says_which_way_and_shows_the_picture_in_its_place(
     preview = Image.new("RGB", (32, 16), "red")
     preview.paste("blue", (16, 0, 32, 16))
     progress = Progress(
-        step=25, steps=160, pictures=range(2, 4), count=16, seconds_left=61.0, preview=preview
+        step=25, steps=160, pictures=range(1, 10, 8), count=16, seconds_left=61.0, preview=preview
     )
     view = sheet.pace(progress)
     assert view["title"] == "Zibo alone · pictures 1–2 of 16" and view["detail"] == "61 s left"
@@ -169,7 +170,7 @@ def test_progress_says_which_way_and_shows_the_picture_in_its_place(
         image(address).convert("RGB").getpixel((190, 190)) for address in view["previews"]
     )
     assert left[0] > 240 > 20 > left[2] and right[2] > 240 > 20 > right[0]
-    one = replace(progress, pictures=range(3, 4), preview=None)
+    one = replace(progress, pictures=range(9, 10), preview=None)
     assert sheet.pace(one)["title"] == "Zibo alone · picture 1 of 16"
     sheet.fill(Filled(cell=3, painted=Painted(saved=picture, seconds=1.0)))
     looking = Progress(

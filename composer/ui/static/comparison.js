@@ -1,7 +1,7 @@
 // The grid of a comparison, and a slider between any two of its pictures. value: {id,
 // ways: [{title, detail, line, gated}], suggested: numbers of ways for the left and for the right, the
 // best first, rows: what a picture has besides its way, in words, cells: [[src|null]] by way and row,
-// scores: [[{loras: [{title, part|null, d}], bare|null, seconds}|null]] likewise, over, files: [{title,
+// scores: [[{loras: [{title, part|null, d}], bare|null}|null]] likewise, over, files: [{title,
 // src, name}]}. Another id is another comparison; otherwise only what is new is drawn.
 const $ = (selector) => element.querySelector(selector);
 const whole = $('.comparison');
