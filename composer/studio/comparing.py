@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -143,19 +143,25 @@ def ways_of(
     lines: Iterable[str],
     offers: Iterable[Offer],
     title: Callable[[str], str],
+    tools: Collection[str] = (),
 ) -> tuple[Way, ...]:
     """The ways, in the order of `LINES`. One that comes to the same as another is made once.
 
     asked: with its tags turned into rows; its seed is drawn here, once for all ways.
     offers: what is at hand; that for other LoRAs than these is left out.
     title: what people call a LoRA.
+    tools: those of the LoRAs that are for few steps. They are at work in every way, as the user
+        set them, for the settings are theirs.
 
     Raises:
-        ComposerError: no LoRA is active, or nothing is left to compare.
+        ComposerError: no LoRA is active but tools, or nothing is left to compare.
     """
-    rows = tuple(row for row in asked.rows if row.active)
+    active = [row for row in asked.rows if row.active]
+    rows = tuple(row for row in active if row.name not in tools)
+    always = tuple(row for row in active if row.name in tools)
     if not rows:
-        raise ComposerError("No LoRA is chosen. Choose one or more to compare.")
+        beside = f" beside {title(always[0].name)}, which is in every way" if always else ""
+        raise ComposerError(f"No LoRA is chosen{beside}. Choose one or more to compare.")
     if asked.request.seed == RANDOM_SEED:
         drawn = replace(asked.request, seed=secrets.randbelow(DRAWN_SEEDS))
         asked = replace(asked, request=drawn)
@@ -168,7 +174,7 @@ def ways_of(
             key=_key(line, recipe, chosen),
             title=name,
             detail=detail,
-            asked=replace(asked, rows=chosen, recipe=recipe, gate_map=recipe.gated),
+            asked=replace(asked, rows=(*chosen, *always), recipe=recipe, gate_map=recipe.gated),
         )
         outcome = recipe.outcome(
             sorted((row for row in chosen if row.active), key=lambda row: row.name)

@@ -222,6 +222,7 @@ class Studio:
             comparison.lines,
             self.offers(tuned=True)[0],
             lambda name: infos[name].title or name,
+            [name for name, info in infos.items() if info.tool is not None],
         )
 
     def grid(

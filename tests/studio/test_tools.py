@@ -24,7 +24,7 @@ from composer.experts import ModuleNames, read_expert
 from composer.experts.tools import TOOLS, tool_named
 from composer.fusions import Gates, LoraRow, Normalised, Sum
 from composer.mixture import attach, attach_always
-from composer.studio import ComposeRequest, Started, Studio
+from composer.studio import Comparison, ComposeRequest, Started, Studio
 from composer.training.gates.settings import GateTraining
 from composer.training.gates.train import train_gates
 
@@ -125,6 +125,26 @@ def test_beside_gates_it_is_added_and_comes_back_with_the_picture(studio: Studio
     again = studio.recall(picture)
     assert again.notes == ()
     assert np.array_equal(image(studio, again.asked), drawn)
+
+
+def test_it_is_in_every_way_of_a_comparison_and_none_of_its_own(studio: Studio) -> None:
+    asked = Comparison(request=REQUEST, rows=rows("zibo", "lcm", "neon"))
+    ways = studio.ways(asked)
+    assert all(way.asked.rows[-1:] == rows("lcm") for way in ways)
+    others = {way.key: [row.name for row in way.asked.rows[:-1]] for way in ways}
+    assert (others["bare"], others["alone:zibo"], others["yours"]) == (
+        [],
+        ["zibo"],
+        ["zibo", "neon"],
+    )
+    # as without it: two LoRAs are weighed and have gates
+    without = studio.ways(replace(asked, rows=rows("zibo", "neon")))
+    assert [(way.key, way.title, way.detail) for way in ways] == [
+        (way.key, way.title, way.detail) for way in without
+    ]
+    assert "gates:pair" in {way.key for way in without}
+    with pytest.raises(ComposerError, match=r"chosen beside lcm, which is in every way\. Choose"):
+        studio.ways(replace(asked, rows=rows("lcm")))
 
 
 def test_limits_are_refused(studio: Studio) -> None:
