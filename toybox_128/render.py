@@ -19,9 +19,11 @@ GRID = 8
 sixty-four, and each in its column, nearer or farther: a small U-Net needs to learn no more."""
 
 _MIDDLES = {1: (64,), 2: (32, 96), 3: (24, 64, 104)}
-_ROOM = {1: (82, 86), 2: (60, 74), 3: (41, 58)}
-"""Width and height that a figure has, by the number of figures."""
-_FEET = {1: 116, 2: 112, 3: 110}
+_ROOM = {1: (60, 74), 2: (60, 74), 3: (41, 58)}
+"""Width and height that a figure has, by the number of figures. One alone is as large as one of two,
+and so has the same look in latent space: larger, it had a look of its own, learned from fewer
+pictures, and was drawn as a smear when pairs could be named."""
+_FEET = {1: 112, 2: 112, 3: 110}
 
 _SCALE = {
     **dict.fromkeys(("tree", "house", "castle", "giraffe", "elephant"), 1.08),
@@ -54,7 +56,7 @@ def figure_boxes(count: int) -> list[tuple[int, int, int, int]]:
 
     A figure that hovers or wears a hat may reach beyond its box.
     """
-    half = {1: 44, 2: 32, 3: 20}[count]
+    half = {1: 32, 2: 32, 3: 20}[count]
     top, bottom = _FEET[count] - GRID - _ROOM[count][1], _FEET[count]
     return [(middle - half, max(top, 0), middle + half, bottom) for middle in _MIDDLES[count]]
 
