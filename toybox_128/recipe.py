@@ -18,7 +18,7 @@ STAGES: tuple[str, ...] = (
     *("vae", "clip", "unet", "decoder", "oracle", "assemble", "measure"),
     *("loras", "mixlora", "language"),
 )
-"""In order; each needs the ones before it, but `decoder` needs only `vae` and `clip`."""
+"""In order; each needs the ones before it."""
 
 MINUTES: dict[str, float] = {
     "vae": 66,

@@ -20,8 +20,8 @@ sixty-four, and each in its column, nearer or farther: a small U-Net needs to le
 
 _MIDDLES = {1: (64,), 2: (32, 96), 3: (24, 64, 104)}
 _ROOM = {1: (60, 74), 2: (60, 74), 3: (41, 58)}
-"""Width and height that a figure has, by the number of figures. One alone is as large as one of two,
-and so has the same look in latent space: larger, it had a look of its own, learned from fewer
+"""Width and height that a figure has, by the number of figures. One alone is as large as one of
+two, and so has the same look in latent space: larger, it had a look of its own, learned from fewer
 pictures, and was drawn as a smear when pairs could be named."""
 _FEET = {1: 112, 2: 112, 3: 110}
 

@@ -72,21 +72,22 @@ def main() -> None:
         return
     from toybox.assemble import text_encoder_of
     from toybox_128.stage_clip import load_trained_clip
-    from toybox_128.stage_decoder import load_trained_decoder, train_decoder
+    from toybox_128.stage_decoder import load_trained_decoder, redraw_by, train_decoder
     from toybox_128.stage_unet import load_trained_unet, train_unet
     from toybox_128.stage_vae import examine_vae, load_trained_vae
 
     clip = load_trained_clip(given.work, tokenizer)
-    if given.name == "decoder":
-        print(examine_vae(train_decoder(stage, load_trained_vae(given.work), clip)), flush=True)
-        return
-    polished = (given.work / "decoder.safetensors").exists()
-    vae = (load_trained_decoder if polished else load_trained_vae)(given.work)
-    encoder = text_encoder_of(clip)
+    vae, encoder = load_trained_vae(given.work), text_encoder_of(clip)
     if given.name == "unet":
         train_unet(stage, vae, tokenizer, encoder, start=given.start and given.start / "unet")
         return
     unet = load_trained_unet(given.work)
+    if given.name == "decoder":
+        vae = train_decoder(stage, vae, clip, redraw_by(unet, tokenizer, encoder))
+        print(examine_vae(vae), flush=True)
+        return
+    if (given.work / "decoder.safetensors").exists():
+        vae = load_trained_decoder(given.work)
     oracle_folder = given.work / "oracle"
     if given.name == "assemble":
         from toybox.assemble import assemble

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from composer.diffusion.denoise import denoise, draw_noise, guide
+from composer.diffusion.denoise import Beginning, denoise, draw_noise, guide
 from composer.precision import autocast
 from toybox.denoising import draw_timesteps, encode_words, new_scheduler
 from toybox.loop import Stage, load_average, run_stage, world
@@ -158,15 +158,15 @@ def look_scenes(count: int) -> list[Scene]:
 def generate(
     words: list[str],
     unet: UNet2DConditionModel,
-    vae: AutoencoderKL,
     tokenizer: CLIPTokenizer,
     text_encoder: CLIPTextModel,
     *,
     steps: int = 12,
     guidance: float = 3.0,
     first_seed: int = 0,
+    beginning: Beginning | None = None,
 ) -> Tensor:
-    """Pictures of `words`, each of its own seed: (n, 3, 128, 128) in -1..1."""
+    """Latents of pictures of `words`, each of its own seed: (n, 16, 16, 16)."""
     scheduler: Any = new_scheduler()
     scheduler.set_timesteps(steps)
     context = encode_words([""] * len(words) + words, tokenizer, text_encoder)
@@ -179,9 +179,9 @@ def generate(
         return guide(without, with_prompt, guidance)
 
     with autocast("auto", str(unet.device)):
-        for step in denoise(scheduler, x, predicted):
+        for step in denoise(scheduler, x, predicted, beginning=beginning):
             x = step.latents
-        return decode(vae, x).float().clamp(-1, 1).cpu()
+    return x
 
 
 def draw_samples(
@@ -195,7 +195,9 @@ def draw_samples(
 ) -> None:
     """A grid of pictures of `look_scenes`, first seeds."""
     words = [plain_caption(scene) for scene in look_scenes(count)]
-    out = generate(words, unet, vae, tokenizer, text_encoder)
+    latents = generate(words, unet, tokenizer, text_encoder)
+    with autocast("auto", str(unet.device)):
+        out = decode(vae, latents).float().clamp(-1, 1).cpu()
     array = ((out.permute(0, 2, 3, 1) + 1) * 127.5).round().byte().numpy()
     rows = [np.concatenate(list(part), 1) for part in np.split(array, max(count // 8, 1))]
     Image.fromarray(np.concatenate(rows)).save(path)

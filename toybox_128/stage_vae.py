@@ -27,10 +27,6 @@ KL_WEIGHT = 1e-5
 """Of the mean over latents. Fifty times as much puts channels to sleep, which are then noise that
 the U-Net must model."""
 
-HALF_WEIGHT, DETAIL_WEIGHT, DETAIL = 0.25, 0.1, 0.1
-"""Of what the decoder makes of latents at half resolution, and of the latents' share of detail
-above the last, which is about that of the pictures themselves at 16×16."""
-
 NARROW = -12.0
 """Log-variance of the finished VAE's posterior: a deviation of 0.0025."""
 
@@ -197,24 +193,13 @@ def train_vae(stage: Stage, *, start: Path | None = None) -> AutoencoderKL:
             spread = z.detach().std((0, 2, 3), keepdim=True)
             noise = torch.randn_like(z) * torch.rand(len(z), 1, 1, 1, device=z.device)
             out = decode(vae, z + 0.06 * spread * noise).float()
-            half = decode(vae, functional.avg_pool2d(found.mean.float(), 2)).float()
         mean, var = found.mean.float(), found.var.float()
         kl = (mean.pow(2) + var - 1 - var.log()).mean() / 2
         error = picture_loss(out, x) + energy_loss(out, x)
-        # latents at half resolution are the picture at half resolution
-        halves = picture_loss(half, functional.avg_pool2d(x, 2))
-        share = detail_share(mean)
         quality = float(psnr(out.detach(), x).mean())
         crisp = float(gradient_energy(out.detach()).mean() / gradient_energy(x).mean())
         figures = {"error": float(error.detach()), "kl": float(kl.detach())}
-        figures |= {"half": float(halves.detach()), "detail": float(share.detach())}
-        total = (
-            error
-            + KL_WEIGHT * kl
-            + HALF_WEIGHT * halves
-            + DETAIL_WEIGHT * functional.relu(share - DETAIL)
-        )
-        return total, figures | {"psnr": quality, "crisp": crisp}, len(x)
+        return error + KL_WEIGHT * kl, figures | {"psnr": quality, "crisp": crisp}, len(x)
 
     def sample(model: nn.Module, step: int) -> None:
         draw_round_trips(cast(AutoencoderKL, model), stage.folder / f"vae_{step:05d}.png")
