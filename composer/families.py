@@ -6,8 +6,11 @@ A part is a network of the model that LoRAs can change, by its name in a diffuse
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+
+Places = tuple[str, ...]
+"""One block of a model, as beginnings of the names of its sites."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,8 @@ class Family:
     pooled: the part whose projected end of text joins the timestep, with the picture's sizes
         (arXiv 2307.01952, section 2.2); empty where there is none.
     kohya, modelspec: the family in the metadata of sd-scripts and of modelspec.
-    attention: the stages of the U-Net that have attention, on the way down and up again.
+    stages: of the U-Net, on the way down and again on the way up.
+    attention: those that have attention, down and up.
     pipeline: diffusers' class.
     config: the configs of its published model, in `composer/diffusion/configs`; empty for a family
         that is not one of FAMILIES.
@@ -52,6 +56,7 @@ class Family:
     pooled: str = ""
     kohya: str = ""
     modelspec: str = ""
+    stages: int = 4
     attention: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     pipeline: str = "StableDiffusionPipeline"
     config: str = ""
@@ -62,21 +67,36 @@ class Family:
         return ("unet", *(encoder.part for encoder in self.encoders))
 
     @property
-    def blocks(self) -> tuple[tuple[str, ...], ...]:
-        """What each number of a string of block weights (LBW) stands for, as beginnings of the
-        names of sites: first the text encoders, then the blocks that have attention, in order."""
+    def layouts(self) -> dict[int, tuple[Places, ...]]:
+        """What each number of a string of block weights (LBW) stands for, by how many there are.
+
+        The first is for the text encoders. The others are for the blocks of the original code in
+        its order: IN00, IN01, ..., M00, OUT00, ...: in the longer string for all, in the shorter
+        for those with attention.
+        """
+        blocks = tuple(self._blocks())
+        short = tuple(places for places, attends in blocks if attends)
+        return {len(layout): layout for layout in (short, tuple(places for places, _ in blocks))}
+
+    def _blocks(self) -> Iterator[tuple[Places, bool]]:
+        """Each with whether the shorter string has a number for it."""
         down, up = self.attention
-        return (
-            self.parts[1:],
-            *(_block("down", stage, place) for stage in down for place in (0, 1)),
-            ("unet.mid_block",),
-            *(_block("up", stage, place) for stage in up for place in (0, 1, 2)),
-        )
-
-
-def _block(side: str, stage: int, place: int) -> tuple[str, ...]:
-    begun = f"unet.{side}_blocks.{stage}"
-    return f"{begun}.attentions.{place}", f"{begun}.resnets.{place}"
+        yield self.parts[1:], True
+        yield ("unet.conv_in",), False
+        for stage in range(self.stages):
+            begun = f"unet.down_blocks.{stage}"
+            for place in (0, 1):
+                yield (f"{begun}.attentions.{place}", f"{begun}.resnets.{place}"), stage in down
+            if stage < self.stages - 1:
+                yield (f"{begun}.downsamplers.0",), False
+        yield ("unet.mid_block",), True
+        for stage in range(self.stages):
+            begun = f"unet.up_blocks.{stage}"
+            for place in (0, 1, 2):
+                last = place == 2 and stage < self.stages - 1
+                more = (f"{begun}.upsamplers.0",) if last else ()
+                both = (f"{begun}.attentions.{place}", f"{begun}.resnets.{place}")
+                yield both + more, stage in up
 
 
 _ONE = Encoder(part="text_encoder", tokenizer="tokenizer", kohya="lora_te_", comfyui="clip_l")
@@ -115,6 +135,7 @@ SDXL = Family(
     pooled="text_encoder_2",
     kohya="sdxl_base_v1-0",
     modelspec="stable-diffusion-xl-v1-base",
+    stages=3,
     attention=((1, 2), (0, 1)),
     pipeline="StableDiffusionXLPipeline",
     config="sdxl",
@@ -139,12 +160,6 @@ def find_family(text_width: int, parts: Iterable[str] = ()) -> Family:
         modelspec="",
         config="",
     )
-
-
-def blocks_of(count: int) -> tuple[tuple[str, ...], ...]:
-    """What so many numbers of a string of block weights stand for; nothing where no family has as
-    many."""
-    return next((family.blocks for family in FAMILIES if len(family.blocks) == count), ())
 
 
 def named(attribute: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from composer.errors import ComposerError
-from composer.families import FAMILIES, blocks_of
+from composer.families import FAMILIES
 from composer.fusions import BLOCK_PRESETS
 
 MAX_LORAS = 100
@@ -35,8 +35,8 @@ class LoraTag:
     """One LoRA asked for in a prompt, with its weight in the U-Net and in the text encoder.
 
     start, stop: the steps, counted from 0, from which and before which it acts; None for no limit.
-    blocks: how many times its weight holds in each block of the model's family; empty for once
-        everywhere.
+    blocks: how many times its weight holds in each block of the model's family
+        (`Family.layouts`); empty for once everywhere.
     """
 
     name: str
@@ -195,12 +195,13 @@ def _number(text: str) -> float:
 
 
 def _blocks(text: str) -> tuple[float, ...]:
-    """Block weights: as many numbers as there are blocks, or the name of usual ones."""
-    if text.upper() in BLOCK_PRESETS:
-        return BLOCK_PRESETS[text.upper()]
+    """Block weights: as many numbers as there are blocks, or the name of usual ones, before which
+    the Inspire Pack of ComfyUI writes SD-."""
+    if (name := text.upper().removeprefix("SD-")) in BLOCK_PRESETS:
+        return BLOCK_PRESETS[name]
     numbers = text.split(",")
-    if not blocks_of(len(numbers)):
-        known = (f"{len(family.blocks)} ({family.name})" for family in FAMILIES)
+    if not any(len(numbers) in family.layouts for family in FAMILIES):
+        known = (f"{' or '.join(map(str, family.layouts))} ({family.name})" for family in FAMILIES)
         raise ValueError(
             f"block weights {text[:80]!r}, which are neither numbers, {', '.join(known)}, nor one "
             f"of {', '.join(BLOCK_PRESETS)}"

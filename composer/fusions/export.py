@@ -14,7 +14,7 @@ from torch import Tensor
 from composer.errors import ComposerError
 from composer.experts import Expert
 from composer.experts.low_rank import LowRank
-from composer.families import FAMILIES
+from composer.families import Family, Places
 from composer.mixture import ConstantGate, Mixture, Unit
 
 
@@ -40,17 +40,20 @@ def merged(
 
 
 def merged_by_blocks(
-    mixture: Mixture, experts: Sequence[Expert], numbers: Mapping[str, Sequence[float]]
+    mixture: Mixture,
+    experts: Sequence[Expert],
+    numbers: Mapping[str, Sequence[float]],
+    blocks: Sequence[Places],
 ) -> dict[str, LowRank]:
     """One LoRA's factors, as strings of block weights add the experts up.
 
-    numbers: by expert, those of its string.
+    numbers: by expert, those of its string, one for each of `blocks`.
 
     Raises:
         ComposerError: the experts are not those of the mixture.
         ValueError: some of `unplaced_sites`, which the numbers do not cover.
     """
-    by_name, blocks = _by_name(mixture, experts), blocks_for(mixture)
+    by_name = _by_name(mixture, experts)
     found: dict[str, LowRank] = {}
     for site in mixture.sites:
         here = [index for index, places in enumerate(blocks) if _lies(site, places)]
@@ -71,16 +74,19 @@ def _weights_of(name: str, unit: Unit, weights: Mapping[str, Sequence[float]]) -
 
 
 def block_weights(
-    mixture: Mixture, expert: str, weights: Mapping[str, Sequence[float]]
+    mixture: Mixture,
+    expert: str,
+    weights: Mapping[str, Sequence[float]],
+    blocks: Sequence[Places],
 ) -> tuple[float, ...]:
-    """The numbers of one LoRA for the block weight extensions, one for each of `blocks_for`.
+    """The numbers of one LoRA for the block weight extensions, one for each of `blocks`.
 
     Each is the mean over the units of its block, a larger unit counting in all that it covers; 0
     where the expert changes nothing there.
     """
     index = mixture.names.index(expert)
     numbers: list[float] = []
-    for places in blocks_for(mixture):
+    for places in blocks:
         here = [
             _weights_of(name, unit, weights)[index]
             for name, unit in mixture.units.items()
@@ -90,18 +96,15 @@ def block_weights(
     return tuple(numbers)
 
 
-def blocks_for(mixture: Mixture) -> tuple[tuple[str, ...], ...]:
-    """The blocks of the family that has most of these sites in them."""
-    layouts = [family.blocks for family in FAMILIES]
-    return min(layouts, key=lambda blocks: len(_unplaced(mixture, blocks)))
+def blocks_for(mixture: Mixture, family: Family) -> tuple[Places, ...]:
+    """Those of the family's shorter string of block weights, if all sites are in them, else those
+    of the longer."""
+    layouts = family.layouts.values()
+    return min(layouts, key=lambda blocks: len(unplaced_sites(mixture, blocks)))
 
 
-def unplaced_sites(mixture: Mixture) -> tuple[str, ...]:
-    """The sites that no block weight covers."""
-    return _unplaced(mixture, blocks_for(mixture))
-
-
-def _unplaced(mixture: Mixture, blocks: Iterable[Sequence[str]]) -> tuple[str, ...]:
+def unplaced_sites(mixture: Mixture, blocks: Iterable[Places]) -> tuple[str, ...]:
+    """The sites that none of these blocks covers."""
     everywhere = [place for places in blocks for place in places]
     return tuple(site for site in mixture.sites if not _lies(site, everywhere))
 
@@ -144,4 +147,4 @@ def _side_by_side(experts: Mapping[str, Expert], site: str, weights: Sequence[fl
 
 
 def _lies(site: str, places: Sequence[str]) -> bool:
-    return any(site.startswith(f"{place}.") for place in places)
+    return any(f"{site}.".startswith(f"{place}.") for place in places)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from composer.errors import ComposerError
-from composer.families import blocks_of
+from composer.families import FAMILIES, Family, Places
 
 if TYPE_CHECKING:
     from composer.mixture import Mixture
@@ -29,6 +29,7 @@ MAX_LENGTH = 2000  # of one pin's line
 BLOCK_PRESETS: Mapping[str, tuple[float, ...]] = {
     name: tuple(map(float, digits))
     for name, digits in {
+        # of SD 1.x and 2.x, as the block weight extension of A1111 ships them
         "NONE": "0" * 17,
         "ALL": "1" * 17,
         "INS": "11110000000000000",
@@ -38,9 +39,20 @@ BLOCK_PRESETS: Mapping[str, tuple[float, ...]] = {
         "OUTD": "10000000111100000",
         "OUTS": "10000000000011111",
         "OUTALL": "10000000111111111",
+        # of SDXL, as ComfyUI's Inspire Pack does
+        "SDXL-NONE": "0" * 12,
+        "SDXL-ALL": "1" * 12,
+        "SDXL-INALL": "111110000000",
+        "SDXL-MIDALL": "100001000000",
+        "SDXL-OUTALL": "100000111111",
     }.items()
-} | {"ALL0.5": (0.5,) * 17}
-"""The names that the block weight extension ships for some block weights of SD 1.x and 2.x."""
+} | {
+    "ALL0.5": (0.5,) * 17,
+    "MIDD0.2": (1, 0, 0, 0, 0, 0, 0.2, 0.4, 0.4, 0.2, *(0,) * 7),
+    "MIDD0.8": (1, 0, 0, 0, 0, 0.5, 0.8, 0.8, 0.4, *(0,) * 8),
+    "MOUT": (1, 0, 0, 0, 0, 0, *(1,) * 8, 0.5, 0, 0),
+}
+"""Names of usual block weights."""
 PARTS: tuple[Part, ...] = ("steps", "depth")
 
 
@@ -98,10 +110,13 @@ class Pin:
 
     units: the name of one, or a pattern of theirs as for files, `unet.mid_block.*`; `unet.` may be
         left out. A ? before it allows that there is none: many LoRAs leave some blocks alone.
+    numbers: how many the string of block weights has that it comes from, and so for which families
+        it is; 0 if it comes from none.
     """
 
     units: str
     weights: Mapping[str, float]
+    numbers: int = field(default=0, compare=False)
 
     def __post_init__(self) -> None:
         if not self.units.strip() or not self.weights:
@@ -147,11 +162,11 @@ class Pin:
     def among(self, names: Sequence[str]) -> Pin:
         """The same for these alone, of which there is one at least."""
         kept = {name: weight for name, weight in self.weights.items() if name in names}
-        return Pin(self.units, kept or {names[0]: 0.0})
+        return replace(self, weights=kept or {names[0]: 0.0})
 
     def renamed(self, names: Mapping[str, str]) -> Pin:
         """The same for LoRAs that are called otherwise; one without another name keeps its own."""
-        return Pin(self.units, {names.get(n, n): weight for n, weight in self.weights.items()})
+        return replace(self, weights={names.get(n, n): w for n, w in self.weights.items()})
 
     def means(self, unit: str) -> bool:
         """Whether it holds in that unit."""
@@ -182,7 +197,8 @@ def with_blocks(
 ) -> tuple[tuple[LoraRow, ...], tuple[Pin, ...]]:
     """The rows and pins of a weighted sum with block weights for some of its LoRAs.
 
-    blocks: by a row's name, how many times its weight holds in each block of the model's family.
+    blocks: by a row's name, how many times its weight holds in each block of the model's family;
+        once in one that has no number.
 
     Raises:
         ComposerError: they are of several families.
@@ -190,28 +206,43 @@ def with_blocks(
     counts = {len(numbers) for numbers in blocks.values() if numbers}
     if not counts:
         return tuple(rows), ()
-    if len(counts) > 1:
+    family = next((family for family in FAMILIES if counts <= family.layouts.keys()), None)
+    if family is None:
         raise ComposerError(
             f"The prompt has block weights of {' and of '.join(map(str, sorted(counts)))} numbers, "
             "which are of several families of models. Keep those of the model."
         )
-    layout = blocks_of(counts.pop())
-    by_row = {row.name: blocks.get(row.name) or (1.0,) * len(layout) for row in rows}
+    by_row: dict[str, dict[Places, float]] = {}
+    for row in rows:
+        numbers = blocks.get(row.name, ())
+        layout = family.layouts[len(numbers)] if numbers else ()
+        by_row[row.name] = dict(zip(layout, numbers, strict=True))
+    text, *others = family.layouts[max(counts)]
     words = [
-        replace(row, text_encoder=row.weights["text_encoder"] * by_row[row.name][0]) for row in rows
+        replace(row, text_encoder=row.weights["text_encoder"] * by_row[row.name].get(text, 1.0))
+        for row in rows
     ]
     pins = tuple(
-        Pin(units, {row.name: row.weight * by_row[row.name][place] for row in rows if row.on})
-        for place, units in enumerate(map(block_units, layout))
-        if place and any(numbers[place] != 1 for numbers in by_row.values())
+        Pin(
+            units,
+            {row.name: row.weight * by_row[row.name].get(places, 1.0) for row in rows if row.on},
+            numbers=max(counts),
+        )
+        for places in others
+        if any(numbers.get(places, 1.0) != 1 for numbers in by_row.values())
+        for units in block_units(places)
     )
     return tuple(words), pins
 
 
-def block_units(places: Sequence[str]) -> str:
-    """The units of the U-Net in a block, attention and resnet, as a pin names them if any are."""
-    first = f"?{places[0].removeprefix('unet.')}"
-    return f"{first}.*" if len(places) == 1 else first.replace(".attentions.", ".[ar]*.")
+def block_units(places: Places) -> tuple[str, ...]:
+    """The units of the U-Net in a block, as pins name them if any are: attention and resnet as
+    one, and the sampler beside them."""
+    names = [place.removeprefix("unet.") for place in places if ".resnets." not in place]
+    return tuple(
+        f"?{name}.*" if name == "mid_block" else f"?{name.replace('.attentions.', '.[ar]*.')}"
+        for name in names
+    )
 
 
 def spans_to_record(rows: Mapping[str, LoraRow], pins: Iterable[Pin]) -> dict[str, Any]:
@@ -253,7 +284,7 @@ def limit(mixture: Mixture, rows: Mapping[str, LoraRow], pins: Iterable[Pin]) ->
     """Limit the experts of a mixture, all of which may be active until now, by their names there.
 
     Raises:
-        ComposerError: a pin is for no unit of this mixture.
+        ComposerError: a pin is for no unit of this mixture, or for a site without a unit.
     """
     # the words are read in full, as they are under a limit to steps
     unet = frozenset(name for name, unit in mixture.units.items() if unit.plan.part == "unet")
@@ -264,8 +295,32 @@ def limit(mixture: Mixture, rows: Mapping[str, LoraRow], pins: Iterable[Pin]) ->
         for outside in _outside(row.depth):
             mixture.toggle(name, False, units=unet, depth=outside)
     for pin in pins:
-        for unit in pinned(pin, mixture.units):
+        units = pinned(pin, mixture.units)
+        alone = pin.units.removeprefix("?")
+        if not units and f"unet.{alone}" in mixture.sites:
+            raise ComposerError(
+                f"The pin {str(pin)!r} is for {alone}, which these LoRAs change and which has no "
+                "weights of its own: it has those of what lies in no block. Leave its block weight "
+                "at 1."
+            )
+        for unit in units:
             mixture.pin(unit, pin.weights)
+
+
+def check_family(pins: Iterable[Pin], family: Family) -> None:
+    """Refuse block weights of another family of models.
+
+    Raises:
+        ComposerError: how many numbers they have, and how many the family has.
+    """
+    for pin in pins:
+        if pin.numbers and pin.numbers not in family.layouts:
+            names = [name for name, some in BLOCK_PRESETS.items() if len(some) in family.layouts]
+            raise ComposerError(
+                f"The prompt has block weights of {pin.numbers} numbers, and those of "
+                f"{family.name} are {' or '.join(map(str, family.layouts))}. Write as many, or a "
+                f"name: {', '.join(names)}."
+            )
 
 
 def check_pins(pins: Iterable[Pin], chosen: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from composer.fusions import Plan
 from composer.fusions.gate_file import GateFile, gated
 from composer.fusions.gate_record import GateRecorder
 from composer.fusions.mixlora_file import read_mixlora
+from composer.fusions.rows import check_family
 from composer.mixlora.attach import MixLora
 from composer.mixture import (
     Granularity,
@@ -124,8 +125,10 @@ class Engine:
         buffer. What was attached before does not matter to what the model then computes.
 
         Raises:
-            ComposerError: a file is for another model, or damaged; a pin is for no unit.
+            ComposerError: a file is for another model, or damaged; a pin is for no unit, or block
+                weights for another family.
         """
+        check_family(plan.pins, self.model.family)
         self.passes, self.notes = None, []
         tools = {name: self.read(name, path) for name, path in plan.tool_paths.items()}
         self._tools = tuple((e, tuple(plan.tools[n].weights.items())) for n, e in tools.items())

@@ -151,7 +151,7 @@ def test_limits_and_block_weights_of_tags() -> None:
     assert read.request == ASKED and read.notes == ()
     assert weights(read) == {"neon": (0.8, 0.8, ""), "zibo": (1, 0.5, "")}
     assert read.fusion["steps"] == {"neon": [0.0, 0.5]}
-    assert len(read.fusion["pins"]) == 8
+    assert len(read.fusion["pins"]) == 8 + 1  # one block ends with a sampler
     assert read.fusion["pins"][0] == "?down_blocks.0.[ar]*.1: neon=0.8, zibo=0"
     read = a1111("Clip skip: 1", "a <lora:neon:0.8:start=30> <lora:zibo:1:lbw=5> <hypernet:x> fox")
     assert read.fusion == {"name": "weighted"} and set(weights(read)) == {"neon", "zibo"}

@@ -59,7 +59,12 @@ def test_text_is_tidy(prompt: str, text: str) -> None:
         ("<lora:wren:strong>", "has 'strong' where a number is needed"),
         ("<lora:wren:nan>", "has 'nan' where a number"),
         ("<lora:wren:1:2:3>", "too many weights"),
-        ("<lora:wren:1:lbw=SOME>", "'SOME', which are neither numbers, 17 .* nor one of NONE"),
+        (
+            "<lora:wren:1:lbw=SOME>",
+            r"'SOME', which are neither numbers, 17 or 26 \(Stable Diffusion 1.x\), .*"
+            r"12 or 20 \(SDXL\), nor one of NONE",
+        ),
+        ("<lora:wren:1:lbw=1" + ",1" * 18 + ">", "neither numbers, 17 or 26"),
         ("<lora:wren:1:1,0,1>", "block weights '1,0,1'"),
         ("<lora:wren:1:lbwe=ATTNON>", "'lbwe=ATTNON', which is not known"),
         ("<lora:wren:0@0,1@0.5>", "'0@0,1@0.5', and a weight that changes from step to step"),
@@ -94,6 +99,12 @@ def test_limits_to_steps(tag: str, span: tuple[float, float]) -> None:
     [
         ("lbw=INS", (1.0,) * 4 + (0.0,) * 13),
         ("lbw=all0.5", (0.5,) * 17),
+        ("lbw=SD-OUTD", (1.0,) + (0.0,) * 7 + (1.0,) * 4 + (0.0,) * 5),
+        ("lbw=MIDD0.8", (1, 0, 0, 0, 0, 0.5, 0.8, 0.8, 0.4) + (0.0,) * 8),
+        ("lbw=SDXL-MIDALL", (1.0,) + (0.0,) * 4 + (1.0,) + (0.0,) * 6),
+        ("lbw=1" + ",0.5" * 11, (1.0,) + (0.5,) * 11),
+        ("lbw=1" + ",0.5" * 19, (1.0,) + (0.5,) * 19),
+        ("lbw=1" + ",0.5" * 25, (1.0,) + (0.5,) * 25),
         ("lbw=1" + ",0.5" * 16, (1.0,) + (0.5,) * 16),
         ("1" + ",0" * 16, (1.0,) + (0.0,) * 16),  # as it was written before lbw=
     ],

@@ -16,6 +16,7 @@ from composer.errors import ComposerError
 from composer.experts import Expert, LoraInfo, LowRank, ModuleNames, read_expert, write_lora
 from composer.fusions.export import (
     block_weights,
+    blocks_for,
     lbw_string,
     merged,
     merged_by_blocks,
@@ -137,10 +138,12 @@ def test_block_weights(model: Model, experts: list[Expert]) -> None:
         first = [u for u in units if u.startswith("unet.down_blocks.0.attentions.0")]
         assert len(first) == 2 and len(words) == 1
         weights = {words[0]: [0.5, 0.1], first[0]: [1.0, 0.2], first[1]: [0.0, 0.4]}
-        numbers = block_weights(mixture, "ada", weights)
+        blocks = blocks_for(mixture, model.family)
+        numbers = block_weights(mixture, "ada", weights, blocks)
         assert len(numbers) == 17
         assert numbers[:2] == (0.5, 0.5) and not any(numbers[2:])
-        assert block_weights(mixture, "ink", weights)[:2] == pytest.approx((0.1, 0.3))
+        ink = block_weights(mixture, "ink", weights, blocks)
+        assert ink[:2] == pytest.approx((0.1, 0.3))
     assert lbw_string("ada", numbers[:3]) == "<lora:ada:1:lbw=0.5,0.5,0>"
 
 
@@ -155,19 +158,26 @@ def test_block_weights_of_larger_units_are_the_mixture(
         for unit, numbers in weights.items():
             mixture.pin(unit, dict(zip(mixture.names, numbers, strict=True)))
         wanted = predict(model)
-        numbers = {name: block_weights(mixture, name, weights) for name in mixture.names}
-        assert unplaced_sites(mixture) == ()
-        by_strings = merged_by_blocks(mixture, experts, numbers)
+        blocks = blocks_for(mixture, model.family)
+        numbers = {name: block_weights(mixture, name, weights, blocks) for name in mixture.names}
+        assert unplaced_sites(mixture, blocks) == ()
+        by_strings = merged_by_blocks(mixture, experts, numbers, blocks)
     assert len(set(numbers["ada"])) == 3  # two units, and the blocks that nobody changes
     with attach(model.models, {"both": by_strings}):
         torch.testing.assert_close(predict(model), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_sites_without_a_block_weight_are_told(model: Model, experts: list[Expert]) -> None:
-    site = "unet.conv_in"
-    odd = LowRank(down=torch.zeros(1, 4, 3, 3), up=torch.zeros(32, 1, 1, 1), scale=1.0)
-    wider = [dataclasses.replace(experts[0], sites={**experts[0].sites, site: odd}), experts[1]]
+    first = LowRank(down=torch.zeros(1, 4, 3, 3), up=torch.zeros(32, 1, 1, 1), scale=1.0)
+    last = LowRank(down=torch.zeros(1, 32, 3, 3), up=torch.zeros(4, 1, 1, 1), scale=1.0)
+    sites = {**experts[0].sites, "unet.conv_in": first}
+    with mixed(model, [dataclasses.replace(experts[0], sites=sites), experts[1]]) as mixture:
+        blocks = blocks_for(mixture, model.family)
+        assert len(blocks) == 26 and unplaced_sites(mixture, blocks) == ()
+        assert block_weights(mixture, "ada", {}, blocks)[:3] == (1, 1, 1)
+    wider = [dataclasses.replace(experts[0], sites={**sites, "unet.conv_out": last}), experts[1]]
     with mixed(model, wider) as mixture:
-        assert unplaced_sites(mixture) == (site,)
+        blocks = blocks_for(mixture, model.family)
+        assert unplaced_sites(mixture, blocks) == ("unet.conv_out",)
         with pytest.raises(ValueError, match="no block weight"):
-            merged_by_blocks(mixture, wider, {name: [1.0] * 17 for name in mixture.names})
+            merged_by_blocks(mixture, wider, {n: [1.0] * 26 for n in mixture.names}, blocks)

@@ -197,6 +197,9 @@ def test_pins_that_fit_nothing_are_told_before_any_work(studio: Studio) -> None:
         paint(studio, absent)
     with pytest.raises(ComposerError, match="is nan"):
         Pin("*", {"zibo": float("nan")})
+    tagged = replace(WEIGHTED, request=replace(REQUEST, prompt="<lora:neon:1:lbw=SDXL-OUTALL>"))
+    with pytest.raises(ComposerError, match=r"of 12 numbers, and those of a model .* 17 or 26"):
+        paint(studio, tagged)
     assert pixels(studio, GATED) == before
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
-from composer.families import FAMILIES, Family
+from composer.families import FAMILIES, SDXL, STABLE_DIFFUSION_1, STABLE_DIFFUSION_2, Family
 from composer.fusions import LoraRow, Normalised, Pin, Recipe, Sum
-from composer.fusions.rows import block_units, pinned
+from composer.fusions.rows import block_units, check_family, pinned
 from composer.studio import ComposeRequest
 
 
@@ -43,9 +43,14 @@ def test_block_weights_become_pins_beside_the_other_loras() -> None:
     asked = merged(f"a fox {tag}", LoraRow(name="zibo", weight=0.7), LoraRow(name="off", on=False))
     rows = {row.name: row.weights for row in asked.rows}
     assert rows["neon"] == {"unet": 1, "text_encoder": 0.25} and rows["zibo"]["text_encoder"] == 0.7
-    assert len(asked.pins) == 15  # in the one left out, all hold as they are
+    # in the one left out, all hold as they are; two end with a sampler
+    assert len(asked.pins) == 15 + 2
     assert asked.pins[0] == Pin("?down_blocks.0.[ar]*.1", {"zibo": 0.7, "neon": 0.0})
     assert asked.pins[5] == Pin("?mid_block.*", {"zibo": 0.7, "neon": 2.0})
+    assert [pin.units for pin in asked.pins[8:10]] == [
+        "?up_blocks.1.[ar]*.2",
+        "?up_blocks.1.upsamplers.0",
+    ]
     assert merged("<lora:neon:1:lbw=ALL>").pins == ()
     with pytest.raises(ComposerError, match=r"'<lora:neon:0.5:1:lbw=.*Normalised sum"):
         merged(tag, recipe=Normalised())
@@ -59,15 +64,53 @@ def test_a_block_that_the_lora_leaves_alone_is_no_mistake() -> None:
         pinned(Pin("down_blocks.2.*", {"a": 1}), units)
 
 
+def means(units: tuple[str, ...], unit: str) -> bool:
+    return any(Pin(pattern, {"a": 1}).means(unit) for pattern in units)
+
+
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_a_pin_is_for_one_block(family: Family) -> None:
-    assert len(family.blocks) == (12 if family.name == "SDXL" else 17)
-    for places in family.blocks[1:]:
-        pin = Pin(block_units(places), {"a": 1})
+def test_the_pins_of_a_block_are_for_it_alone(family: Family) -> None:
+    layout = family.layouts[max(family.layouts)]
+    for places in layout[1:]:
+        units = block_units(places)
         everywhere = [f"{place}.0" if place.endswith("mid_block") else place for place in places]
-        assert all(map(pin.means, everywhere))
-        others = [place for other in family.blocks[1:] if other != places for place in other]
-        assert not any(map(pin.means, [*others, "unet.down_blocks.0.downsamplers.0"]))
+        assert all(means(units, unit) for unit in everywhere)
+        others = [place for other in layout[1:] if other != places for place in other]
+        assert not any(means(units, other) for other in others)
+
+
+def test_block_weights_of_two_lengths_of_one_family() -> None:
+    """The shorter string says nothing of the blocks that the longer alone has."""
+    short, long = ["1"] * 17, ["1"] * 26
+    short[7] = long[13] = "0.5"  # M00
+    long[4], long[0] = "0.25", "0.75"  # IN03, BASE
+    asked = merged(
+        f"<lora:neon:1:lbw={','.join(short)}> <lora:zibo:2:lbw={','.join(long)}>",
+        LoraRow(name="moon", weight=0.5),
+    )
+    weights = {"moon": 0.5, "neon": 1.0, "zibo": 0.5}
+    assert asked.pins == (
+        Pin("?down_blocks.0.downsamplers.0", weights),
+        Pin("?mid_block.*", {"moon": 0.5, "neon": 0.5, "zibo": 1.0}),
+    )
+    assert {row.name: row.text_encoder for row in asked.rows if row.name != "moon"} == {
+        "neon": 1.0,
+        "zibo": 1.5,
+    }
+    with pytest.raises(ComposerError, match="of 12 and of 26 numbers, which are of several fam"):
+        merged(f"<lora:neon:1:lbw=SDXL-OUTALL> <lora:zibo:1:lbw={','.join(long)}>")
+
+
+def test_block_weights_of_another_family_are_refused() -> None:
+    pins = merged("<lora:neon:1:lbw=OUTALL>").pins
+    check_family(pins, STABLE_DIFFUSION_2)
+    check_family([Pin(pin.units, pin.weights) for pin in pins], SDXL)  # written by hand
+    with pytest.raises(ComposerError, match=r"17 numbers, and .* SDXL are 12 or 20.*SDXL-ALL"):
+        check_family([pin.among(["neon"]).renamed({"neon": "glow"}) for pin in pins], SDXL)
+    pins = merged("<lora:neon:1:lbw=1" + ",0" * 19 + ">").pins
+    check_family(pins, SDXL)
+    with pytest.raises(ComposerError, match=r"20 numbers, and those of .* 1.x are 17 or 26.*INS"):
+        check_family(pins, STABLE_DIFFUSION_1)
 
 
 @pytest.mark.parametrize(

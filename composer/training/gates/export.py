@@ -32,6 +32,7 @@ from composer.experts.low_rank import LowRank
 from composer.files import check_writable
 from composer.fusions.export import (
     block_weights,
+    blocks_for,
     lbw_string,
     merged,
     merged_by_blocks,
@@ -190,7 +191,7 @@ def _export(
     )
     with _gated(model, experts, file) as mixture:
         merges = yield from _merged(model, mixture, experts, file, config, batches, cancelled)
-        unplaced = unplaced_sites(mixture)
+        unplaced = unplaced_sites(mixture, blocks_for(mixture, model.family))
     if merges is None:
         return
     everything = range(config.steps)
@@ -244,16 +245,19 @@ def _merged(
             yield report.next()
             if cancelled():
                 return None
-    by_blocks = config.lbw and not unplaced_sites(mixture)
+    layout = blocks_for(mixture, model.family)
+    by_blocks = config.lbw and not unplaced_sites(mixture, layout)
     merges: list[_Merge] = []
     for span in config.spans:
         weights = nearest.weights(span, means.mean(span))
-        blocks = {name: block_weights(mixture, name, weights) for name in mixture.names}
+        blocks = {name: block_weights(mixture, name, weights, layout) for name in mixture.names}
         merges.append(
             _Merge(
                 span=span,
                 sites=_as_written(merged(mixture, experts, weights), config),
-                by_blocks=merged_by_blocks(mixture, experts, blocks) if by_blocks else None,
+                by_blocks=(
+                    merged_by_blocks(mixture, experts, blocks, layout) if by_blocks else None
+                ),
                 blocks=blocks,
             )
         )
