@@ -21,10 +21,11 @@ import numpy as np
 import torch
 
 from benchmarks.gates.cost_ways import SUBJECTS, WAYS, Subject, Way
-from benchmarks.shared.intervals import RESAMPLES, Interval, interval_columns
+from benchmarks.shared.intervals import interval_columns
 from benchmarks.shared.markdown import markdown_tables
 from benchmarks.shared.options import Options, options, parser
 from benchmarks.shared.results import ROOT, Row
+from composer.evaluation.intervals import RESAMPLES, Interval
 
 NAME = "gates.cost"
 COUNTS = (1, 2, 3, 5, 8)

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.gates.files import trained
-from benchmarks.shared.intervals import bootstrap_mean, interval_columns, share_columns
+from benchmarks.shared.intervals import interval_columns, share_columns
 from benchmarks.shared.options import options, parser
 from benchmarks.shared.pictures import Case, Studio
 from benchmarks.shared.results import Row
 from benchmarks.shared.sets import Set, cases, named_right, sets_of, weighed
+from composer.evaluation.intervals import bootstrap_mean
 from composer.evaluation.sheets import contact_sheet
 from composer.experts import read_header
 from composer.fusions.gate_file import read_gates

@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.mixlora.tasks import TASKS, draw
-from benchmarks.shared.intervals import bootstrap_mean, interval_columns
+from benchmarks.shared.intervals import interval_columns
 from benchmarks.shared.options import plain_parser, publish
 from benchmarks.shared.results import ROOT, Row
+from composer.evaluation.intervals import bootstrap_mean
 from composer.language.complete import Asking, complete, with_adapter
 from composer.language.load import LanguageModel, load_language_model
 from composer.language.mixlora_config import MixLoraConfig

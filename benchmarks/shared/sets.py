@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
 
-from benchmarks.shared.intervals import bootstrap_mean, interval_columns, share_columns
+from benchmarks.shared.intervals import interval_columns, share_columns
 from benchmarks.shared.pictures import Case, Studio
 from benchmarks.shared.results import Row
 from benchmarks.shared.scenes import element_heads, scene_with
+from composer.evaluation.intervals import bootstrap_mean
 from composer.evaluation.tuning import GRID, points_of
 from composer.fusions.tuned_weights import TunedLora, TunedWeights, file_name_for
 from toybox.captions import plain_caption

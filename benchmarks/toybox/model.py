@@ -8,12 +8,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.shared.intervals import bootstrap_mean, interval_columns, share_columns
+from benchmarks.shared.intervals import interval_columns, share_columns
 from benchmarks.shared.options import Options, options, parser
 from benchmarks.shared.pictures import Case, Studio
 from benchmarks.shared.results import Row
 from benchmarks.shared.scenes import look
 from benchmarks.toybox.fidelity import mean_distance, psnr, round_trips
+from composer.evaluation.intervals import bootstrap_mean
 from composer.evaluation.sheets import Cell, contact_sheet
 from toybox import measure
 from toybox.building import megabytes

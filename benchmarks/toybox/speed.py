@@ -9,13 +9,14 @@ from statistics import median
 
 import torch
 
-from benchmarks.shared.intervals import bootstrap_mean, interval_columns
+from benchmarks.shared.intervals import interval_columns
 from benchmarks.shared.options import Options, options, parser
 from benchmarks.shared.results import Row
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.diffusion.request import Request
 from composer.diffusion.sample import generate
+from composer.evaluation.intervals import bootstrap_mean
 from composer.experts import ModuleNames, read_expert
 from composer.mixture import attach
 from toybox.measure import SECONDS

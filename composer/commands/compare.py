@@ -60,11 +60,12 @@ def compare(
     from composer.evaluation.report import write_report
     from composer.studio import ComposeRequest, Studio
     from composer.studio.axes import cells_of, read_axis
-    from composer.studio.grid import Filled, GridFolder, report_of
+    from composer.studio.grid import Filled, GridFolder
+    from composer.studio.grid_report import report_of
 
     width, height = read_size(size)
     count = settings.pop("count")
-    request = Request(**settings, prompt=prompt, width=width, height=height)
+    request = Request(**settings, prompt=prompt, width=width, height=height).drawn()
     asked = ComposeRequest(request=request, rows=tuple(map(read_row, lora)))
     studio = Studio(
         model,

@@ -136,8 +136,13 @@ class Request(Settings):
                     f"The {side} {pixels} does not fit this model, which needs a multiple of "
                     f"{multiple} pixels. The nearest that fits: {fits}."
                 )
-        seed = secrets.randbelow(DRAWN_SEEDS) if self.seed == RANDOM_SEED else self.seed
-        return dataclasses.replace(self, seed=seed, width=width, height=height)
+        return dataclasses.replace(self.drawn(), width=width, height=height)
+
+    def drawn(self) -> Request:
+        """The request with its seed drawn, if it is to be."""
+        if self.seed != RANDOM_SEED:
+            return self
+        return dataclasses.replace(self, seed=secrets.randbelow(DRAWN_SEEDS))
 
     def seed_of(self, index: int) -> int:
         """The seed of picture ``index`` of a request whose seed is drawn."""

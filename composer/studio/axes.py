@@ -59,6 +59,12 @@ class GridCell:
     asked: ComposeRequest
     way: int | None = None
 
+    def by(self, way: str) -> tuple[str, ...] | None:
+        """The labels of the cell that differs from this one in its way alone; None without ways."""
+        if self.way is None:
+            return None
+        return (*self.labels[: self.way], way, *self.labels[self.way + 1 :])
+
 
 def read_axis(text: str) -> Axis:
     """Of one line, NAME=VALUE,VALUE: values are separated by | where one of them stands there.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from composer.clock import Clock
-from composer.diffusion.request import DRAWN_SEEDS, RANDOM_SEED, Request
+from composer.diffusion.request import Request
 from composer.errors import ComposerError
 from composer.fusions import RECIPES, LoraRow, Offer, Plan, Recipe, Sum
 from composer.fusions.rows import ALWAYS
@@ -162,9 +161,7 @@ def ways_of(
     if not rows:
         beside = f" beside {title(always[0].name)}, which is in every way" if always else ""
         raise ComposerError(f"No LoRA is chosen{beside}. Choose one or more to compare.")
-    if asked.request.seed == RANDOM_SEED:
-        drawn = replace(asked.request, seed=secrets.randbelow(DRAWN_SEEDS))
-        asked = replace(asked, request=drawn)
+    asked = replace(asked, request=asked.request.drawn())
     found: dict[Any, Way] = {}
     for line, name, detail, recipe, chosen in _laid_out(rows, tuple(offers), title):
         if line not in lines:

@@ -7,7 +7,9 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from composer.errors import ComposerError
@@ -15,7 +17,7 @@ from composer.experts.hashes import file_hash_of
 from composer.files import check_writable, write_atomically
 from composer.fusions import Plan
 from composer.outside import number, parse_object
-from composer.studio.axes import Axis, GridCell
+from composer.studio.axes import GridCell
 from composer.studio.comparing import paint_each
 from composer.studio.events import Event, PictureSaved, Progress
 from composer.studio.history import History, SavedPicture
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 INDEX = "painted.json"
 AT_ONCE = 8
 """Pictures of one batch, at most."""
+LEAST = "least "
+"""Before the name of a score: of the LoRA of which it is least."""
 
 Cells = Sequence[tuple[GridCell, ComposeRequest, Plan]]
 """With what is asked for by full names, and the plan for it."""
@@ -61,6 +65,22 @@ class Filled:
     cell: int
     painted: Painted
     scores: Scores | None = None
+
+    @cached_property
+    def overall(self) -> dict[str, tuple[frozenset[str], float]]:
+        """Its scores as a whole, each with the LoRAs that it is of: what is known of each LoRA as
+        their mean, and as the least of one."""
+        scores = self.scores or Scores()
+        known = ("recognised", scores.recognised) if scores.recognised else ("D", scores.judged)
+        found: dict[str, tuple[frozenset[str], float]] = {}
+        for name, of in (known,):
+            if of:
+                loras = frozenset(of)
+                found[name] = (loras, fmean(of.values()))
+                found[f"{LEAST}{name}"] = (loras, min(of.values()))
+        if scores.unlike_bare is not None:
+            found["unlike bare"] = (frozenset(), scores.unlike_bare)
+        return found | {"seconds": (frozenset(), self.painted.seconds)}
 
     @property
     def row(self) -> dict[str, float]:
@@ -198,35 +218,3 @@ def _batches(cells: Cells, missing: Sequence[int]) -> list[list[int]]:
 def painted_cells(engine: Engine, folder: GridFolder, cells: Cells) -> list[Painted | None]:
     """The pictures of all cells; None for one that is still missing."""
     return [folder.find(key) for key in keys_of(engine, cells)]
-
-
-def report_of(
-    title: str,
-    axes: Sequence[Axis],
-    cells: Sequence[GridCell],
-    filled: Mapping[int, Filled],
-    *,
-    folder: str = "",
-) -> dict[str, bytes]:
-    """A grid's report, its files by name; the last axis runs across.
-
-    filled: what there is of the cells, by their numbers. folder: that of the pictures, below the
-        report's own.
-    """
-    from composer.evaluation.report import Shown, report
-
-    def shown(number: int) -> Shown | None:
-        if (one := filled.get(number)) is None:
-            return None
-        labels, saved = cells[number].labels, one.painted.saved
-        words = (axis.titled(label) for axis, label in zip(axes, labels, strict=True))
-        return Shown(
-            labels=labels,
-            caption="\n".join(words),
-            file=f"{folder}{saved.id}",
-            image=saved.image(),
-            scores=one.row,
-        )
-
-    places = [shown(number) for number in range(len(cells))]
-    return report(title, [axis.name for axis in axes], places, across=len(axes[-1].places))

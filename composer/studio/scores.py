@@ -19,7 +19,7 @@ import torch
 
 from composer.clock import Clock
 from composer.fusions import LoraRow, Plan, Sum
-from composer.studio.axes import ALONE, BARE, GridCell
+from composer.studio.axes import ALONE, BARE
 from composer.studio.events import Progress
 from composer.studio.grid import Cells, Filled, GridFolder, Painted, Scores, painted_cells
 from composer.training.gates.judges import Judges
@@ -63,7 +63,8 @@ def score_cells(
             seconds_left=clock.seconds_left(number + 1),
             scoring=True,
         )
-    others = {_rest(cell): number for number, (cell, _, _) in enumerate(cells)}
+    others: dict[tuple[str, ...] | None, int] = {}
+    others |= {cell.labels: number for number, (cell, _, _) in enumerate(cells)}
     for number, one in enumerate(painted):
         if one is None:
             continue
@@ -74,10 +75,10 @@ def score_cells(
             if name not in plan.paths:
                 continue
             judged[name] = seen[number][index]
-            alone = others.get(_rest(cell, f"{ALONE}:{name}"))
+            alone = others.get(cell.by(f"{ALONE}:{name}"))
             if alone in seen and seen[alone][index] > 0:
                 parts[name] = judged[name] / seen[alone][index]
-        bare = others.get(_rest(cell, BARE)) if asked else None
+        bare = others.get(cell.by(BARE)) if asked else None
         base = None if bare is None else painted[bare]
         scores = Scores(
             judged=judged,
@@ -85,11 +86,6 @@ def score_cells(
             unlike_bare=None if base is None else _difference(one, base),
         )
         yield Filled(cell=number, painted=one, scores=scores)
-
-
-def _rest(cell: GridCell, way: str | None = None) -> tuple[str, ...]:
-    """A cell's labels, with another way."""
-    return tuple(way if way and n == cell.way else label for n, label in enumerate(cell.labels))
 
 
 @torch.no_grad()
@@ -109,8 +105,9 @@ def recognised(engine: Engine, one: Painted, prompt: str) -> list[float]:
     return [float(one) for one in found.mean(1)]
 
 
-def _difference(one: Painted, other: Painted) -> float:
+def _difference(one: Painted, other: Painted) -> float | None:
+    """None for pictures of two sizes."""
     first, second = (np.asarray(each.saved.image(), dtype=np.float32) for each in (one, other))
     if first.shape != second.shape:
-        return float("nan")
+        return None
     return float(np.abs(first - second).mean())

@@ -141,6 +141,7 @@ class Sheet:
             "scores": [[None] * len(rows) for _ in ways],
             "over": False,
             "files": [],
+            "standings": {"scores": [], "ways": [], "notes": []},
         }
 
     @property
@@ -169,11 +170,34 @@ class Sheet:
 
     def finish(self) -> Json:
         """The grid when nothing more comes, with its files to take away."""
-        self.view = {**self.view, "over": True, "files": self._files()}
+        self.view = {
+            **self.view,
+            "over": True,
+            "files": self._files(),
+            "standings": self._standings(),
+        }
         return self.view
 
+    def _standings(self) -> Json:
+        """The scores of each way: by way its number and for each score its lines."""
+        from composer.evaluation.report import by_way
+        from composer.studio.grid_report import notes_on, standings_of
+
+        standings, against = standings_of(self._cells, self._filled)
+        scores, ways = by_way(standings)
+        number = {way.key: n for n, way in enumerate(self._ways)}
+        title = self._ways[number[against]].title if against else ""
+        return {
+            "scores": scores,
+            "ways": [
+                [number[way], [[*one.lines] if one else [] for one in row]]
+                for way, row in ways.items()
+            ],
+            "notes": notes_on(standings, title),
+        }
+
     def _files(self) -> list[Json]:
-        from composer.studio.grid import report_of
+        from composer.studio.grid_report import report_of
 
         if not self._filled:
             return []
@@ -183,10 +207,11 @@ class Sheet:
         return [
             {
                 "title": title,
-                "name": f"{stem}{name[name.index('.') :]}",
+                "name": f"{stem}{ending}",
                 "src": f"data:{kind};base64,{base64.b64encode(files[name]).decode()}",
             }
-            for name, title, kind in FILES
+            for name, title, kind, ending in FILES
+            if name in files
         ]
 
     def pace(self, progress: Progress) -> Json:
@@ -215,12 +240,14 @@ def _tiles(preview: Image.Image, many: int) -> list[Image.Image]:
 
 
 FILES = (
-    ("grid.png", "Grid", "image/png"),
-    ("index.html", "Report", "text/html"),
-    ("scores.csv", "CSV", "text/csv"),
-    ("scores.json", "JSON", "application/json"),
+    ("grid.png", "Grid", "image/png", ".png"),
+    ("index.html", "Report", "text/html", ".html"),
+    ("scores.csv", "CSV", "text/csv", ".csv"),
+    ("ways.csv", "CSV of ways", "text/csv", "-ways.csv"),
+    ("scores.json", "JSON", "application/json", ".json"),
 )
-"""What of a report can be taken away: its name, its title here, and its media type."""
+"""What of a report can be taken away: its name, its title here, its media type, and how its name
+ends here."""
 
 
 def scores_view(scores: Scores, titles: Mapping[str, str]) -> Json:

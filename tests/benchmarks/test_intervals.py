@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from benchmarks.shared.intervals import bootstrap_mean, interval_columns, share_columns, wilson
+from benchmarks.shared.intervals import interval_columns, share_columns, wilson
 
 
 @pytest.mark.parametrize(
@@ -34,24 +34,6 @@ def test_wilson_covers_the_true_share_as_often_as_it_says() -> None:
 def test_no_share(successes: int, n: int) -> None:
     with pytest.raises(ValueError, match="is no share"):
         wilson(successes, n)
-
-
-def test_bootstrap_holds_the_mean_and_narrows() -> None:
-    rng = random.Random(1)
-    few, many = [[rng.gauss(5, 2) for _ in range(n)] for n in (20, 500)]
-    wide, narrow = bootstrap_mean(few), bootstrap_mean(many)
-    assert wide.low < wide.value < wide.high
-    assert narrow.low < 5 < narrow.high
-    # the normal theory's width, ±1.96 σ/√n
-    assert narrow.high - narrow.low == pytest.approx(2 * 1.96 * 2 / 500**0.5, rel=0.15)
-    assert narrow.high - narrow.low < wide.high - wide.low
-    assert bootstrap_mean(few) == wide
-
-
-def test_bootstrap_of_values_all_alike_is_the_value() -> None:
-    assert bootstrap_mean([2.0, 2.0]).low == bootstrap_mean([2.0]).high == 2.0
-    with pytest.raises(ValueError, match="measure at least one"):
-        bootstrap_mean([])
 
 
 def test_columns() -> None:

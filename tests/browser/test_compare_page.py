@@ -90,6 +90,13 @@ def test_two_loras_are_compared_and_the_grid_taken_away(
     # every picture has its scores: of the LoRAs in it, and how far it is from the bare model's
     expect(page.locator(".comparison .way").nth(5).locator(".score")).to_have_count(4)
     expect(page.locator(".comparison .way .bare")).to_have_count(16)
+    # and every way its own: two seeds are too few for an interval
+    ways = page.locator(".standings tbody tr")
+    expect(ways).to_have_count(9)
+    expect(page.locator(".standings thead")).to_contain_text("least recognised")
+    expect(ways.last).to_contain_text("wins")
+    expect(ways.last).to_contain_text("of 2")
+    expect(ways.last).to_contain_text("too few pairs")
     page.get_by_role("button", name="Zibo alone (weight 1), seed").nth(1).click()
     page.get_by_role("button", name="Without LoRAs").nth(1).click()
     expect(sides).to_have_text(["Zibo alone", "Without LoRAs"])
@@ -123,7 +130,9 @@ def test_two_loras_are_compared_and_the_grid_taken_away(
 
     with page.expect_download() as download:
         page.get_by_role("link", name="Download grid").click()
-    expect(page.locator(".files .file")).to_have_text(["Grid", "Report", "CSV", "JSON"])
+    expect(page.locator(".files .file")).to_have_text(
+        ["Grid", "Report", "CSV", "CSV of ways", "JSON"]
+    )
     assert download.value.suggested_filename.startswith("comparison-")
     with Image.open(download.value.path()) as sheet:
         assert sheet.format == "PNG" and sheet.width > 7 * 256 and sheet.height > 2 * 256

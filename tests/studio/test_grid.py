@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,17 @@ from typer.testing import CliRunner
 from composer.cli import app
 from composer.diffusion.conditioning import encode_prompts
 from composer.diffusion.denoise import predict
+from composer.diffusion.record import PictureRecord
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
-from composer.evaluation.report import Shown, report, write_report
+from composer.evaluation.intervals import FEWEST, Interval, Paired
+from composer.evaluation.report import Shown, Standing, by_way, report, write_report
 from composer.fusions import LoraRow, Plan, Sum, read_recipe
 from composer.studio import ComposeRequest, PictureSaved, Progress, Studio, scores as scoring
 from composer.studio.axes import GridCell, cells_of, read_axis, variables
 from composer.studio.engine import Engine
-from composer.studio.grid import Filled, GridFolder, Painted
+from composer.studio.grid import Filled, GridFolder, Painted, Scores
+from composer.studio.grid_report import notes_on, standings_of
 from composer.training.gates.judges import LEVELS
 from composer.training.objective import Objective
 
@@ -255,6 +259,70 @@ def test_scores_are_parts_of_what_each_lora_makes_alone(
     assert [set(one) for one in scored(studio, bare, tmp_path, asked=False)] == [{"seconds"}]
 
 
+def test_without_ways_there_is_nothing_to_be_a_part_of(studio: Studio, tmp_path: Path) -> None:
+    (one,) = scored(studio, cells_of(ASKED, [read_axis("seed=1")]), tmp_path)
+    assert set(one) == {"seconds", "neon: D", "zibo: D"}
+
+
+def test_ways_stand_beside_the_sum_in_pairs(studio: Studio, tmp_path: Path) -> None:
+    """Of scores that are known, with one picture for all."""
+    seeds = range(FEWEST)
+    axes = [read_axis(f"seed={'|'.join(map(str, seeds))}"), read_axis("density=0.3,0.4")]
+    cells = cells_of(ASKED, [*axes, read_axis("way=bare|alone:zibo|weighted|ties|nla")])
+    saved = studio.history.save(Image.new("RGB", (16, 16)), PictureRecord(request=REQUEST))
+    painted = Painted(saved=saved, seconds=2.0)
+
+    def known(cell: GridCell) -> Scores:
+        seed, density, way = int(cell.labels[0]), cell.labels[1], cell.labels[2]
+        if way == "bare":
+            return Scores(unlike_bare=0.0)
+        if way == "alone:zibo":
+            return Scores(judged={"zibo": 0.5}, recognised={"zibo": 1.0}, unlike_bare=3.0)
+        zibo = {"weighted": 0.5, "ties": 0.5 + 0.01 * seed, "nla": 0.4}[way]
+        zibo += 0.1 * (way == "ties" and density == "0.4")
+        return Scores(
+            judged={"zibo": 0.1, "neon": 0.1},
+            recognised={"zibo": zibo + seed, "neon": 0.2 + seed},  # seeds differ more than ways
+            unlike_bare=5.0,
+        )
+
+    filled = {
+        n: Filled(cell=n, painted=painted, scores=known(cell)) for n, cell in enumerate(cells)
+    }
+    del filled[len(cells) - 1]  # the last one of nla is missing
+    standings, against = standings_of(cells, filled)
+    by = {(one.way, one.score): one for one in standings}
+    assert against == "weighted" and by["bare", "seconds"].mean == 2.0
+    assert {way for way, _ in by} == {"bare", "alone:zibo", "weighted", "ties", "nla"}
+    ties = by["ties", "recognised"]
+    assert ties.pictures == 2 * FEWEST and ties.paired is not None
+    assert (ties.paired.pairs, ties.paired.clusters) == (2 * FEWEST, FEWEST)
+    assert ties.mean == pytest.approx(4.5 + (0.5 + 0.045 + 0.05 + 0.2) / 2)
+    assert ties.paired.wins == (2 * FEWEST - 0.5) / (2 * FEWEST)  # one is the same
+    assert ties.paired.difference == pytest.approx((0.045 + 0.05) / 2)
+    assert ties.paired.interval is not None and 0 < ties.paired.interval.low < 0.0475
+    least = by["ties", "least recognised"].paired
+    assert least is not None and (least.wins, least.difference) == (0.5, 0.0)
+    nla = by["nla", "recognised"].paired
+    assert nla is not None and (nla.pairs, nla.wins) == (2 * FEWEST - 1, 0.0)
+    # other LoRAs, the sum itself, and what is no merit are not compared
+    for way, score in (
+        ("alone:zibo", "recognised"), ("weighted", "recognised"), ("ties", "unlike bare"),
+        ("ties", "seconds"),
+    ):  # fmt: skip
+        assert by[way, score].paired is None, (way, score)
+    columns = ["recognised", "least recognised", "unlike bare", "seconds"]
+    assert by_way(standings)[0] == columns  # though the first way has the last two alone
+    notes = " ".join(notes_on(standings, "Weights of 1"))
+    assert "(Weights of 1)" in notes and all(name in notes for name in ("recognised:", "seconds:"))
+    assert "D:" not in notes
+    # without a sum there is nothing to be compared with, without ways nothing at all
+    others = [n for n, cell in enumerate(cells) if cell.labels[2] != "weighted"]
+    some, none = standings_of(cells, {n: filled[n] for n in others if n in filled})
+    assert none == "" and {one.paired for one in some} == {None}
+    assert standings_of(cells_of(ASKED, axes[:1]), {0: filled[0]}) == ((), "")
+
+
 def test_a_lora_recognises_what_it_draws_by_the_judges_own_words(
     studio: Studio, tmp_path: Path
 ) -> None:
@@ -316,15 +384,41 @@ def test_a_report_says_all_and_is_safe(tmp_path: Path) -> None:
         )
         for way in ("a", "b")
     ]
-    files = report(evil, ["prompt", "way"], [*shown, None], across=2)
+    interval = Interval(value=0.5, low=-0.25, high=0.75)
+    sure = Paired(pairs=12, clusters=10, wins=0.75, difference=0.5, interval=interval)
+    standings = [
+        Standing(way=evil, score="quality", pictures=12, mean=0.125, paired=sure),
+        Standing(way="b", score="quality", pictures=2, mean=2, paired=replace(sure, interval=None)),
+        Standing(way="b", score="seconds", pictures=1, mean=1.5),
+    ]
+    files = report(
+        f"{evil} {{pictures}}",
+        ["prompt", "way"],
+        [*shown, None],
+        across=2,
+        standings=standings,
+        notes=[f"Beside {evil}."],
+    )
     paths = write_report(tmp_path, files)
-    assert [path.name for path in paths] == ["grid.png", "scores.csv", "scores.json", "index.html"]
+    assert [path.name for path in paths] == [
+        "grid.png", "scores.csv", "ways.csv", "scores.json", "index.html",
+    ]  # fmt: skip
     rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
     assert rows[0] == {"prompt": evil, "way": "a", "picture": "pictures/a.png", "seconds": "1.5"}
     assert rows[1]["seconds"] == ""
-    assert json.loads((tmp_path / "scores.json").read_text())[1]["way"] == "b"
+    told = json.loads((tmp_path / "scores.json").read_text())
+    assert told["pictures"][1]["way"] == "b" and told["ways"][0]["difference high"] == 0.75
+    ways = list(csv.DictReader((tmp_path / "ways.csv").open()))
+    assert ways[0]["way"] == evil and (ways[0]["wins"], ways[0]["difference low"]) == (
+        "0.75",
+        "-0.25",
+    )
+    assert (ways[1]["note"], ways[1]["difference low"]) == ("too few pairs", "")
+    assert (ways[2]["mean"], ways[2]["pairs"], ways[2]["note"]) == ("1.5", "", "")
     page = (tmp_path / "index.html").read_text()
     assert evil not in page and page.count("data:image/webp") == 2
+    assert "0.125<br>wins 75 % of 12<br>+0.5 (-0.25 to +0.75)</td><td></td>" in page
+    assert "2<br>wins 75 % of 12<br>+0.5 (too few pairs)</td><td data-value=1.5>1.5</td>" in page
     assert not re.search(r"(src|href)=[\"']?https?:", page)
     sheet = Image.open(tmp_path / "grid.png")
     assert sheet.width > 2 * 256 and sheet.height > 2 * 256  # one that is missing has its place
@@ -353,3 +447,6 @@ def test_the_command_writes_a_report_and_goes_on(
     rows = list(csv.DictReader((tmp_path / "out" / "scores.csv").open()))
     ways = ["bare", "alone:zibo", "alone:neon", "weighted", "nla", "regions"]
     assert [row["way"] for row in rows] == ways * 2
+    told = list(csv.DictReader((tmp_path / "out" / "ways.csv").open()))
+    assert [(row["way"], row["score"]) for row in told] == [(way, "seconds") for way in ways]
+    assert {row["pairs"] for row in told} == {""}  # a longer time is no win

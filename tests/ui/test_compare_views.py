@@ -132,9 +132,14 @@ def test_the_grid_fills_and_ends(
         "Grid": "comparison-0001-1.png",
         "Report": "comparison-0001-1.html",
         "CSV": "comparison-0001-1.csv",
+        "CSV of ways": "comparison-0001-1-ways.csv",
         "JSON": "comparison-0001-1.json",
     }
-    grid, page, table, _ = (file["src"] for file in over["files"])
+    alone = [["0.8"], ["0.8"], ["2"]]
+    assert over["standings"]["ways"] == [[1, alone]]
+    assert over["standings"]["scores"] == ["recognised", "least recognised", "seconds"]
+    assert any(note.startswith("recognised: ") for note in over["standings"]["notes"])
+    grid, page, table, *_ = (file["src"] for file in over["files"])
     assert image(grid).width > len(ways) * 256 and page.startswith("data:text/html;base64,")
     (row,) = csv.DictReader(io.StringIO(base64.b64decode(table.split(",")[1]).decode()))
     assert (row["seed"], row["way"], row["seconds"]) == (str(2**64 - 1), "alone:zibo", "2.0")

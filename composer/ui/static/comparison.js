@@ -2,7 +2,8 @@
 // ways: [{title, detail, line, gated}], suggested: numbers of ways for the left and for the right, the
 // best first, rows: what a picture has besides its way, in words, cells: [[src|null]] by way and row,
 // scores: [[{loras: [{title, part|null, d}], bare|null}|null]] likewise, over, files: [{title,
-// src, name}]}. Another id is another comparison; otherwise only what is new is drawn.
+// src, name}], standings: {scores, ways: [[number of the way, for each score [words]]], notes}}.
+// Another id is another comparison; otherwise only what is new is drawn.
 const $ = (selector) => element.querySelector(selector);
 const whole = $('.comparison');
 const grid = $('.grid');
@@ -166,6 +167,29 @@ function showScores(value) {
   });
 }
 
+// A row for each way, and for each score its mean, wins and difference to the weighted sum.
+function showStandings({ways, standings: {scores, ways: rows, notes}}) {
+  $('.standings').hidden = !rows.length;
+  $('.standings thead tr').replaceChildren(...['Way', ...scores].map((name) => {
+    const head = make('th', '', name);
+    head.scope = 'col';
+    return head;
+  }));
+  $('.standings tbody').replaceChildren(...rows.map(([way, cells]) => {
+    const row = make('tr');
+    const head = make('th', '', ways[way].title);
+    head.scope = 'row';
+    head.append(make('span', 'detail', ways[way].detail));
+    row.append(head, ...cells.map((lines) => {
+      const cell = make('td');
+      cell.append(...lines.map((line) => make('span', '', line)));
+      return cell;
+    }));
+    return row;
+  }));
+  $('.standings .notes').replaceChildren(...notes.map((note) => make('p', '', note)));
+}
+
 function render() {
   const value = props.value;
   $('.invitation').hidden = Boolean(value);
@@ -187,6 +211,7 @@ function render() {
     if (cell.disabled) { cell.firstChild.hidden = true; cell.classList.remove('painting'); }
   });
   showScores(value);
+  showStandings(value);
   $('.files').replaceChildren(...value.files.map(({title, src, name}) => {
     const link = make('a', 'file', title);
     link.href = src;
