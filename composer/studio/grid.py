@@ -213,8 +213,3 @@ def _batches(cells: Cells, missing: Sequence[int]) -> list[list[int]]:
         found.append([n])
     even = len({len(batch) for batch in found}) == 1
     return found if even else [[n] for n in missing]
-
-
-def painted_cells(engine: Engine, folder: GridFolder, cells: Cells) -> list[Painted | None]:
-    """The pictures of all cells; None for one that is still missing."""
-    return [folder.find(key) for key in keys_of(engine, cells)]

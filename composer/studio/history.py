@@ -61,6 +61,11 @@ class SavedPicture:
         """Where it stands beside the picture what its gates gave, if that was kept."""
         return self.path.with_suffix(".gates.npz")
 
+    @property
+    def scores_path(self) -> Path:
+        """Where the scores that were found of it stand beside the picture."""
+        return self.path.with_suffix(".scores.json")
+
     def gate_record(self) -> GateRecord | None:
         """What the gates gave while it was made; None if that was not kept.
 

@@ -11,21 +11,27 @@ the picture of the bare model, if the grid has one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+import contextlib
+import json
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from composer.clock import Clock
+from composer.experts.hashes import file_hash_of
+from composer.files import write_atomically
 from composer.fusions import LoraRow, Plan, Sum
+from composer.outside import parse_object
 from composer.studio.axes import ALONE, BARE
 from composer.studio.events import Progress
-from composer.studio.grid import Cells, Filled, GridFolder, Painted, Scores, painted_cells
-from composer.training.gates.judges import Judges
+from composer.studio.grid import Cells, Filled, GridFolder, Painted, Scores, keys_of
+from composer.training.gates.judges import LEVELS, Judges
 
 if TYPE_CHECKING:
     from composer.studio.engine import Engine
+    from composer.studio.requests import ComposeRequest
 
 DRAWS = 8
 """Noise levels at which each picture is looked at; the same for all pictures."""
@@ -39,22 +45,23 @@ def score_cells(
     *,
     asked: bool,
 ) -> Iterator[Filled | Progress]:
-    """The scores of every cell that is painted, in order, after the progress of finding them.
+    """The scores of every cell that is painted, in order, after the progress of finding them. What
+    was found of a picture before is read beside it, and is not found again.
 
     asked: whether the LoRAs are; else, and once cancelled, the seconds alone are given.
     """
-    painted = painted_cells(engine, folder, cells)
+    keys = keys_of(engine, cells)
+    painted = [folder.find(key) for key in keys]
     paths = {name: path for _, _, plan in cells for name, path in plan.paths.items()}
-    names = sorted(paths)
-    rows = {name: LoraRow(name=name) for name in names}
-    engine.mix(Plan(recipe=Sum(), rows=rows, paths=paths))
-    seen: dict[int, list[float]] = {}
+    everyone = Plan(recipe=Sum(), rows={name: LoraRow(name=name) for name in paths}, paths=paths)
+    seen: dict[int, dict[str, float]] = {}
     clock = Clock(0, len(cells))
     for number, one in enumerate(painted if asked else ()):
         if cancelled():
             break
         if one is not None:
-            seen[number] = recognised(engine, one, cells[number][1].request.prompt)
+            with kept(one, keys[number]) as known:
+                seen[number] = _judged(engine, one, cells[number][1:], everyone, known)
         yield Progress(
             step=number + 1,
             steps=len(cells),
@@ -68,36 +75,75 @@ def score_cells(
     for number, one in enumerate(painted):
         if one is None:
             continue
-        cell, _, plan = cells[number]
-        judged: dict[str, float] = {}
+        cell = cells[number][0]
         parts: dict[str, float] = {}
-        for index, name in enumerate(names if number in seen else ()):
-            if name not in plan.paths:
-                continue
-            judged[name] = seen[number][index]
-            alone = others.get(cell.by(f"{ALONE}:{name}"))
-            if alone in seen and seen[alone][index] > 0:
-                parts[name] = judged[name] / seen[alone][index]
+        for name, d in seen.get(number, {}).items():
+            alone = others.get(cell.by(f"{ALONE}:{name}"), -1)
+            own = seen.get(alone, {}).get(name, 0.0)
+            if own > 0:
+                parts[name] = d / own
         bare = others.get(cell.by(BARE)) if asked else None
         base = None if bare is None else painted[bare]
         scores = Scores(
-            judged=judged,
+            judged=seen.get(number, {}),
             recognised=parts,
             unlike_bare=None if base is None else _difference(one, base),
         )
         yield Filled(cell=number, painted=one, scores=scores)
 
 
+@contextlib.contextmanager
+def kept(one: Painted, key: str) -> Generator[dict[str, Any]]:
+    """What is known of a picture, by name, to be added to; it is kept beside the picture and is
+    gone when that is another, or was asked for by another key."""
+    path = one.saved.scores_path
+    of = [key, file_hash_of(one.saved.path)]
+    told: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        told = parse_object(path.read_bytes())
+    found: Any = told.get("scores")
+    same = told.get("of") == of and isinstance(found, dict)
+    known: dict[str, Any] = {**found} if same else {}
+    before = dict(known)
+    yield known
+    if known != before:
+        write_atomically(path, json.dumps({"of": of, "scores": known}).encode())
+
+
+def _judged(
+    engine: Engine,
+    one: Painted,
+    made: tuple[ComposeRequest, Plan],
+    everyone: Plan,
+    known: dict[str, Any],
+) -> dict[str, float]:
+    """D of each LoRA that is in a picture; those that are not known yet are asked.
+
+    made: how it was asked for, and its plan. everyone: a plan with all LoRAs of the grid.
+    """
+    asked, plan = made
+    names = {
+        name: f"D {DRAWS} {LEVELS} {engine.read(name, path).sha256}"
+        for name, path in sorted(plan.paths.items())
+    }
+    missing = [name for name, score in names.items() if not isinstance(known.get(score), float)]
+    if missing:
+        engine.mix(everyone)
+        found = recognised(engine, one, asked.request.prompt, missing)
+        known |= {names[name]: d for name, d in zip(missing, found, strict=True)}
+    return {name: known[score] for name, score in names.items()}
+
+
 @torch.no_grad()
-def recognised(engine: Engine, one: Painted, prompt: str) -> list[float]:
-    """D of each LoRA of the engine's mixture in a picture, the mean over `DRAWS` noise levels."""
+def recognised(engine: Engine, one: Painted, prompt: str, names: Sequence[str]) -> list[float]:
+    """D of these LoRAs of the engine's mixture in a picture, the mean over `DRAWS` noise levels."""
     if engine.mixture is None:
-        return []
+        raise ValueError("no LoRA is attached: mix those that are asked first.")
     image = np.asarray(one.saved.image(), dtype=np.float32) / 255
     clean = engine.model.to_latents(torch.tensor(image).permute(2, 0, 1)[None])
     judges = Judges(engine.model, engine.mixture)
     generator = torch.Generator().manual_seed(0)
-    experts = range(len(engine.mixture.names))
+    experts = [engine.mixture.names.index(name) for name in names]
     with engine.mixture.weighing_rows():
         found = judges.recognise(
             clean.expand(DRAWS, -1, -1, -1), [prompt] * DRAWS, experts, generator

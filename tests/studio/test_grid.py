@@ -238,10 +238,15 @@ def test_scores_are_parts_of_what_each_lora_makes_alone(
     said = {(): [0.1, -0.2], ("neon",): [2.0, 0.1], ("zibo",): [0.3, -4.0]}
     said["neon", "zibo"] = [1.5, 2.0]
 
-    def judge(engine: Engine, one: Painted, prompt: str) -> list[float]:
-        assert engine.mixture is not None and engine.mixture.names == ("neon", "zibo")
+    asked: list[tuple[str, ...]] = []
+
+    def judge(engine: Engine, one: Painted, prompt: str, names: Sequence[str]) -> list[float]:
+        assert engine.mixture is not None and {*names} <= {*engine.mixture.names}
         assert prompt == REQUEST.prompt
-        return said[tuple(sorted(row.name for row in one.saved.rows))]
+        asked.append(tuple(names))
+        found = dict(zip(("neon", "zibo"), said[tuple(sorted(names))], strict=True))
+        assert {*names} == {row.name for row in one.saved.rows}
+        return [found[name] for name in names]
 
     monkeypatch.setattr(scoring, "recognised", judge)
     ways = "way=bare|alone:zibo|alone:neon|weighted"
@@ -252,10 +257,27 @@ def test_scores_are_parts_of_what_each_lora_makes_alone(
     assert found[2]["neon recognised"] == 1.0 and found[3]["neon recognised"] == 0.75
     assert "zibo recognised" not in found[3] and found[3]["zibo: D"] == 2.0
     assert found[0]["unlike bare"] == 0.0 and found[3]["unlike bare"] > 0
+    # once each, of the LoRAs that are in a picture
+    assert asked == [("zibo",), ("neon",), ("neon", "zibo")]
     # without a picture of it alone, what the judges say is given as it is
     bare = cells_of(ASKED, [read_axis("seed=1"), read_axis("way=weighted")])
     (one,) = scored(studio, bare, tmp_path)
     assert (one["neon: D"], one["zibo: D"]) == (1.5, 2.0)
+    # what is known of a picture is kept beside it, as long as it is that picture
+    assert scored(studio, cells, tmp_path) == found and len(asked) == 3
+    first, *_, last = filled(studio, cells, tmp_path)
+    path = last.painted.saved.scores_path
+    told = json.loads(path.read_text())
+    assert sorted(told["scores"].values()) == [1.5, 2.0]
+    assert not first.painted.saved.scores_path.exists()
+    broken = ({**told, "scores": []}, {**told, "scores": dict.fromkeys(told["scores"], "1.5")}, [])
+    for text in ("[", *map(json.dumps, broken)):
+        path.write_text(text)
+        assert scored(studio, cells, tmp_path) == found and json.loads(path.read_text()) == told
+    assert asked[3:] == [("neon", "zibo")] * 4
+    Image.new("RGB", (16, 16)).save(last.painted.saved.path)
+    with scoring.kept(last.painted, told["of"][0]) as known:
+        assert known == {}
     assert [set(one) for one in scored(studio, bare, tmp_path, asked=False)] == [{"seconds"}]
 
 
