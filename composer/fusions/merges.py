@@ -332,6 +332,37 @@ class Ssr(Merge):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ZipLora(Merge):
+    """ZipLoRA (arXiv 2311.13600), its distance taken site by site."""
+
+    kind = "ziplora"
+    title = "ZipLoRA"
+    description = (
+        "A number for each column of each LoRA, so that no column serves two and each LoRA does "
+        "what it does alone, matrix by matrix; some steps of each are painted for it first."
+    )
+    brief = "each column for one of them"
+    paper = "https://arxiv.org/abs/2311.13600"
+    observes = True
+
+    overlap: float = setting(
+        0.01,
+        at_least=0,
+        at_most=100,
+        label="Overlap",
+        help="How much it costs that two LoRAs use one column.",
+    )
+
+    def merge(self, site: str, loras: Weighted, known: Known) -> LowRank:
+        """See `merging.zipped`; where a product of all columns is too large, the sum."""
+        from composer.fusions.merging import added, zipped
+
+        if known.inputs[0].shape[1] * len(loras) > 2 * MOST_INPUTS:
+            return added(loras)
+        return zipped(loras, known.inputs, self.overlap)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PeftLinear(Merge):
     """PEFT's `linear`, whose own documentation calls it a rough approximation."""
 

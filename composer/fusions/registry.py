@@ -19,6 +19,7 @@ from composer.fusions.merges import (
     RegMean,
     Ssr,
     Ties,
+    ZipLora,
 )
 from composer.fusions.recipe import Recipe
 from composer.fusions.schedules import KLora, Switch
@@ -49,6 +50,7 @@ RECIPES: dict[str, type[Recipe]] = {
         Projected,
         RegMean,
         Ssr,
+        ZipLora,
         KLora,
         Switch,
         PromptSwitch,

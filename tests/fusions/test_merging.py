@@ -176,6 +176,42 @@ def test_ssr_is_its_formula(shape: Sequence[int]) -> None:
     close(merging.ssr(some, inputs, 0.1), (ups @ router @ stacked).float(), shape)
 
 
+def zip_loss(deltas: Sequence[Tensor], inputs: Sequence[Tensor], m: Tensor, overlap: float) -> Any:
+    """ZipLoRA's, of whole matrices."""
+    total: Any = 0.0
+    merged = sum(delta * column for delta, column in zip(deltas, m, strict=True))
+    for delta, x in zip(deltas, inputs, strict=True):
+        right = x @ delta.T
+        total = total + (x @ merged.T - right).square().sum() / right.square().sum()
+    for i in range(len(m)):
+        for j in range(i):
+            total = total + overlap * (m[i] * m[j]).abs().mean()
+    return total
+
+
+@pytest.mark.parametrize(("shape", "overlap"), [(LINEAR, 0.01), (CONV, 0.01), (LINEAR, 3.0)])
+def test_ziplora_follows_the_gradient_of_its_loss(shape: Sequence[int], overlap: float) -> None:
+    """By autograd and Adam, on whole matrices."""
+    some = loras(shape, bias=True)
+    deltas, weights = whole(some)
+    mine = [float(w) * d.double() for w, d in zip(weights, deltas, strict=True)]
+    generator = torch.Generator().manual_seed(3)
+    inputs = [torch.randn(60, mine[0].shape[1], generator=generator).double() for _ in some]
+    m = torch.ones(3, mine[0].shape[1], dtype=torch.float64, requires_grad=True)
+    begun = float(zip_loss(mine, inputs, m, overlap).detach())
+    optimizer = torch.optim.Adam([m], lr=0.01)
+    for _ in range(100):
+        optimizer.zero_grad()
+        zip_loss(mine, inputs, m, overlap).backward()
+        optimizer.step()
+    found = merging.zipped(some, [x.float() for x in inputs], overlap)
+    wanted = sum(delta * column for delta, column in zip(mine, m.detach(), strict=True))
+    close(found, torch.as_tensor(wanted).float(), shape)
+    assert float(zip_loss(mine, inputs, m, overlap).detach()) < 0.7 * begun
+    assert found.rank == 9
+    torch.testing.assert_close(found.bias(), merging.added(some).bias(), rtol=1e-4, atol=1e-4)
+
+
 def test_pefts_linear_is_pefts() -> None:
     """By PEFT itself: two adapters on a layer, merged into a third."""
     layer: Any = nn.Sequential(nn.Linear(12, 10, bias=False))
