@@ -29,7 +29,11 @@ from toybox.tensors import load_metadata, load_tensors, save_tensors
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What one stage may use: minutes, a folder for checkpoints and logs, a device."""
+    """What one stage may use: minutes, a folder for checkpoints and logs, a device.
+
+    average: what of the moving average of the weights stays at each step. The rate ends at zero, so
+        a short one is enough; a long one still holds what a stage was resumed from.
+    """
 
     name: str
     minutes: float
@@ -37,7 +41,7 @@ class Stage:
     device: str = "cpu"
     seed: int = 0
     checkpoint_minutes: float = 4.0
-    average: float = 0.999
+    average: float = 0.995
 
     @property
     def checkpoint(self) -> Path:
