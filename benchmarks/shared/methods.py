@@ -25,8 +25,8 @@ number of LoRAs. A merge is made once, when its LoRAs, weights or parameters cha
 ELSEWHERE = """## Beside a method
 
 Weights by block (`lbw=` in a tag, or pins of units), by step (`start=`, `stop=`,
-`--lora NAME=1@0:0.5`) and by depth go with the weighted sum, NLA, Total strength, trigger regions
-and gates. Methods that take all LoRAs as one refuse them."""
+`--lora NAME=1@0:0.5`) and by depth go with the weighted sum, NLA, Total strength, trigger regions,
+FreeFuse and gates. Methods that take all LoRAs as one refuse them."""
 
 
 def methods_page() -> str:

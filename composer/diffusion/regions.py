@@ -6,7 +6,8 @@ It costs one row of the U-Net for the prompt and one for each expert that it nam
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from composer.diffusion.conditioning import Text, encode_texts
-from composer.diffusion.denoise import predict
+from composer.diffusion.denoise import Denoised, predict
 from composer.diffusion.model import Model
 from composer.experts.embedding import Embedding
 from composer.experts.triggers import without_words
@@ -85,7 +86,12 @@ def regions_of(model: Model, mixture: Mixture, experts: Iterable[Called]) -> Reg
     """What finds out where the words of these experts act; None where no gate needs it."""
     if not mixture.needs_regions:
         return None
-    return Regions(model, mixture, {e.name: Trigger(words=e.trigger, role=e.role) for e in experts})
+    triggers = {e.name: Trigger(words=e.trigger, role=e.role) for e in experts}
+    if mixture.needs_concepts:
+        from composer.diffusion.concepts import Concepts
+
+        return Concepts(model, mixture, triggers)
+    return Regions(model, mixture, triggers)
 
 
 class RegionMaps:
@@ -121,6 +127,14 @@ class RegionMaps:
             if triggers[index].reaches().local and any(some is not None for some in less)
         ]
         self._text = self._encode(prompts) if self._asked else None
+
+    def prepare(self, noisy: Tensor, again: Callable[[], Iterator[Denoised]]) -> None:
+        """Before each step of these latents; `again` makes the same pictures from their beginning,
+        with no maps."""
+
+    def guiding(self) -> AbstractContextManager[None]:
+        """Around each prediction: what the maps change besides gates."""
+        return nullcontext()
 
     def update(self, noisy: Tensor, timestep: Tensor, step: int) -> None:
         """Give the gates the maps of these latents, (pictures, channels, height, width), at the

@@ -355,13 +355,29 @@ def denoise_pictures(
     def predicted(noisy: Tensor, timestep: Tensor, index: int) -> Tensor:
         before_step(index, total)
         now = maps(index) if callable(maps) else maps
-        if now is not None:
-            now.update(noisy, timestep, index)
         rows = text(index) if callable(text) else text
         several = passes(index) if callable(passes) else passes
         if several is not None:
             return several.predict(noisy, timestep, (index, total), rows, cfg_scale)
-        return predict(model, noisy, timestep, rows, cfg_scale)
+        if now is None:
+            return predict(model, noisy, timestep, rows, cfg_scale)
+        now.prepare(noisy, again)
+        now.update(noisy, timestep, index)
+        with now.guiding():
+            return predict(model, noisy, timestep, rows, cfg_scale)
+
+    def again() -> Iterator[Denoised]:
+        return denoise_pictures(
+            model,
+            text,
+            seeds,
+            shape,
+            sampler=sampler,
+            steps=steps,
+            cfg_scale=cfg_scale,
+            schedule=schedule,
+            beginning=beginning,
+        )
 
     noise, generators = draw_noise(seeds, shape)
     return denoise(scheduler, noise.to(model.device), predicted, generators, beginning)

@@ -30,7 +30,7 @@ from composer.fusions.several_passes import (
     Loratorio,
     PromptSwitch,
 )
-from composer.fusions.sums import EvenEnergy, MixLora, Normalised, Regions, Sum
+from composer.fusions.sums import EvenEnergy, FreeFuse, MixLora, Normalised, Regions, Sum
 
 if TYPE_CHECKING:
     from composer.fusions.libraries import Libraries
@@ -42,6 +42,7 @@ RECIPES: dict[str, type[Recipe]] = {
         Normalised,
         EvenEnergy,
         Regions,
+        FreeFuse,
         Ties,
         Dare,
         Magnitude,

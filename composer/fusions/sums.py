@@ -242,6 +242,32 @@ class Regions(Sum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FreeFuse(Regions):
+    """FreeFuse (arXiv 2510.23515): see `diffusion.concepts`."""
+
+    kind = "freefuse"
+    title = "FreeFuse"
+    description = (
+        "Each place of the picture belongs to one LoRA: some steps are made first to see whose "
+        "words the places heed, then the picture is made anew; a style acts everywhere."
+    )
+    brief = "each place for one of them"
+    paper = "https://arxiv.org/abs/2510.23515"
+    passes_needed = "4 / 3"
+    usual = False
+
+    def set_gates(self, mixture: Mixture, weights: Mapping[str, Weight]) -> None:
+        """A gate over the maps for each unit of the U-Net."""
+        from composer.fusions.regions import region_gates
+
+        mixture.set_gates(region_gates(mixture, weights, concepts=True))
+
+    def outcome(self, rows: Sequence[LoraRow]) -> object:
+        """Of no other recipe."""
+        return (self.key, super().outcome(rows))
+
+
+@dataclass(frozen=True, kw_only=True)
 class MixLora(Sum):
     """A MixLoRA in the model, as if the model knew what it has learned; LoRAs are added to it."""
 

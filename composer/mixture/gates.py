@@ -19,6 +19,7 @@ class Gate(nn.Module):
     experts: how many it weighs.
     looks: whether it must be asked at each pass; otherwise once for each change of the mask.
     needs_outputs, needs_time, needs_regions: what must be in `Seen`.
+    needs_concepts: whether the regions must be those that attention shows, found once.
     """
 
     experts: int
@@ -26,6 +27,7 @@ class Gate(nn.Module):
     needs_outputs: bool = False
     needs_time: bool = False
     needs_regions: bool = False
+    needs_concepts: bool = False
 
     def forward(self, seen: Seen | None, mask: Tensor) -> Tensor:
         """Float32 weights: (experts,), (batch, experts) or (batch, tokens, experts).

@@ -249,6 +249,11 @@ class Mixture(Attached):
         """Whether some gate needs maps of where the words of each expert act."""
         return any(unit.gate.needs_regions for unit in self.units.values())
 
+    @property
+    def needs_concepts(self) -> bool:
+        """Whether some gate needs the maps that attention shows."""
+        return any(unit.gate.needs_concepts for unit in self.units.values())
+
     def set_region_maps(self, maps: Tensor | None) -> None:
         """Give the gates maps of where each expert's words act, (pictures, experts, h, w), until
         others are given.

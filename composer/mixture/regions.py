@@ -106,15 +106,19 @@ class RegionGate(Gate):
 
     weights: (experts,), one for each.
     present: which experts change anything in this unit.
+    concepts: whether the maps are to be those that attention shows.
     """
 
     needs_regions = True
     present: Tensor
     weights: Tensor
 
-    def __init__(self, weights: Sequence[float], present: Sequence[bool]) -> None:
+    def __init__(
+        self, weights: Sequence[float], present: Sequence[bool], *, concepts: bool = False
+    ) -> None:
         super().__init__()
         self.experts = len(present)
+        self.needs_concepts = concepts
         self._masked = MaskCache()
         self.register_buffer("present", torch.tensor(list(present), dtype=torch.bool))
         self.register_buffer("weights", torch.tensor(list(weights), dtype=torch.float32))

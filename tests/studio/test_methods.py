@@ -367,9 +367,9 @@ def test_what_was_fused_before_does_not_matter(engine: Engine, folder: Path) -> 
         torch.testing.assert_close(predicted(engine, number=3), fresh[recipe.key], rtol=0, atol=0)
     pairs = itertools.combinations(fresh.items(), 2)
     same = {(a, b) for (a, one), (b, other) in pairs if torch.allclose(one, other, atol=1e-5)}
-    # trigger regions without maps, as here, are a sum; and a LoRA's turn is its turn
-    turns = {"switch", "w-switch", "k-lora"}
-    assert all(set(pair) == {"weighted", "regions"} or set(pair) <= turns for pair in same)
+    # regions without maps, as here, are a sum; and a LoRA's turn is its turn
+    sums, turns = {"weighted", "regions", "freefuse"}, {"switch", "w-switch", "k-lora"}
+    assert all(set(pair) <= sums or set(pair) <= turns for pair in same)
 
 
 @pytest.mark.parametrize("recipe", PLAIN, ids=lambda recipe: recipe.kind)
@@ -420,7 +420,7 @@ def test_what_cannot_be_is_said_before_any_work(studio: Studio) -> None:
     limited = (LoraRow(name="zibo", steps=(0.0, 0.5)), LoraRow(name="neon"))
     pins = (Pin.read("mid_block*: neon=1"),)
     for recipe in PLAIN:
-        if recipe.kind in ("weighted", "nla", "energy", "regions"):
+        if recipe.kind in ("weighted", "nla", "energy", "regions", "freefuse"):
             continue
         for more in ({"rows": limited}, {"rows": three[:2], "pins": pins}):
             asked = ComposeRequest(request=request, recipe=recipe, **more)
