@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from toybox.loop import Stage, join_world
+from toybox.loop import Stage, join_world, world
 from toybox_128.recipe import MINUTES, STAGES
 
 
@@ -46,7 +46,7 @@ def main() -> None:
 
         if given.out is None:
             parser.error("loras needs --out, the model")
-        train_all(load_model(str(given.out)), given.loras)
+        train_all(load_model(str(given.out)), given.loras, share=world())
         return
     if given.name in ("mixlora", "language"):
         if given.out is None:

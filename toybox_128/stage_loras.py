@@ -235,9 +235,15 @@ def train(model: Model, lora: Lora, folder: Path) -> Path:
     return config.output
 
 
-def train_all(model: Model, folder: Path, names: Sequence[str] = ()) -> None:
-    """Both families into `folder` and its folder `wild/`; `names` limits them to some elements."""
-    for loras, place in ((TAUGHT, folder), (WILD, folder / "wild")):
-        for lora in loras:
-            if not names or lora.name in names:
-                train(model, lora, place)
+def train_all(
+    model: Model, folder: Path, names: Sequence[str] = (), share: tuple[int, int] = (0, 1)
+) -> None:
+    """Both families into `folder` and its folder `wild/`; `names` limits them to some elements.
+
+    share: which of how many processes this is: each trains as many of them.
+    """
+    every = [(lora, folder) for lora in TAUGHT] + [(lora, folder / "wild") for lora in WILD]
+    wanted = [(lora, place) for lora, place in every if not names or lora.name in names]
+    first, step = share
+    for lora, place in wanted[first::step]:
+        train(model, lora, place)

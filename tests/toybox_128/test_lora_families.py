@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from composer.diffusion import load_model
 from toybox.tensors import load_metadata, load_tensors
+from toybox_128 import stage_loras
 from toybox_128.stage_loras import DESCRIPTIONS, TAUGHT, WILD, Lora, train, training_pictures
 from toybox_128.world import CHARACTERS, ELEMENTS
 
@@ -45,6 +47,23 @@ def test_pictures_follow_from_the_lora_alone() -> None:
     assert [p.caption for p in first] == [p.caption for p in again]
     assert all(a.image.tobytes() == b.image.tobytes() for a, b in zip(first, again, strict=True))
     assert [p.is_prior for p in first] == [False] * 3 + [True] * 2
+
+
+def test_two_processes_train_each_of_them_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[tuple[str, Path]] = []
+    monkeypatch.setattr(
+        stage_loras, "train", lambda _, one, place: trained.append((one.name, place))
+    )
+    every = [(one.name, tmp_path) for one in TAUGHT]
+    every += [(one.name, tmp_path / "wild") for one in WILD]
+    for first in (0, 1):
+        stage_loras.train_all(Any, tmp_path, share=(first, 2))  # type: ignore[arg-type]
+        assert abs(len(trained) - len(every) * (first + 1) / 2) <= 1
+    assert sorted(trained) == sorted(every)
+    stage_loras.train_all(Any, tmp_path, ["zibo"])  # type: ignore[arg-type]
+    assert trained[len(every) :] == [("zibo", tmp_path), ("zibo", tmp_path / "wild")]
 
 
 @pytest.mark.parametrize("bare", [False, True])
