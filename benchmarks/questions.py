@@ -1,4 +1,4 @@
-"""The five questions of docs/results.md, each answered with rows of the results files."""
+"""The questions of docs/results.md, each answered with rows of the results files."""
 
 from __future__ import annotations
 
@@ -6,8 +6,23 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from benchmarks.compos.figures import (
+    ALL,
+    GAIN,
+    LORAS,
+    NOTHING,
+    PASSES,
+    RIGHT,
+    SEVERAL,
+    SOURCE,
+    seconds,
+    size_table,
+    whole,
+)
 from benchmarks.shared.markdown import cell, plain
-from benchmarks.shared.results import Results, Row, Value
+from benchmarks.shared.options import FAMILIES
+from benchmarks.shared.results import Results, Row, Value, file_stem, in_table, number
+from composer.fusions import Gates, Sum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +35,8 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A question, and what answers it from the results of `sources`, given in their order."""
+    """A question, and what answers it from the results files `sources`, given in their order by
+    their names without the suffix."""
 
     title: str
     sources: tuple[str, ...]
@@ -30,7 +46,7 @@ class Question:
 def is_model_right(model: Results, alone: Results) -> Answer:
     """Pictures of the model, of each LoRA alone, and the oracle itself."""
     rows: list[Row] = []
-    for row in _in_table(model, "Everything right"):
+    for row in in_table(model.rows, "Everything right"):
         if row["wording"] == "both":
             rows.append(
                 {"pictures show": row["pictures show"], "n": row["n"], **_share(row, "right")}
@@ -42,7 +58,7 @@ def is_model_right(model: Results, alone: Results) -> Answer:
         ("rest right", "all else beside it"),
     ):
         rows.append({"pictures show": what, "n": every["n"], **_share(every, column, "right")})
-    for row in _in_table(model, "The oracle on what it has not seen"):
+    for row in in_table(model.rows, "The oracle on what it has not seen"):
         if row["asked for"]:
             what = f"the oracle's answers, of {row['pictures']}"
             rows.append(
@@ -50,7 +66,7 @@ def is_model_right(model: Results, alone: Results) -> Answer:
                 | {"asked for": row["asked for"]}
             )
     asked = [row for row in rows if row.get("asked for")]
-    met = sum(_number(row, "right") * 100 >= _asked(str(row["asked for"])) for row in asked)
+    met = sum(number(row, "right") * 100 >= _asked(str(row["asked for"])) for row in asked)
     words = f"Of the {len(asked)} shares that have to reach a bound, {met} do."
     return Answer(words=(words,), rows=rows)
 
@@ -67,7 +83,7 @@ def does_merging_fail(merging: Results) -> Answer:
             line |= _share(row, "both right", f"sum, weights {weight}")
         rows.append(line | {"n": next(iter(by_weight.values()))["n"]})
     first = next(column for column in rows[0] if column.startswith("sum"))
-    rows.sort(key=lambda row: _number(row, first))
+    rows.sort(key=lambda row: number(row, first))
     worst, best = rows[0], rows[-1]
     words = (
         "The share of pictures in which both elements are right, each where the prompt puts it. It "
@@ -90,7 +106,8 @@ def do_gates_win(merges: Results, learned: Results) -> Answer:
     rows: list[Row] = []
     for kinds in dict.fromkeys(str(row["table"]) for row in merges.rows):
         found = {
-            row["fusion"]: row for row in (*_in_table(merges, kinds), *_in_table(learned, kinds))
+            row["fusion"]: row
+            for row in (*in_table(merges.rows, kinds), *in_table(learned.rows, kinds))
         }
         line: dict[str, Value] = {"LoRAs": kinds}
         for way, short in ways.items():
@@ -100,22 +117,76 @@ def do_gates_win(merges: Results, learned: Results) -> Answer:
             for column in (gain, f"{gain} low", f"{gain} high")
         }
         rows.append(line | {"n": found["learned gates"]["n"]})
-    better = [row for row in rows if _number(row, f"{gain} low") > 0]
-    worse = [row for row in rows if _number(row, f"{gain} high") < 0]
+    better = [row for row in rows if number(row, f"{gain} low") > 0]
+    worse = [row for row in rows if number(row, f"{gain} high") < 0]
     count = len(rows) - len(better) - len(worse)
     words = (
         "The share of pictures in which every element that the prompt names is right. Against the "
         f"sum with its best weights, learned gates win for {_listed(better)}, and lose for "
         f"{_listed(worse)}; for the other {count} kinds the interval of the gain holds 0."
     )
-    return Answer(words=(words,), rows=sorted(rows, key=lambda row: -_number(row, gain)))
+    return Answer(words=(words,), rows=sorted(rows, key=lambda row: -number(row, gain)))
+
+
+def which_to_use(taught: Results, wild: Results) -> Answer:
+    """The best ways on sets of LoRAs, by their number: in one pass, and at any cost."""
+    rows: list[Row] = []
+    words: list[str] = []
+    for results, family in ((taught, "taught well"), (wild, "of few pictures")):
+        advised: dict[str, list[str]] = {}
+        more: list[tuple[float, str]] = []
+        for loras in LORAS:
+            ways = [r for r in whole(results.rows, size_table(loras)) if PASSES in r]
+            ways = [row for row in ways if row["fusion"] != NOTHING]
+            plain = next((row for row in ways if row["fusion"] == Sum.title), None)
+            if plain is None:
+                continue
+            quick = _best(row for row in ways if number(row, PASSES) <= SEVERAL)
+            best = _best(ways)
+            rows.append(
+                {
+                    "LoRAs": f"{loras}, {family}",
+                    **_share(plain, RIGHT, Sum.title.lower()),
+                    "best in one pass": quick["fusion"],
+                    **_share(quick, RIGHT, "in one pass"),
+                    "best of all": best["fusion"],
+                    **_share(best, RIGHT, "of all"),
+                    PASSES: best[PASSES],
+                }
+            )
+            surely = number(quick, f"{GAIN} low") > 0
+            advised.setdefault(str((quick if surely else plain)["fusion"]), []).append(str(loras))
+            points = 100 * (number(best, RIGHT) - number(quick, RIGHT))
+            more.append((points, f"{best['fusion']} for {loras}"))
+        if not advised:
+            continue
+        choice = "; ".join(f"{way} for {_and(sizes)}" for way, sizes in advised.items())
+        points, way = max(more)
+        beyond = (
+            f"more passes make up to {points:.0f} points more of the pictures right ({way})"
+            if points > 0
+            else "no way with more passes is better"
+        )
+        words.append(f"With LoRAs {family}, in one pass: {choice}; {beyond}.")
+    gated = [r for r in in_table(taught.rows, ALL) if r["fusion"] == Gates.title and GAIN in r]
+    words += [
+        f"{row['sets']} of the sets have gates that were trained for them: with these, "
+        f"{cell(row, RIGHT)} of the pictures are right, a gain over the weighted sum of "
+        f"{cell(row, GAIN)} points."
+        for row in gated
+    ]
+    words.append(
+        "Right are pictures in which every named element is. A way is advised instead of the "
+        "weighted sum only where the interval of its gain lies above 0."
+    )
+    return Answer(words=tuple(words), rows=rows)
 
 
 def what_each_part_brings(ablations: Results) -> Answer:
     """The recommended gate with one thing changed in each row."""
     rows: list[Row] = []
     table = next(str(row["table"]) for row in ablations.rows)
-    for row in _in_table(ablations, table):
+    for row in in_table(ablations.rows, table):
         shares = _share(row, "all named right") | _share(row, "whole picture right")
         rows.append({"one thing changed": row["variant"], **shares, "n": row["n"]})
     words = (
@@ -138,7 +209,7 @@ def what_it_costs(
     for row in page.rows:
         if not str(row["moment"]).startswith("model ready"):
             add(str(row["moment"]), _seconds(row, "time (s)"))
-    for row in _in_table(speed, "Time of a picture"):
+    for row in in_table(speed.rows, "Time of a picture"):
         if row["pictures at once"] == 1 and row["LoRAs"] in (0, 2):
             loras = f"with {row['LoRAs']} LoRAs" if row["LoRAs"] else "without LoRAs"
             add(
@@ -165,10 +236,6 @@ def what_it_costs(
     return Answer(words=(words,), rows=rows)
 
 
-def _in_table(results: Results, table: str) -> list[Row]:
-    return [row for row in results.rows if row.get("table") == table]
-
-
 def _share(row: Row, column: str, name: str = "") -> dict[str, Value]:
     """A column with the ends of its interval, under another name."""
     return {f"{name or column}{end}": row[f"{column}{end}"] for end in ("", " low", " high")}
@@ -178,47 +245,56 @@ def _seconds(row: Row, column: str) -> str:
     return f"{plain(row[column])} s"
 
 
-def _number(row: Row, column: str) -> float:
-    value = row[column]
-    assert isinstance(value, int | float), (column, value)
-    return float(value)
-
-
 def _asked(words: str) -> float:
     """The percentage of "≥ 95 %"."""
     return float(re.sub(r"[^0-9.]", "", words))
 
 
+def _best(ways: Iterable[Row]) -> Row:
+    """The way of which most pictures are right; of equals the fastest."""
+    return max(ways, key=lambda row: (number(row, RIGHT), -seconds(row)))
+
+
 def _listed(rows: Iterable[Row]) -> str:
-    names = [str(row["LoRAs"]).lower() for row in rows]
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names or ["none"])
+    return _and([str(row["LoRAs"]).lower() for row in rows] or ["none"])
 
 
+def _and(names: Sequence[str]) -> str:
+    """ "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+WHICH = Question(
+    title="Which should I use?",
+    sources=tuple(file_stem(SOURCE, family) for family in FAMILIES),
+    answer=which_to_use,
+)
 QUESTIONS = (
     Question(
         title="Is the model right?",
-        sources=("toybox.model", "toybox.lora_alone"),
+        sources=("toybox_model", "toybox_lora_alone"),
         answer=is_model_right,
     ),
-    Question(title="Does merging fail?", sources=("toybox.merging",), answer=does_merging_fail),
+    Question(title="Does merging fail?", sources=("toybox_merging",), answer=does_merging_fail),
     Question(
         title="Do gates win, kind by kind?",
-        sources=("gates.merges", "gates.learned"),
+        sources=("gates_merges", "gates_learned"),
         answer=do_gates_win,
     ),
+    WHICH,
     Question(
         title="What does each part bring?",
-        sources=("gates.ablations",),
+        sources=("gates_ablations",),
         answer=what_each_part_brings,
     ),
     Question(
         title="What does it cost?",
         sources=(
-            "toybox.speed",
-            "toybox.page",
-            "gates.cost",
-            "gates.training_time",
-            "mixlora.cost",
+            "toybox_speed",
+            "toybox_page",
+            "gates_cost",
+            "gates_training_time",
+            "mixlora_cost",
         ),
         answer=what_it_costs,
     ),

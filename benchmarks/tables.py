@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.questions import QUESTIONS
+from benchmarks.questions import QUESTIONS, WHICH, Answer, Question
 from benchmarks.shared.markdown import markdown_table, results_section
 from benchmarks.shared.methods import methods_page
-from benchmarks.shared.results import FOLDER, ROOT, TAUGHT, Results, file_stem, read_results
+from benchmarks.shared.results import FOLDER, ROOT, TAUGHT, Results, read_results
 
 DOCS = ROOT / "docs"
 TITLE = "results.md"
@@ -17,6 +18,7 @@ METHODS = "methods.md"
 ROOMS = {
     "models": "Models of their real size",
     "toybox": "The model, its LoRAs and their sums",
+    "compos": "Sets of LoRAs",
     "gates": "Gates",
     "mixlora": "MixLoRA",
     "language": "Language models",
@@ -26,7 +28,7 @@ ROOMS = {
 
 HEAD = """# Results
 
-Five questions, and what was measured. Every figure comes from a results file that a module of
+Questions, each with what was measured. Every figure comes from a results file that a module of
 `benchmarks/` wrote into `benchmarks/results/`; `python -m benchmarks.tables` writes this page and
 those it links to, and nothing on them is typed by hand. Each of those pages says how its figures
 came about: the command, the commit, the settings, the machine and the versions.
@@ -40,7 +42,7 @@ def pages(folder: Path = FOLDER) -> dict[str, str]:
     """The text of every page by its path below docs/."""
     found = {r.stem: r for r in map(read_results, sorted(folder.glob("*.json")))}
     written = {page_of(results): _page(results) for results in found.values()}
-    return {TITLE: _title_page(found), METHODS: methods_page(), **written}
+    return {TITLE: _title_page(found), METHODS: methods_page(_advice(found)), **written}
 
 
 def page_of(results: Results) -> str:
@@ -56,11 +58,10 @@ def _page(results: Results) -> str:
 def _title_page(found: Mapping[str, Results]) -> str:
     parts = [HEAD]
     for question in QUESTIONS:
-        stems = [file_stem(name) for name in question.sources]
-        if not set(stems) <= found.keys():
+        answer = _answer(question, found)
+        if answer is None:
             continue
-        answer = question.answer(*(found[stem] for stem in stems))
-        links = ", ".join(_link(found[stem]) for stem in stems)
+        links = ", ".join(_link(found[stem]) for stem in question.sources)
         parts += [f"## {question.title}", *answer.words, markdown_table(answer.rows)]
         parts.append(f"In full: {links}.")
     parts.append("## All benchmarks")
@@ -69,6 +70,22 @@ def _title_page(found: Mapping[str, Results]) -> str:
         lines = [f"- {_link(r)}: `{_command(r)}`" for r in listed]
         parts += [f"### {title}", "\n".join(lines)] if lines else []
     return "\n\n".join(parts) + "\n"
+
+
+def _answer(question: Question, found: Mapping[str, Results]) -> Answer | None:
+    """None where the results of a benchmark are missing."""
+    if not set(question.sources) <= found.keys():
+        return None
+    return question.answer(*(found[stem] for stem in question.sources))
+
+
+def _advice(found: Mapping[str, Results]) -> list[str]:
+    """Which way to use: the words of its question, and where the figures are."""
+    answer = _answer(WHICH, found)
+    if answer is None:
+        return []
+    anchor = re.sub(r"[^a-z ]", "", WHICH.title.lower()).replace(" ", "-")
+    return [*answer.words, f"The figures: [{WHICH.title}]({TITLE}#{anchor})"]
 
 
 def _link(results: Results) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.shared.markdown import markdown_table
@@ -29,9 +29,10 @@ Weights by block (`lbw=` in a tag, or pins of units), by step (`start=`, `stop=`
 FreeFuse and gates. Methods that take all LoRAs as one refuse them."""
 
 
-def methods_page() -> str:
-    """The page's text."""
+def methods_page(advice: Sequence[str] = ()) -> str:
+    """The page's text. advice: paragraphs on which to use, from what was measured."""
     parts = [HEAD, markdown_table(list(_rows()))]
+    parts += ["## Which should I use?", *advice] if advice else []
     parts += ["## Parameters", markdown_table(list(_parameters())), ELSEWHERE]
     return "\n\n".join(parts) + "\n"
 

@@ -73,10 +73,15 @@ class Options:
 
     def save_sheet(self, name: str, sheet: Image.Image) -> str:
         """Save a contact sheet; returns the Markdown that shows it in the docs."""
-        self.images.mkdir(parents=True, exist_ok=True)
-        stem = file_stem(name, self.family)
-        sheet.save(self.images / f"{stem}.webp", quality=90, method=6)
-        return f"![{stem.replace('_', ' ').capitalize()}](images/{stem}.webp)"
+        return save_sheet(name, sheet, family=self.family, folder=self.images)
+
+
+def save_sheet(name: str, sheet: Image.Image, *, family: str, folder: Path) -> str:
+    """Save a sheet of LoRAs of a family; returns the Markdown that shows it in the docs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = file_stem(name, family)
+    sheet.save(folder / f"{stem}.webp", quality=90, method=6)
+    return f"![{stem.replace('_', ' ').capitalize()}](images/{stem}.webp)"
 
 
 def publish(

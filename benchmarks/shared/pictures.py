@@ -9,11 +9,12 @@ import random
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from benchmarks.shared.options import Options
 from composer.clock import Clock, left
@@ -59,6 +60,20 @@ class Case(measure.Case):
         """What stands in the model while the picture is made."""
         chosen = self.gates, self.off, self.strengths
         return self.weights, self.fusion, *chosen, self.lora, self.mixlora
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a picture cost when it was made.
+
+    setup: seconds until its LoRAs were fused in the model, once for all pictures fused alike.
+    seconds: its share of the sampling of its batch.
+    passes: rows that the U-Net computed, as many times as one fused model's.
+    """
+
+    setup: float
+    seconds: float
+    passes: float
 
 
 class _Engine(Engine):
@@ -117,7 +132,8 @@ class Studio:
 
     def judge(self, cases: Sequence[Case]) -> list[Judged]:
         """Make all pictures that are not there yet, and judge all, in the order of `cases`."""
-        images = self._truth(cases) if self.options.truth else self._made(cases)
+        self.make(cases)
+        images = self._truth(cases) if self.options.truth else [_read(p) for p in self._kept(cases)]
         verdicts = self.oracle.judge(images)
         return [
             Judged(case=case, image=image, verdict=verdict)
@@ -127,27 +143,43 @@ class Studio:
     def _truth(self, cases: Sequence[Case]) -> list[Image.Image]:
         return [render(case.scene, random.Random(f"truth {case.seed}")) for case in cases]
 
-    def _made(self, cases: Sequence[Case]) -> list[Image.Image]:
-        paths = [self._kept(case) for case in cases]
-        todo = {path: case for path, case in zip(paths, cases, strict=True) if not path.exists()}
+    def make(self, cases: Sequence[Case]) -> None:
+        """Make all pictures that are not there yet, and keep them; none where renderings are
+        judged."""
+        if self.options.truth:
+            return
+        todo = {p: c for p, c in zip(self._kept(cases), cases, strict=True) if not p.exists()}
+        alike: dict[tuple[object, ...], list[Path]] = {}
+        for path, case in todo.items():
+            alike.setdefault(case.fused, []).append(path)
         progress = _Progress(self.options.name, len(todo))
         self.options.cache.mkdir(parents=True, exist_ok=True)
-        for fused in dict.fromkeys(case.fused for case in todo.values()):
-            alike = [path for path, case in todo.items() if case.fused == fused]
-            shots = [Shot(prompt=todo[p].prompt, seed=todo[p].seed) for p in alike]
-            with self.attached(todo[alike[0]]):
-                made = sample(
-                    self.model,
-                    shots,
-                    self.options.sampling,
-                    regions=self.engine.regions(),
-                    passes=self.engine.in_passes(),
-                    before_step=self.engine.at_step,
-                )
-                for path, image in zip(alike, made, strict=True):
-                    _save(path, image)
-                    progress.tick()
-        return [_read(path) for path in paths]
+        at_once = self.options.sampling.batch_size
+        for paths in alike.values():
+            with _Meter(self.model, self.options) as meter, self.attached(todo[paths[0]]):
+                meter.begin()
+                for some in (paths[i : i + at_once] for i in range(0, len(paths), at_once)):
+                    made = sample(
+                        self.model,
+                        [Shot(prompt=todo[p].prompt, seed=todo[p].seed) for p in some],
+                        self.options.sampling,
+                        regions=self.engine.regions(),
+                        passes=self.engine.in_passes(),
+                        before_step=self.engine.at_step,
+                    )
+                    images = list(made)
+                    cost = meter.read(len(some))
+                    for path, image in zip(some, images, strict=True):
+                        _save(path, image, cost)
+                        progress.tick()
+
+    def cost(self, case: Case) -> Cost | None:
+        """What the picture of this case cost; None where it was not measured."""
+        if self.options.truth:
+            return None
+        with Image.open(self._kept([case])[0]) as image:
+            noted = image.info.get("cost")
+        return Cost(**json.loads(noted)) if noted else None
 
     @contextmanager
     def attached(self, case: Case) -> Generator[None]:
@@ -180,12 +212,15 @@ class Studio:
         return Plan(
             recipe=recipe,
             rows={name: LoraRow(name=name, weight=w, on=on[name]) for name, w in given.items()},
-            paths={name: self.path(element(name)) for name in given},
+            paths={name: self.path(_taught(name)) for name in given},
             source=card,
         )
 
-    def _kept(self, case: Case) -> Path:
-        """Where this picture is kept: a name made of everything that decides it."""
+    def _kept(self, cases: Sequence[Case]) -> list[Path]:
+        """Where these pictures are kept: names made of everything that decides them."""
+        return [self._place(case) for case in cases]
+
+    def _place(self, case: Case) -> Path:
         sampling = self.options.sampling
         loras = [(self.expert(name).sha256, weight) for name, weight in case.weights]
         decides: list[Any] = [self._model_hash, loras, case.prompt, case.seed]
@@ -202,6 +237,37 @@ class Studio:
         decides += [sampling.steps, sampling.cfg_scale, sampling.sampler]
         name = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:24]
         return self.options.cache / f"{name}.png"
+
+
+class _Meter:
+    """Measures what pictures that are fused alike cost, batch by batch."""
+
+    def __init__(self, model: Model, options: Options) -> None:
+        sampling = options.sampling
+        self._rows_of_one = sampling.steps * (2 if sampling.cfg_scale > 1 else 1)
+        self._hook = model.unet.register_forward_pre_hook(self._count, with_kwargs=True)
+        self._setup, self._since, self._rows = 0.0, time.monotonic(), 0
+
+    def _count(self, unet: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self._rows += len(given[0] if given else named["sample"])
+
+    def begin(self) -> None:
+        """The LoRAs are fused, and the pictures are made from now on."""
+        self._setup = time.monotonic() - self._since
+        self._since, self._rows = time.monotonic(), 0
+
+    def read(self, pictures: int) -> Cost:
+        """Of each of so many pictures, which were made since it was read last."""
+        now = time.monotonic()
+        seconds, passes = now - self._since, self._rows / self._rows_of_one
+        self._since, self._rows = now, 0
+        return Cost(setup=self._setup, seconds=seconds / pictures, passes=passes / pictures)
+
+    def __enter__(self) -> _Meter:
+        return self
+
+    def __exit__(self, *failed: object) -> None:
+        self._hook.remove()
 
 
 class _Progress:
@@ -229,10 +295,17 @@ def _hash_of(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _save(path: Path, image: Image.Image) -> None:
+def _taught(name: str) -> Element:
+    """The element that a gate file calls so: by its name, or by that of its LoRA's file."""
+    return next((one for one in ELEMENTS if one.file == name), None) or element(name)
+
+
+def _save(path: Path, image: Image.Image, cost: Cost) -> None:
     """Whole or not at all, so that a stopped run leaves no half picture."""
     part = path.with_suffix(".part")
-    image.save(part, "PNG")
+    noted = PngInfo()
+    noted.add_text("cost", json.dumps(asdict(cost)))
+    image.save(part, "PNG", pnginfo=noted)
     os.replace(part, path)
 
 

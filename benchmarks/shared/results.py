@@ -115,6 +115,18 @@ def read_results(path: Path) -> Results:
         ) from error
 
 
+def in_table(rows: Sequence[Row], table: str) -> list[Row]:
+    """Those that belong to the table of this name."""
+    return [row for row in rows if row.get("table") == table]
+
+
+def number(row: Row, column: str) -> float:
+    """A column that holds a number."""
+    value = row[column]
+    assert isinstance(value, int | float), (column, value)
+    return float(value)
+
+
 def file_stem(name: str, family: str = TAUGHT) -> str:
     """What the results, the page and the sheet of `benchmarks.NAME` are called."""
     stem = name.replace(".", "_")

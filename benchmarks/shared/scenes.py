@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from toybox.oracle import SLOTS, judgeable
 from toybox.world import (
+    MOST_FIGURES,
     THINGS,
     WEARERS,
     Element,
@@ -21,21 +22,25 @@ from toybox.world import (
 FIGURE_KINDS = ("character", "clothing", "object")
 
 
-def scene_with(elements: Sequence[Element], rng: random.Random) -> Scene:
+def scene_with(elements: Sequence[Element], rng: random.Random, *, dressed: bool = False) -> Scene:
     """A scene that shows every one of `elements`, and otherwise only the base world.
 
     Characters, objects and wearers of clothing are figures of their own, in any order. They take
     the places of figures of a scene of the base world, so some scenes have others beside them.
+
+    dressed: characters wear the clothing, those that can.
     """
     scene = random_scene(rng)
+    clothing = [taught.name for taught in elements if taught.kind == "clothing"]
     figures: list[Figure] = []
     for taught in elements:
-        if taught.kind == "clothing":
-            taken = {figure.name for figure in (*figures, *scene.figures)}
-            wearer = rng.choice([w for w in WEARERS if w in THINGS and w not in taken])
-            figures.append(Figure(name=wearer, wears=taught.name))
-        elif taught.kind in FIGURE_KINDS:
-            figures.append(Figure(name=taught.name))
+        if taught.kind in FIGURE_KINDS and taught.kind != "clothing":
+            wears = clothing.pop(0) if dressed and clothing and taught.name in WEARERS else None
+            figures.append(Figure(name=taught.name, wears=wears))
+    for name in clothing:
+        taken = {figure.name for figure in (*figures, *scene.figures)}
+        wearer = rng.choice([w for w in WEARERS if w in THINGS and w not in taken])
+        figures.append(Figure(name=wearer, wears=name))
     figures += scene.figures[len(figures) :]
     rng.shuffle(figures)
     named = {taught.kind: taught.name for taught in elements}
@@ -44,6 +49,14 @@ def scene_with(elements: Sequence[Element], rng: random.Random) -> Scene:
         background=named.get("background") or scene.background,
         style=named.get("style"),
     )
+
+
+def fits(elements: Sequence[Element], *, dressed: bool = False) -> bool:
+    """Whether a scene has room for the figures that `scene_with` needs."""
+    figures = [taught for taught in elements if taught.kind in FIGURE_KINDS]
+    clothing = sum(taught.kind == "clothing" for taught in figures)
+    wearers = sum(taught.name in WEARERS for taught in figures)
+    return len(figures) - (min(clothing, wearers) if dressed else 0) <= MOST_FIGURES
 
 
 def without(scene: Scene, taught: Element, rng: random.Random) -> Scene:

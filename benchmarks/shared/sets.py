@@ -59,12 +59,15 @@ def sets_of(
     return chosen
 
 
-def cases(some: Set, count: int, purpose: str, seed: int) -> list[Case]:
-    """`count` prompts that call all of `some`; other prompts and seeds for each purpose."""
+def cases(some: Set, count: int, purpose: str, seed: int, *, dressed: bool = False) -> list[Case]:
+    """`count` prompts that call all of `some`; other prompts and seeds for each purpose.
+
+    dressed: as for `scene_with`.
+    """
     rng = random.Random(f"{purpose} of {' and '.join(e.name for e in some)}")
     made: list[Case] = []
     for index in range(count):
-        scene = scene_with(some, rng)
+        scene = scene_with(some, rng, dressed=dressed)
         prompt = plain_caption(scene) if index % 2 == 0 else unseen_prompt(scene, rng)
         made.append(Case(scene=scene, prompt=prompt, seed=seed + index))
     return made

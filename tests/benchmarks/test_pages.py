@@ -35,7 +35,8 @@ def test_the_models_card_is_what_its_files_say() -> None:
 def test_every_question_is_answered_with_a_small_table() -> None:
     text = tables.pages()[tables.TITLE]
     parts = {part.partition("\n")[0]: part for part in text.split("\n## ")}
-    for question in QUESTIONS:
+    there = {path.stem for path in FILES}
+    for question in (one for one in QUESTIONS if there.issuperset(one.sources)):
         lines = [line for line in parts[question.title].splitlines() if line.startswith("|")]
         assert 5 <= len(lines) <= 22, question.title
 
