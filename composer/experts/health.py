@@ -20,6 +20,9 @@ from composer.experts.low_rank import LowRank
 SPIKE = 0.9
 """Of a site's energy in its largest singular value: above it and a rank above 1, it is a spike."""
 
+LEAST = 1e-6
+"""Of the largest singular value: below it, one is the rounding of numbers in float32."""
+
 _linalg = cast(Any, torch.linalg)  # its own annotations are incomplete
 
 # As diffusers and as the original code call them, with dots or underscores.
@@ -57,9 +60,7 @@ def health_of(sites: Mapping[str, LowRank]) -> Health:
         values = singular_values(factors)
         squares = values.square()
         total = float(squares.sum())
-        part, _, module = site.partition(".")
-        block = _BLOCK.search(module)
-        energy[f"{part}.{block[0]}" if block else part] += total
+        energy[block_of(site)] += total
         largest = max(largest, (float(values.max()), site))
         if total > 0:
             shares[site] = float(squares.max()) / total
@@ -76,9 +77,33 @@ def health_of(sites: Mapping[str, LowRank]) -> Health:
     )
 
 
+def block_of(site: str) -> str:
+    """What a site is counted to: its part of the model, and there the block or layer around it."""
+    part, _, module = site.partition(".")
+    block = _BLOCK.search(module)
+    return f"{part}.{block[0]}" if block else part
+
+
 def singular_values(factors: LowRank) -> Tensor:
     """Of ΔW, as a matrix: by small matrices, where the factors are thin."""
     return cast(Tensor, _linalg.svdvals(_inner(factors)[0])) * abs(factors.scale)
+
+
+@torch.no_grad()
+def axes_of(factors: LowRank) -> tuple[Tensor, Tensor]:
+    """Orthonormal bases of what ΔW reads, (in · kh · kw, n), and of what it gives, (out, n).
+
+    n is its rank in numbers, 0 where it is nothing: how many singular values are above `LEAST` of
+    the largest.
+    """
+    inner, right, left = _inner(factors)
+    turn, values, v = cast("tuple[Tensor, ...]", _linalg.svd(inner, full_matrices=False))
+    count = int((values > LEAST * values[0]).sum())
+    reads, gives = v[:count].T, turn[:, :count]
+    return (
+        reads if right is None else right @ reads,
+        gives if left is None else left @ gives,
+    )
 
 
 @torch.no_grad()
@@ -92,7 +117,7 @@ def without_spikes(sites: Mapping[str, LowRank]) -> dict[str, LowRank]:
 
 
 def _capped(factors: LowRank) -> LowRank:
-    inner, basis = _inner(factors)
+    inner, basis, _ = _inner(factors)
     _, values, right = cast("tuple[Tensor, ...]", _linalg.svd(inner, full_matrices=False))
     v = right[0] if basis is None else basis @ right[0]  # (in · kh · kw)
     down = factors.down.flatten(1).double()
@@ -100,12 +125,14 @@ def _capped(factors: LowRank) -> LowRank:
     return replace(factors, down=down.to(factors.down.dtype).reshape(factors.down.shape))
 
 
-def _inner(factors: LowRank) -> tuple[Tensor, Tensor | None]:
-    """A matrix M with the singular values of up · down, and P (in · kh · kw, rank) if its right
-    singular vectors are to be multiplied by it: up = Q R and downᵀ = P S have orthonormal Q and P,
-    so M = R Sᵀ will do. Of thick factors M is the product itself."""
+def _inner(factors: LowRank) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """A matrix M with the singular values of up · down, and P (in · kh · kw, rank) and Q (out,
+    rank) if its right and left singular vectors are to be multiplied by them: up = Q R and
+    downᵀ = P S have orthonormal Q and P, so M = R Sᵀ will do. Of thick factors M is the product
+    itself."""
     up, down = factors.up.flatten(1).double(), factors.down.flatten(1).double()
     if factors.rank >= min(up.shape[0], down.shape[1]):
-        return up @ down, None
+        return up @ down, None, None
     basis, right = cast("tuple[Tensor, Tensor]", _linalg.qr(down.T))
-    return cast(Tensor, _linalg.qr(up)[1]) @ right.T, basis
+    gives, left = cast("tuple[Tensor, Tensor]", _linalg.qr(up))
+    return left @ right.T, basis, gives

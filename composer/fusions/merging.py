@@ -262,22 +262,36 @@ def compressed(factors: LowRank, rank: int) -> tuple[LowRank, float, float]:
     )
 
 
-def inner_products(experts: Sequence[Expert]) -> dict[str, list[list[float]]]:
-    """For the U-Net and all text encoders together the (experts, experts) sums over their sites of
-    <dW_i, dW_j> = sum over entries of (B_i^T B_j) ⊙ (A_i A_j^T), without any whole difference."""
-    found: dict[str, list[list[float]]] = {}
-    for part in ("unet", "text_encoder"):
-        rows = [[0.0] * len(experts) for _ in experts]
-        for i, one in enumerate(experts):
-            for j, other in enumerate(experts[: i + 1]):
-                shared = one.sites.keys() & other.sites.keys()
-                rows[i][j] = rows[j][i] = sum(
-                    _product(one.sites[site], other.sites[site])
-                    for site in sorted(shared)
-                    if site.startswith("unet.") == (part == "unet")
-                )
-        found[part] = rows
+def part_of(site: str) -> str:
+    """The U-Net, or all text encoders together."""
+    return "unet" if site.startswith("unet.") else "text_encoder"
+
+
+def inner_products(
+    experts: Sequence[Expert], group: Callable[[str], str] = part_of
+) -> dict[str, list[list[float]]]:
+    """For each group of sites the (experts, experts) sums over its sites of <dW_i, dW_j> = sum over
+    entries of (B_i^T B_j) ⊙ (A_i A_j^T), without any whole difference."""
+    sites = sorted({site for expert in experts for site in expert.sites})
+    found = {group(site): [[0.0] * len(experts) for _ in experts] for site in sites}
+    for site in sites:
+        rows = found[group(site)]
+        here = [(n, expert.sites[site]) for n, expert in enumerate(experts) if site in expert.sites]
+        for place, (i, one) in enumerate(here):
+            for j, other in here[: place + 1]:
+                product = _product(one, other)
+                rows[i][j] += product
+                if i != j:
+                    rows[j][i] += product
     return found
+
+
+def total_strength(products: Sequence[Sequence[float]], weights: Sequence[float]) -> float:
+    """||sum_i w_i dW_i|| / max_i |w_i| ||dW_i||, from the inner products; 0 where all is 0."""
+    numbers = range(len(weights))
+    whole = sum(weights[i] * weights[j] * products[i][j] for i in numbers for j in numbers)
+    strongest = max(weights[i] ** 2 * products[i][i] for i in numbers)
+    return max(whole / strongest, 0.0) ** 0.5 if strongest > 0 else 0.0
 
 
 def _product(one: LowRank, other: LowRank) -> float:

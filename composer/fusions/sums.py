@@ -167,26 +167,15 @@ class EvenEnergy(Sum):
         self, weights: dict[str, Weight], experts: Mapping[str, Expert], bench: Bench
     ) -> dict[str, Weight]:
         """Each part of the model apart, as each has its own weights."""
-        from composer.fusions.merging import inner_products
+        from composer.fusions.merging import inner_products, total_strength
 
         products = bench.derive(
             ("inner products", *experts.values()), lambda: inner_products(tuple(experts.values()))
         )
-        factors: dict[str, float] = {}
+        factors = {"unet": 1.0, "text_encoder": 1.0}
         for part, rows in products.items():
-            numbers = [_of_part(weights[name], part) for name in experts]
-            whole = sum(
-                a * b * product
-                for a, row in zip(numbers, rows, strict=True)
-                for b, product in zip(numbers, row, strict=True)
-            )
-            strongest = max(
-                number**2 * row[n]
-                for n, (number, row) in enumerate(zip(numbers, rows, strict=True))
-            )
-            factors[part] = (
-                min(1.0, self.strength * (strongest / whole) ** 0.5) if whole > 0 else 1.0
-            )
+            total = total_strength(rows, [_of_part(weights[name], part) for name in experts])
+            factors[part] = min(1.0, self.strength / total) if total > 0 else 1.0
         return {
             name: {part: _of_part(weights[name], part) * factor for part, factor in factors.items()}
             for name in experts

@@ -60,7 +60,7 @@ class Engine:
     def __init__(self, model: Model, *, partial: bool = False) -> None:
         self.model = model
         self._partial = partial
-        self._modules = ModuleNames.of(model.models, model=model.name)
+        self.modules = ModuleNames.of(model.models, model=model.name)
         self._shares: dict[frozenset[Module], float] = {}
         self._experts: OrderedDict[tuple[str, Stamp], Expert] = OrderedDict()
         self.mixture: Mixture | None = None
@@ -97,7 +97,7 @@ class Engine:
         """The expert in a file, by this name, kept while the file does not change."""
         key = name, _stamp(f"LoRA {name!r} is", path)
         if key not in self._experts:
-            self._experts[key] = read_expert(path, self._modules, name=name, partial=self._partial)
+            self._experts[key] = read_expert(path, self.modules, name=name, partial=self._partial)
             while len(self._experts) > KEPT_EXPERTS:
                 self._experts.popitem(last=False)
         self._experts.move_to_end(key)
@@ -114,7 +114,7 @@ class Engine:
 
     def _share(self, changed: frozenset[Module]) -> float:
         if changed not in self._shares:
-            self._shares[changed] = self._modules.share(changed)
+            self._shares[changed] = self.modules.share(changed)
         return self._shares[changed]
 
     def mix(self, plan: Plan) -> dict[str, Expert]:

@@ -27,6 +27,7 @@ from composer.studio.wording import Wording
 # PyTorch, diffusers and transformers take seconds to import. They are imported on the studio's own
 # thread, so that the page answers meanwhile.
 if TYPE_CHECKING:
+    from composer.evaluation.conflicts import Conflicts
     from composer.experts.card import Card
     from composer.experts.tools import Tool
     from composer.fusions import Plan, Recipe
@@ -258,6 +259,23 @@ class Studio:
 
         title = f"Compare: {cells[0].asked.request.prompt}" if cells else "Compare"
         return self._work(work, owner, title)
+
+    def conflicts(self, request: ComposeRequest, *, owner: str = "") -> Iterator[Event | Conflicts]:
+        """Measure what the LoRAs of a request do to each other in its weighted sum, with its prompt
+        also on some steps of the bare model; as one job, whose last event but `Finished` is the
+        report.
+
+        Raises:
+            ComposerError: as `compose`, or no LoRA is active.
+        """
+        asked, plan = self._resolve(request)
+
+        def work(engine: Engine, cancelled: Callable[[], bool]) -> Iterator[Event | Conflicts]:
+            from composer.studio.conflicts import examine
+
+            return examine(engine, plan, asked.request.prompt, cancelled)
+
+        return self._work(work, owner, "Check LoRAs")
 
     @cached_property
     def _painted(self) -> GridFolder:

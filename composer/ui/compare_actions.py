@@ -12,7 +12,15 @@ from composer.diffusion.request import Request
 from composer.errors import ComposerError
 from composer.experts.triggers import taken_back, with_words
 from composer.fusions import PLAIN
-from composer.studio import Comparison, Event, Finished, PictureSaved, Progress, Studio
+from composer.studio import (
+    Comparison,
+    ComposeRequest,
+    Event,
+    Finished,
+    PictureSaved,
+    Progress,
+    Studio,
+)
 from composer.studio.axes import GridCell
 from composer.studio.comparing import cells_of_ways
 from composer.ui import compare_views, views
@@ -76,6 +84,34 @@ class CompareActions:
     def remove_trigger(self, prompt: str, event: gr.EventData) -> Any:
         """The prompt without the trigger words of a LoRA that was just removed."""
         return changed(prompt, taken_back(prompt, views.trigger_of(self._studio, event)))
+
+    # --- before anything is painted
+
+    def check(self, request: gr.Request, mixer: object, prompt: str) -> Iterator[Update]:
+        """What the LoRAs do to each other, with the prompt also on some steps of the bare model."""
+        page = self._page
+        yield {
+            page.conflicts: {"status": "Measuring …"},
+            page.check: gr.update(interactive=False),
+            page.stop: gr.update(interactive=True),
+        }
+        shown: Any = None
+        try:
+            rows = views.read_rows(mixer, PLAIN[0].key)
+            asked = ComposeRequest(request=Request(prompt=prompt or ""), rows=rows)
+            for event in self._studio.conflicts(asked, owner=_owner(request)):
+                if isinstance(event, Progress):
+                    status = f"Step {event.step} of {event.steps} of the bare model"
+                    yield {page.conflicts: {"status": status}}
+                elif not isinstance(event, Event):
+                    shown = {"advice": list(event.advice), "lines": list(map(list, event.lines))}
+        except Exception as error:
+            shown = {"status": views.failure(error, "LoRAs were not checked")}
+        yield {
+            page.conflicts: shown,
+            page.check: gr.update(interactive=True),
+            page.stop: gr.update(interactive=False),
+        }
 
     # --- comparing
 

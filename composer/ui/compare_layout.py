@@ -27,6 +27,8 @@ class ComparePage:
     take: gr.Button
     picker: gr.HTML
     mixer: gr.HTML
+    check: gr.Button
+    conflicts: gr.HTML
     ways: gr.HTML
     negative: gr.Textbox
     steps: gr.Number
@@ -65,6 +67,10 @@ def lay_out() -> ComparePage:
                     room=ROOM,
                 )
                 parts["mixer"] = component("mixer", [], elem_id="compare-mixer", room=ROOM)
+                parts["check"] = gr.Button(
+                    "Check for conflicts", size="sm", elem_id="compare-check"
+                )
+                parts["conflicts"] = component("conflicts", None, elem_id="compare-conflicts")
             with gr.Column(elem_id="compare-ways-sheet", elem_classes="sheet"):
                 parts["ways"] = component("ways", ways_view(), elem_id="compare-ways", room=ROOM)
                 with gr.Accordion("Settings", open=False, elem_id="compare-settings"):

@@ -43,4 +43,10 @@ def add(tab: gr.Tab, studio: Studio, compose: Page) -> None:
         # The studio has the queue that people see; here everybody gets in.
         **NOTING,
     )
+    page.check.click(
+        actions.check,
+        [page.mixer, page.prompt],
+        [page.conflicts, page.check, page.stop],
+        **NOTING,
+    )
     page.stop.click(actions.stop, outputs=page.stop, **QUICK)

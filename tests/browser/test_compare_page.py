@@ -52,6 +52,20 @@ def labels(page: Page) -> list[str]:
     return page.locator(".comparison .label strong").all_inner_texts()
 
 
+def test_two_loras_are_checked_before_anything_is_painted(page: Page, tmp_path: Path) -> None:
+    open_tab(page)
+    choose(page, "zibo", "neon")
+    settle(page)
+    expect(page.locator(".conflicts")).to_be_hidden()
+    page.click("#compare-check")
+    expect(page.locator(".conflicts .advice li").last).to_contain_text("as weights times 0.")
+    page.click(".conflicts summary")
+    of = page.locator(".conflicts dt")
+    expect(of).to_have_text(["neon", "zibo", "neon and zibo", "Added up"])
+    expect(page.locator(".conflicts dd").nth(2)).to_contain_text("in the same places")
+    keep(page, "conflicts", tmp_path)
+
+
 def test_two_loras_are_compared_and_the_grid_taken_away(
     page: Page, app: App, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ import gradio as gr
 import pytest
 from tiny_loras import write_lora
 
+from composer.evaluation.conflicts import STEPS
 from composer.fusions import LoraRow, Sum
 from composer.studio import Studio
 from composer.ui import compare_views, views
@@ -97,6 +98,23 @@ def test_gates_rows_are_taken_over_as_weights(actions: CompareActions, page: Com
     limited = replace(ROWS[0], steps=(0.0, 0.5), depth=(0.2, 1.0), on=False)
     update = actions.take(*composed(actions, limited))
     assert views.read_rows(update[page.mixer], "weighted") == (limited,)
+
+
+def test_loras_are_checked_before_anything_is_painted(
+    actions: CompareActions, page: ComparePage
+) -> None:
+    updates = list(actions.check(VISITOR, mixer(*ROWS), "a fox"))
+    said = [update[page.conflicts] for update in updates]
+    assert said[0] == {"status": "Measuring …"}
+    assert said[-2]["status"] == f"Step {STEPS} of {STEPS} of the bare model"
+    names = [of for of, _ in said[-1]["lines"]]
+    assert names == ["neon", "zibo", "neon and zibo", "Added up"]
+    assert "in the same places" in said[-1]["lines"][2][1] and said[-1]["advice"]
+    assert updates[-1][page.check]["interactive"] and not updates[-1][page.stop]["interactive"]
+    without = last(actions.check(VISITOR, mixer(*ROWS), " "))[page.conflicts]
+    assert "in the same places" not in without["lines"][2][1]
+    none = last(actions.check(VISITOR, mixer(replace(ROWS[0], on=False)), "a fox"))
+    assert "No LoRA is active" in none[page.conflicts]["status"]
 
 
 def test_rows_that_are_none_are_told(
