@@ -7,10 +7,10 @@ places' cross-attention to the trigger words of LoRA i (a mean over words and he
     m_i = softmax over places (mean_a h_a . h / 1000)   a: the tenth of the places with most c_i
 
 with h what the self-attention before gives. A place belongs to the LoRA with the largest m_i. Then
-the pictures are made anew: a LoRA acts in its places alone, and in every cross-attention 1 is
-added to the logits of a place and the words of its LoRA, and taken from those of the others' words.
-LoRAs that act everywhere (a style) have no place. The authors' code also evens out how many places
-each LoRA has; this does not.
+the pictures are made anew: a LoRA acts in its places alone, it changes no keys and values of the
+others' words, and in every cross-attention 1 is added to the logits of a place and the words of its
+LoRA, and taken from those of the others' words. LoRAs that act everywhere (a style) have no place.
+The authors' code also evens out how many places each LoRA has; this does not.
 """
 
 from __future__ import annotations
@@ -64,6 +64,11 @@ class ConceptMaps(RegionMaps):
             called.append([on[name] and (wordless or bool(places)) for places in found])
             self._words.append(found)
         self.called = torch.tensor(called)
+        tokens = max((p + 1 for each in self._words for found in each for p in found), default=1)
+        self._tokens = torch.zeros(*self.called.shape, tokens)
+        for index, found in enumerate(self._words):
+            for picture, at in enumerate(found):
+                self._tokens[index, picture, at] = float(self._apart[index, picture])
         self._held: Tensor | None = None
 
     @property
@@ -103,12 +108,19 @@ class ConceptMaps(RegionMaps):
         """Where the maps before were of another text."""
         if self._regions.given is not self:
             self._regions.given = self
-            self._regions.mixture.set_region_maps(self.maps(noisy, timestep))
+            self._regions.mixture.set_region_maps(self.maps(noisy, timestep), self._changed(noisy))
 
     def maps(self, noisy: Tensor, timestep: Tensor) -> Tensor:
         """Where each expert acts, (pictures, experts, h, w)."""
         assert self._held is not None  # `prepare` has run
         return self._held
+
+    def _changed(self, noisy: Tensor) -> Tensor:
+        """Which tokens each expert may change, (pictures, experts, tokens): one that has places all
+        but the others'."""
+        own = self._tokens.transpose(0, 1)
+        others = (own.sum(1, keepdim=True) > own) & self._apart.T[..., None]
+        return (self.called.T[..., None] & ~others).to(noisy.device, torch.float32)
 
     @contextmanager
     def _watching(self, seen: dict[str, Tensor]) -> Generator[None, None, None]:
@@ -187,14 +199,12 @@ class ConceptMaps(RegionMaps):
     def _bias(self, held: Tensor, rows: int, places: int, tokens: int) -> Tensor:
         """What is added to the logits, (rows, places, tokens): nothing in rows without the prompt,
         which come first."""
-        pictures, experts = held.shape[:2]
+        pictures = len(held)
         size = (held.shape[-2], held.shape[-1])
         if size[0] * size[1] != places:
             held = functional.interpolate(held, grid_of(places, size), mode="bilinear")
-        words = held.new_zeros(pictures, experts, tokens)
-        for index, found in enumerate(self._words):
-            for picture, at in enumerate(found):
-                words[picture, index, at] = BIAS * float(self._apart[index, picture])
+        words = BIAS * self._tokens.transpose(0, 1).to(held)
+        words = functional.pad(words, (0, tokens - words.shape[-1]))
         own = 2 * words - words.sum(1, keepdim=True)
         bias = held.new_zeros(rows, places, tokens)
         bias[rows - pictures :] = torch.einsum("pek,pet->pkt", held.flatten(2), own)

@@ -18,6 +18,8 @@ from composer.mixture.unit import Unit
 from composer.mixture.units import GRANULARITIES, Granularity, plan_units
 
 TIME = "time_embedding"
+TEXT_SITES = (".attn2.to_k", ".attn2.to_v")
+"""Of diffusers' cross-attention, whose text may have as many tokens as the picture has places."""
 
 
 def attach(
@@ -56,6 +58,7 @@ def attach(
             base = bases[name]
             kind = ExpertLinear if isinstance(base, nn.Linear) else ExpertConv2d
             sites[name] = kind(base, [experts[expert].get(name) for expert in names], routing)
+            sites[name].reads_text = name.endswith(TEXT_SITES)
         present = [any(name in experts[expert] for name in plan.sites) for expert in names]
         units[plan.name] = Unit(plan=plan, routing=routing, present=tuple(present))
     done = replace(models, {site.base: site for site in sites.values()})

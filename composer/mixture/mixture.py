@@ -254,14 +254,17 @@ class Mixture(Attached):
         """Whether some gate needs the maps that attention shows."""
         return any(unit.gate.needs_concepts for unit in self.units.values())
 
-    def set_region_maps(self, maps: Tensor | None) -> None:
+    def set_region_maps(self, maps: Tensor | None, words: Tensor | None = None) -> None:
         """Give the gates maps of where each expert's words act, (pictures, experts, h, w), until
         others are given.
 
-        The rows of the passes to come are a multiple of the pictures, those of one kind together.
+        The rows of the passes to come are a multiple of the pictures, those of one kind together,
+        those with the prompt last.
+
+        words: which tokens of the prompt each expert may change, (pictures, experts, tokens).
         """
         for watch in self._watches.values():
-            watch.regions = maps
+            watch.regions, watch.words = maps, words
 
     def look_at(self, counted: Mapping[str, Tensor]) -> None:
         """Say which tokens count for the means that gates take, until others are given: of a

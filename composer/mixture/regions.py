@@ -82,12 +82,21 @@ def _blur(power: Tensor) -> Tensor:
 
 
 def maps_at(seen: Seen, experts: int) -> Tensor:
-    """The maps at each token of a unit, (batch, tokens, experts); 1 where there are no maps, as in
-    a program that does not make them."""
+    """The maps at each token of a unit, (batch, tokens, experts), and where it is said at those of
+    the text after them; 1 where there are no maps, as in a program that does not make them."""
     batch, tokens, _ = seen.hidden.shape
     if seen.regions is None:
         return seen.hidden.new_ones(batch, tokens, experts, dtype=torch.float32)
-    maps = seen.regions
+    places = _at_places(seen, seen.regions, experts)
+    if seen.words is None:
+        return places
+    words = seen.words.transpose(1, 2)  # of the rows with the prompt
+    without = words[:, :1].expand_as(words).repeat(batch // len(words) - 1, 1, 1)
+    return torch.cat([places, torch.cat([without, words])], 1)
+
+
+def _at_places(seen: Seen, maps: Tensor, experts: int) -> Tensor:
+    batch, tokens, _ = seen.hidden.shape
     maps = maps.repeat(batch // maps.shape[0], 1, 1, 1)  # the same with and without prompt
     if seen.grid is None:  # a line of tokens has no places
         return maps.mean((2, 3))[:, None].expand(batch, tokens, experts)

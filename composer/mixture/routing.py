@@ -24,6 +24,8 @@ class Routing(nn.Module):
     mask: bool, (experts,): which experts are on. Gates leave the others at zero.
     strength: float32, (experts,): what the weights of a gate are multiplied by.
     grid: (height, width) of the tokens of `weights`, None if they are no picture.
+    words: weights at the tokens of the text, (batch, tokens, experts), for sites that see them
+        beside weights for each place; None is the mean over the places. The first is nobody's.
     """
 
     weights: Tensor
@@ -36,15 +38,21 @@ class Routing(nn.Module):
         self.register_buffer("mask", torch.ones(experts, dtype=torch.bool), persistent=False)
         self.register_buffer("strength", torch.ones(experts), persistent=False)
         self.grid: tuple[int, int] | None = None
+        self.words: Tensor | None = None
         self._unit_strength = True
         self._all_off = False
         self._by_rank: dict[Ranks, Tensor] = {}
         self._spread: Tensor | None = None
 
-    def keep(self, weights: Tensor, grid: tuple[int, int] | None = None) -> None:
+    def keep(
+        self,
+        weights: Tensor,
+        grid: tuple[int, int] | None = None,
+        words: Tensor | None = None,
+    ) -> None:
         """Hold these weights until they are changed; (experts,) after (experts,) in place, as
         compiled graphs know that buffer. Others may be needed for a gradient still to be taken."""
-        self.grid = grid
+        self.grid, self.words = grid, words
         if weights.ndim == 1 and weights.shape == self.weights.shape:
             self._spread = None
             self.weights.copy_(weights)

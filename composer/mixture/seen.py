@@ -21,6 +21,9 @@ class Seen:
         all.
     regions: (pictures, experts, h, w), where the words of each expert act; the rows are a multiple
         of the pictures. None where nobody asked.
+    words: (pictures, experts, tokens), 1 for the tokens of the text that each expert may change and
+        0 for the others'; the first token is nobody's. None where all may change all. Weights of
+        places then go on with those of the tokens.
     """
 
     hidden: Tensor
@@ -29,6 +32,7 @@ class Seen:
     grid: tuple[int, int] | None = None
     counted: Tensor | None = None
     regions: Tensor | None = None
+    words: Tensor | None = None
 
 
 def as_tokens(hidden: Tensor) -> tuple[Tensor, tuple[int, int] | None]:

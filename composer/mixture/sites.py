@@ -50,6 +50,7 @@ class Site(nn.Module, ABC):
     owner: (ranks,): which expert each rank belongs to.
     ranks: the same, as (expert, rank) of each expert that changes this site.
     routing: the weight of each expert, shared by the sites of a unit.
+    reads_text: whether its input is the text and not the picture.
     """
 
     base: nn.Linear | nn.Conv2d
@@ -57,6 +58,7 @@ class Site(nn.Module, ABC):
     up: Tensor
     offset: Tensor | None
     owner: Tensor
+    reads_text: bool = False
 
     def __init__(
         self,
@@ -138,15 +140,17 @@ class Site(nn.Module, ABC):
 class ExpertLinear(Site):
     """A Linear with experts. Tokens are the second axis of the input, if it has three.
 
-    Where a unit's weights are for each of its tokens and this site sees others (the words, in
-    cross-attention), it takes their mean.
+    Where a unit's weights are for each of its tokens and this site sees others, it takes their
+    mean; for words, in cross-attention, their own weights if there are such.
     """
 
     def low(self, hidden: Tensor) -> Tensor:
         low = functional.linear(hidden, self.down, self.offset)  # (batch, ..., ranks)
         gate = self.gate()
         tokens = low.shape[1:-1]
-        if gate.ndim == 3 and (not tokens or gate.shape[1] != tokens.numel()):
+        if gate.ndim == 3 and self.reads_text and self.routing.words is not None:
+            gate = self._of_words(tokens)
+        elif gate.ndim == 3 and (self.reads_text or gate.shape[1] != tokens.numel() or not tokens):
             gate = gate.mean(dim=1)
         if gate.ndim == 3:
             gate = gate.reshape(low.shape)
@@ -154,6 +158,12 @@ class ExpertLinear(Site):
             for _ in tokens:
                 gate = gate.unsqueeze(1)  # (batch, 1, ranks)
         return (low * gate).to(low.dtype)
+
+    def _of_words(self, tokens: torch.Size) -> Tensor:
+        """(batch, tokens, ranks): a text is longer than its prompt where the other one is."""
+        words = cast(Tensor, self.routing.words).index_select(-1, self.owner)
+        more = tokens.numel() - words.shape[1]
+        return torch.cat([words, words[:, :1].expand(-1, more, -1)], 1) if more > 0 else words
 
     def up_of(self, low: Tensor) -> Tensor:
         return functional.linear(low, self.up)

@@ -24,6 +24,7 @@ class Watch:
     tape: gates' weights are recorded here, while someone wants them.
     probing: a unit runs for one expert alone; nothing is recorded.
     regions: where the words of each expert act, (pictures, experts, h, w), for gates that need it.
+    words: which tokens of the text each expert may change; see `Seen`.
     plain: no gate is asked; where one stands, every expert that is on has weight 1.
     counted: by unit the tokens that its gate takes the mean of, (rows, tokens); all of them in a
         unit that is not there.
@@ -35,6 +36,7 @@ class Watch:
         self.tape: Weights | None = None
         self.probing = False
         self.regions: Tensor | None = None
+        self.words: Tensor | None = None
         self.plain = False
         self.counted: Mapping[str, Tensor] = {}
         self.decided: set[str] | None = None
@@ -144,9 +146,13 @@ class UnitModule(StandIn):
             grid=grid,
             counted=self.watch.counted.get(self.name),
             regions=self.watch.regions,
+            words=self.watch.words,
         )
         weights = self.routing.strengthened(gate(seen, self.routing.mask))
-        self.routing.keep(weights, grid)
+        words, places = None, tokens.shape[1]
+        if weights.ndim == 3 and weights.shape[1] > places:
+            weights, words = weights[:, :places], weights[:, places:]
+        self.routing.keep(weights, grid, words)
         if self.watch.tape is not None and not self.watch.probing:
             self.watch.tape.append((self.name, weights))
 

@@ -183,6 +183,40 @@ def test_attention_heeds_the_words_of_a_places_owner(model: Model, mixture: Mixt
     assert torch.equal(again, plain), "nothing is left behind"
 
 
+@torch.no_grad()
+def test_keys_of_others_words_are_left_alone(model: Model, mixture: Mixture) -> None:
+    maps = found(model, mixture)
+    noisy = torch.randn(2, *shape(model), generator=torch.Generator().manual_seed(0))
+    maps.update(noisy, torch.tensor(100), 0)
+    path = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    site: Any = mixture.sites[f"unet.{path}"]
+    caught: list[tuple[Tensor, Tensor]] = []
+    handle = site.register_forward_hook(lambda _, args, out: caught.append((args[0], out.clone())))
+    # the negative prompt is longer, in a chunk more: as many tokens as the picture has places
+    words = torch.randn(4, 64, 32, generator=torch.Generator().manual_seed(1))
+    held = maps.maps(noisy, torch.tensor(100))
+    assert model.token_limit < 64 and held.shape[-2:] == (8, 8)
+    for told in (True, False):
+        if not told:
+            mixture.set_region_maps(held)
+        model.unet(torch.cat([noisy, noisy]), torch.tensor(100), encoder_hidden_states=words)
+    handle.remove()
+    (given, output), (_, meant) = caught
+    wanted, mean = site.base(given), site.base(given)
+    for index, name in enumerate(mixture.names):
+        mine = site.owner == index
+        delta = given @ site.down[mine].T @ site.up[:, mine].T
+        mean = mean + 0.8 * held[:, index].mean((1, 2)).repeat(2)[:, None, None] * delta
+        allowed = torch.ones(4, given.shape[1], 1)
+        for picture, prompt in enumerate(PROMPTS):
+            other = {"ada": "ink", "ink": "ada"}.get(name)  # a style may change all
+            if other:
+                allowed[2 + picture, words_at(model, prompt, TRIGGERS[other].words)] = 0
+        wanted = wanted + 0.8 * allowed * delta
+    torch.testing.assert_close(output, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(meant, mean, rtol=1e-4, atol=1e-5)
+
+
 def test_one_alone_acts_everywhere_and_no_step_is_made_first(
     model: Model, mixture: Mixture
 ) -> None:
