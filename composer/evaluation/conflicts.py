@@ -105,9 +105,10 @@ class TwoLoras:
         if not self.blocks:
             said = ["no site that both change"]
         else:
-            block = max(self.blocks, key=lambda name: abs(self.blocks[name]))
+            unet = {b: c for b, c in self.blocks.items() if part_of(f"{b}.") == "unet"}
+            by_block = (f"{block} {cosine:+.3f}" for block, cosine in (unet or self.blocks).items())
             said = [
-                f"weights alike {self.cosine:+.3f} (most in {block}, {self.blocks[block]:+.3f})",
+                f"weights alike {self.cosine:+.3f} ({', '.join(by_block)})",
                 f"shared inputs {_beside(*self.reads)}",
                 f"shared outputs {_beside(*self.gives)}",
             ]
@@ -196,7 +197,7 @@ def conflicts_of(
     seen: (steps, 1 + LoRAs, channels, h, w), what `changes` gave.
     """
     blocks = inner_products(experts, block_of)
-    unet = [rows for block, rows in blocks.items() if part_of(block + ".") == "unet"]
+    unet = [rows for block, rows in blocks.items() if part_of(f"{block}.") == "unet"]
     whole = _summed(list(blocks.values()), len(experts))
     alike, places, sizes = (None, None, None) if seen is None else _seen(seen)
     return Conflicts(

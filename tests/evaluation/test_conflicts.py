@@ -107,6 +107,8 @@ def test_the_figures_of_weights_are_those_of_whole_matrices(three: list[Expert])
         assert pair.reads == pytest.approx((np.mean(reads), np.mean([c[0] for c in chance])))
         assert pair.gives == pytest.approx((np.mean(gives), np.mean([c[1] for c in chance])))
         assert (pair.alike, pair.places) == (None, None)
+    cosines = [f"{block} {c:+.3f}" for block, c in found.pairs[0].blocks.items() if "unet" in block]
+    assert len(cosines) == 2 and f"({', '.join(cosines)}); shared" in found.pairs[0].words
     unet = ("unet.down_blocks.0.x", "unet.mid_block.y")
     weighed = [
         {site: WEIGHTS[one.name] * dense(one, site) for site in unet if site in one.sites}
