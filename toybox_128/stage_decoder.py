@@ -44,6 +44,8 @@ from toybox_128.world import random_scene
 
 REDRAWN = (0.1, 0.5)
 """The part of the steps that the U-Net draws anew; from more on, figures become others."""
+ENERGY = 3.0
+"""Of the energy of gradients; with 1, as in the VAE's own training, edges stay as soft as there."""
 
 
 def _features(clip: CLIPModel, x: Tensor) -> list[Tensor]:
@@ -142,7 +144,7 @@ def train_decoder(
             "redrawn": float(psnr(out.detach(), x)[2:].mean()),
             "crisp": float((gradient_energy(out.detach()) / gradient_energy(x)).mean()),
         }
-        return error + energy + 0.05 * seen, figures, len(x)
+        return error + ENERGY * energy + 0.05 * seen, figures, len(x)
 
     def sample(model: nn.Module, step: int) -> None:
         path = stage.folder / f"decoder_{step:05d}.png"
