@@ -13,6 +13,7 @@ from benchmarks.shared.options import Options, options, parser
 from benchmarks.shared.pictures import Case, Studio
 from benchmarks.shared.results import Row
 from benchmarks.shared.scenes import look
+from benchmarks.toybox import looked
 from benchmarks.toybox.fidelity import mean_distance, psnr, round_trips
 from composer.evaluation.intervals import bootstrap_mean
 from composer.evaluation.sheets import Cell, contact_sheet
@@ -207,6 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     alike, seeds = variety(studio, given.prompts_alike)
     trips, compared = vae_rows(studio, max(given.renderings // 8, 4))
     rows += [*alike, *trips, *oracle_rows(studio, given.renderings)]
+    rows += looked.rows_of(studio.oracle)
     notes = [
         "A picture is right only if every answer of the oracle about it is right: each thing in "
         "its place, each colour word, the background, no style, nothing added. Prompts and seeds "
