@@ -221,17 +221,18 @@ def _label_ends(axis: Any, ends: Sequence[tuple[float, float, str, str]], most: 
     ]
     for (x, y, way, colour), at in placed:
         to_end = x == last  # else at the left, where no line is that falls from 1
+        side = "left" if to_end else "right"
         axis.annotate(
             way,
             xy=(x + (0.06 if to_end else -0.06), y),
             xytext=(x + 0.4, at) if to_end else (x - 0.15, at - gap),
-            horizontalalignment="left" if to_end else "right",
+            horizontalalignment=side,
             color=colour,
             fontsize=9,
             fontweight="bold" if way == Sum.title else "normal",
             verticalalignment="center",
             path_effects=_halo(),
-            arrowprops=_leader(colour),
+            arrowprops=_leader(colour, side),
         )
 
 
@@ -265,39 +266,39 @@ def _label_points(
     bars: Sequence[tuple[float, float, float]],
 ) -> None:
     """The names of points, each where it covers least of the others and of the bars."""
-    figure.canvas.draw()
+    figure.canvas.draw()  # only then places in pixels are known
     renderer = figure.canvas.get_renderer()
     place = axis.transData.transform
-    taken = [_box(place((x, y)), place((x, y)), 7) for x, y, _, _ in names]
-    taken += [_box(place((x, low)), place((x, high)), 1) for x, low, high in bars]
+    taken = [(_box(place((x, y)), place((x, y)), 7), 20.0) for x, y, _, _ in names]
+    taken += [(_box(place((x, low)), place((x, high)), 1), 2.0) for x, low, high in bars]
     for x, y, name, colour in sorted(names, key=lambda one: -one[1]):
-        best: tuple[float, Any, Any] | None = None
-        for cost, (across, up, side) in enumerate(_PLACES):
-            text = axis.annotate(
-                name,
-                xy=(x, y),
-                xytext=(across, up),
-                textcoords="offset points",
-                horizontalalignment=side,
-                verticalalignment="center",
-                fontsize=9,
-                color=colour,
-                fontweight="bold" if name == Sum.title else "normal",
-                path_effects=_halo(),
-                arrowprops=_leader(colour) if abs(up) > 12 else None,
-            )
-            box = text.get_window_extent(renderer).padded(2)
-            inside = axis.bbox.x0 <= box.x0 and box.x1 <= axis.bbox.x1
-            covered = sum(_overlap(box, other) for other in taken)
-            price = covered + cost + (0 if inside else 1e6)
-            if best is None or price < best[0]:
-                if best is not None:
-                    best[1].remove()
-                best = price, text, box
-            else:
-                text.remove()
-        assert best is not None
-        taken.append(best[2])
+        weight = "bold" if name == Sum.title else "normal"
+        sample = figure.text(0, 0, name, fontsize=9, fontweight=weight)
+        size = sample.get_window_extent(renderer)
+        sample.remove()
+        boxes = [_beside(place((x, y)), size, *spot) for spot in _PLACES]
+        prices = [
+            number + sum(_overlap(box, other) * worth for other, worth in taken)
+            if axis.bbox.x0 <= box.x0 and box.x1 <= axis.bbox.x1
+            else float("inf")
+            for number, box in enumerate(boxes)
+        ]
+        chosen = prices.index(min(prices))
+        across, up, side = _PLACES[chosen]
+        taken.append((boxes[chosen], 5.0))
+        axis.annotate(
+            name,
+            xy=(x, y),
+            xytext=(across, up),
+            textcoords="offset points",
+            horizontalalignment=side,
+            verticalalignment="center",
+            fontsize=9,
+            color=colour,
+            fontweight=weight,
+            path_effects=_halo(),
+            arrowprops=_leader(colour, side) if max(abs(across), abs(up)) > 9 else None,
+        )
 
 
 _PLACES = tuple(
@@ -315,6 +316,15 @@ def _box(low: tuple[float, float], high: tuple[float, float], more: float) -> An
     return Bbox([low, high]).padded(more)
 
 
+def _beside(at: Any, size: Any, across: float, up: float, side: str) -> Any:
+    """What words of this size cover so many points from a place in pixels."""
+    x, y = (
+        float(start) + points * DPI / 72 for start, points in zip(at, (across, up), strict=True)
+    )
+    x -= 0 if side == "left" else size.width
+    return _box((x, y - size.height / 2), (x + size.width, y + size.height / 2), 2)
+
+
 def _overlap(one: Any, other: Any) -> float:
     wide = min(one.x1, other.x1) - max(one.x0, other.x0)
     high = min(one.y1, other.y1) - max(one.y0, other.y0)
@@ -328,9 +338,11 @@ def _halo() -> list[Any]:
     return [withStroke(linewidth=3, foreground="white")]
 
 
-def _leader(colour: str) -> dict[str, Any]:
-    """A thin line from a name to what it names."""
-    return {"arrowstyle": "-", "color": colour, "alpha": 0.4, "linewidth": 0.8}
+def _leader(colour: str, side: str) -> dict[str, Any]:
+    """A thin line from the side of a name at which what it names is."""
+    from_side = (0.0 if side == "left" else 1.0, 0.5)
+    line = {"color": colour, "alpha": 0.4, "linewidth": 0.8, "shrinkA": 1, "shrinkB": 0}
+    return {"arrowstyle": "-", "relpos": from_side, **line}
 
 
 def _colours(ways: Sequence[str]) -> list[str]:
