@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from composer.errors import ComposerError
 from toybox.tensors import load_tensors, save_tensors
-from toybox_128.render import SIZE
+from toybox_128.render import SIZE, figure_boxes
 from toybox_128.world import (
     BACKGROUNDS,
     CHARACTERS,
@@ -73,23 +73,91 @@ class _Block(nn.Module):
 
 
 class OracleNet(nn.Module):
-    """A residual network whose last 4×4 map is read whole: place matters, left is not right."""
+    """A residual network that looks where figures stand: whatever the number of figures and
+    whichever the place, one classifier says what stands there.
+
+    With p(n) of n figures, seen in the whole picture, and p(a | n, s) of the answer a about what
+    stands in place s of n, the answer about slot s is
+
+        p(a) = sum_{n >= s} p(n) p(a | n, s),   and none with sum_{n < s} p(n) besides
+    """
+
+    boxes: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 32, 5, 2, 2)
-        self.blocks = nn.Sequential(
-            _Block(32, 48, 2), _Block(48, 96, 2), _Block(96, 160, 2), _Block(160, 224, 2)
-        )
+        self.near = nn.Sequential(_Block(32, 48, 2), _Block(48, 96, 2))
+        self.far = _Block(96, 160, 2)
+        self.whole = _Block(160, 224, 2)
+        self.joined = nn.Conv2d(96 + 160, 96, 1)
+        self.figure = nn.Linear(96 * _ROWS * _COLUMNS, 256)
         self.hidden = nn.Linear(224 * (SIZE // 32) ** 2, 320)
-        self.heads = nn.ModuleDict({k: nn.Linear(320, len(v)) for k, v in HEADS.items()})
+        self.count = nn.Linear(320, len(SLOTS))
+        self.scene = nn.ModuleDict(
+            {k: nn.Linear(320, len(HEADS[k])) for k in ("background", "style")}
+        )
+        self.named = nn.ModuleDict(
+            {kind: nn.Linear(256, len(HEADS[SLOTS[0] + end])) for kind, end in _KINDS.items()}
+        )
+        self.register_buffer("boxes", _grids(), persistent=False)
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
-        """(batch, 3, 128, 128) in -1..1 → logits of each head, (batch, answers)."""
-        x = self.blocks(functional.relu(self.stem(pictures)))
-        x = functional.relu(self.hidden(x.flatten(1)))
-        x = functional.dropout(x, 0.2, self.training)
-        return {name: head(x) for name, head in self.heads.items()}
+        """(batch, 3, 128, 128) in -1..1 → log-probabilities of each head, (batch, answers)."""
+        near = self.near(functional.relu(self.stem(pictures)))
+        far = self.far(near)
+        whole = functional.relu(self.hidden(self.whole(far).flatten(1)))
+        whole = functional.dropout(whole, 0.2, self.training)
+        wide = functional.interpolate(far, size=near.shape[-2:], mode="bilinear")
+        places = functional.relu(self.joined(torch.cat([near, wide], 1)))
+        found = {name: head(whole).log_softmax(1) for name, head in self.scene.items()}
+        counts = self.count(whole).log_softmax(1)
+        seen = functional.grid_sample(
+            places, self.boxes.to(places).expand(len(pictures), -1, -1, -1), align_corners=False
+        )  # (batch, channels, places of all numbers of figures, points)
+        figures = functional.relu(self.figure(seen.transpose(1, 2).flatten(2)))
+        figures = functional.dropout(figures, 0.2, self.training)
+        for kind, head in self.named.items():
+            answers = head(figures).float()
+            if not _KINDS[kind]:  # something stands there
+                answers = torch.cat([answers[..., :1] * 0 + _NEVER, answers[..., 1:]], -1)
+            answers = answers.log_softmax(-1)
+            for index, slot in enumerate(SLOTS):
+                found[slot + _KINDS[kind]] = self._mixed(counts.float(), answers, index)
+        return found
+
+    def _mixed(self, counts: Tensor, answers: Tensor, slot: int) -> Tensor:
+        """Over the numbers of figures; answers: (batch, places, answers)."""
+        parts: list[Tensor] = []
+        for number in range(len(SLOTS)):
+            if number < slot:  # so few that none stands there: the first answer
+                none = torch.full_like(answers[:, 0], _NEVER)
+                none[:, 0] = 0
+                parts.append(counts[:, number, None] + none)
+            else:
+                place = number * (number + 1) // 2 + slot
+                parts.append(counts[:, number, None] + answers[:, place])
+        return torch.stack(parts).logsumexp(0)
+
+
+_KINDS = {"name": "", "colour": "_colour", "wears": "_wears"}
+"""What is asked of each figure, and how its heads' names end."""
+_ROWS, _COLUMNS = 6, 5
+"""Points at which a figure's place is looked at."""
+_NEVER = -30.0
+
+
+def _grids() -> Tensor:
+    """Where figures are looked at, of one, of two and of three, (1, places, points, 2) in -1..1: in
+    their boxes and a little beyond, for hats and for what hovers."""
+    found: list[Tensor] = []
+    for count in range(1, len(SLOTS) + 1):
+        for left, top, right, bottom in figure_boxes(count):
+            rows = torch.linspace(max(top - 20, 4), min(bottom + 4, SIZE - 4), _ROWS)
+            columns = torch.linspace(max(left, 4), min(right, SIZE - 4), _COLUMNS)
+            y, x = torch.meshgrid(rows, columns, indexing="ij")
+            found.append(torch.stack([x, y], -1).reshape(-1, 2) * 2 / SIZE - 1)
+    return torch.stack(found)[None]
 
 
 def truth(scene: Scene) -> dict[str, str | None]:

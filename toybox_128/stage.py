@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from toybox.loop import Stage, join_world, world
+from toybox.loop import Stage, join_world
 from toybox_128.recipe import MINUTES, STAGES
 
 
@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="a finished model's folder to start from")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--share", default="0/1", help="of `loras`: every 2nd from the 1st is 0/2")
     parser.add_argument("--balance", type=float, default=1e-2, help="of `mixlora`'s experts")
     parser.add_argument("--count", type=int, default=100, help="pictures of each bar of `measure`")
     given = parser.parse_args()
@@ -46,7 +47,8 @@ def main() -> None:
 
         if given.out is None:
             parser.error("loras needs --out, the model")
-        train_all(load_model(str(given.out)), given.loras, share=world())
+        first, step = map(int, given.share.split("/"))
+        train_all(load_model(str(given.out)), given.loras, share=(first, step))
         return
     if given.name in ("mixlora", "language"):
         if given.out is None:

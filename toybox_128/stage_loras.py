@@ -240,7 +240,8 @@ def train_all(
 ) -> None:
     """Both families into `folder` and its folder `wild/`; `names` limits them to some elements.
 
-    share: which of how many processes this is: each trains as many of them.
+    share: (0, 2) and (1, 2) are half of them each, for two processes that know nothing of each
+        other: those that do train one LoRA together.
     """
     every = [(lora, folder) for lora in TAUGHT] + [(lora, folder / "wild") for lora in WILD]
     wanted = [(lora, place) for lora, place in every if not names or lora.name in names]

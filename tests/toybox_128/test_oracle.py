@@ -57,6 +57,33 @@ def test_figures_are_less_legible_the_stronger_a_picture_is_degraded(
     assert left[2] < KEPT
 
 
+@torch.no_grad()
+def test_answers_are_mixed_over_the_numbers_of_figures() -> None:
+    seed_torch(0)
+    net = OracleNet().eval()
+    _, x = _drawn(3)
+    found = net(x)
+    assert {name: given.shape for name, given in found.items()} == {
+        name: (3, len(answers)) for name, answers in HEADS.items()
+    }
+    for given in found.values():
+        torch.testing.assert_close(given.exp().sum(1), torch.ones(3))
+    # of one figure alone there is no second one, and the first is what stands in the middle
+    for number in range(3):
+        net.count.bias.copy_(torch.tensor([-50.0, -50.0, -50.0]))
+        net.count.bias[number] = 50.0
+        found = net(x)
+        for index, slot in enumerate(SLOTS):
+            none = found[slot].exp()[:, 0]
+            torch.testing.assert_close(none, torch.full((3,), float(index > number)))
+            assert bool((found[f"{slot}_colour"].exp()[:, 0] == 1).all()) == (index > number)
+    # one classifier reads all places: where the same is looked at, it says the same
+    net.boxes[0, 3] = net.boxes[0, 0]  # the left one of three is looked for in the middle
+    of_three = net(x)["first"]
+    net.count.bias.copy_(torch.tensor([50.0, -50.0, -50.0]))
+    torch.testing.assert_close(net(x)["first"], of_three, rtol=1e-4, atol=1e-4)
+
+
 def test_a_lost_figure_is_to_be_called_unclear_and_a_doubtful_one_is_not_asked() -> None:
     for clear, wanted in (
         (KEPT + 0.01, HEADS["first"].index("cat")),
