@@ -38,6 +38,16 @@ def compare(
     scores: bool = typer.Option(
         True, help="Say how well each LoRA recognises its hand in each picture."
     ),
+    clip: str = typer.Option(
+        "",
+        help="A CLIP of transformers, folder or hub name, for CLIP-T and CLIP-I. (CLIP-T does not "
+        "agree with people on composition.)",
+    ),
+    dino: str = typer.Option(
+        "",
+        help="A DINO likewise: DINO and CLIP-I compare with what each LoRA paints alone in the "
+        "grid.",
+    ),
     model: str = typer.Option(
         options.TOYBOX,
         help="A folder, a checkpoint file or a hub name.",
@@ -91,7 +101,7 @@ def compare(
             else:
                 yield event
 
-    follow(gathered(studio.grid(cells, GridFolder(output), scored=scores)))
+    follow(gathered(studio.grid(cells, GridFolder(output), scored=scores, clip=clip, dino=dino)))
     for path in write_report(output, report_of(prompt, axes, cells, filled, folder="pictures/")):
         typer.echo(str(path))
 

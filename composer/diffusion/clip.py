@@ -1,7 +1,9 @@
-"""A CLIP of transformers: how well a picture shows what a text describes."""
+"""CLIPs and DINOs of transformers: how well a picture shows what a text describes, or what another
+picture shows."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +20,41 @@ from composer.errors import ComposerError
 from composer.files import LOADING
 
 SUBFOLDER = "clip"  # of a model's folder, where its own CLIP may lie
-EXAMPLE = "openai/clip-vit-base-patch16"
 BYTES = 256  # a byte-pair vocabulary has at least these
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What transformers calls the parts of an image encoder.
+
+    types: of its configuration. words: whether it reads texts too.
+    """
+
+    name: str
+    types: tuple[str, ...]
+    model: str
+    processor: str
+    words: bool
+    example: str
+
+
+CLIP = Kind(
+    name="CLIP",
+    types=("clip",),
+    model="CLIPModel",
+    processor="CLIPImageProcessor",
+    words=True,
+    example="openai/clip-vit-base-patch16",
+)
+DINO = Kind(
+    name="DINO",
+    types=("dinov2", "dinov2_with_registers", "vit"),
+    model="AutoModel",
+    processor="BitImageProcessor",
+    words=False,
+    example="facebook/dinov2-base",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,23 +79,7 @@ class Clip:
         Raises:
             ComposerError: there is none, it is none, or it cannot be read.
         """
-        from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
-
-        folder = name or str(own_clip(model))
-        check_clip(folder)
-        try:
-            with LOADING:
-                loaded: Any = cast(Any, CLIPModel).from_pretrained(
-                    folder, use_safetensors=True, output_loading_info=True
-                )
-            tokenizer: Any = cast(Any, CLIPTokenizer).from_pretrained(folder)
-            processor: Any = cast(Any, CLIPImageProcessor).from_pretrained(folder)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise _refused(folder, _first_line(error)) from error
-        clip, info = loaded
-        if missing := sorted(info["missing_keys"]):
-            raise _refused(folder, f"it lacks the weights {missing[0]}")
-        clip = clip.float().eval().requires_grad_(False).to(model.device)
+        clip, processor, tokenizer = _load(CLIP, name or str(own_clip(model)), model.device)
         shape = (1, 3, 1, 1)
         return cls(
             name=name or f"the CLIP of {model.name}",
@@ -95,15 +113,98 @@ class Clip:
             found.append(self.image(pixels.to(self.mean.device).float() / 255))
         return torch.cat(found)
 
-    @torch.no_grad()
     def text(self, prompts: list[str]) -> Tensor:
         """(n, dim) of length 1."""
-        limit = int(self.model.config.text_config.max_position_embeddings)
-        tokens = self.tokenizer(
-            prompts, padding=True, truncation=True, max_length=limit, return_tensors="pt"
+        return _read(self.model, self.tokenizer, prompts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """A CLIP or DINO, frozen, whose pictures are prepared as its own files say.
+
+    hash: SHA-256 of its weights and of how pictures are prepared.
+    """
+
+    kind: Kind
+    hash: str
+    model: Any
+    processor: Any
+    tokenizer: Any
+
+    @property
+    def width(self) -> int:
+        """Of its vectors."""
+        config = self.model.config
+        return int(config.projection_dim if self.kind.words else config.hidden_size)
+
+    @classmethod
+    def load(cls, kind: Kind, name: str, device: torch.device) -> Encoder:
+        """A folder or hub name.
+
+        Raises:
+            ComposerError: as `check_encoder`, or it cannot be read.
+        """
+        model, processor, tokenizer = _load(kind, name, device)
+        digest = hashlib.sha256(processor.to_json_string().encode())
+        for key, tensor in sorted(model.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(tensor.contiguous().cpu().numpy())
+        return cls(
+            kind=kind,
+            hash=digest.hexdigest(),
+            model=model,
+            processor=processor,
+            tokenizer=tokenizer,
         )
-        read = self.model.text_model(**tokens.to(self.mean.device))
-        return functional.normalize(self.model.text_projection(read.pooler_output), dim=-1)
+
+    @torch.no_grad()
+    def look(self, picture: Image.Image) -> Tensor:
+        """(dim,) of length 1, on the CPU: a CLIP's projection, or the class token of a DINO."""
+        prepared = self.processor(images=picture.convert("RGB"), return_tensors="pt")
+        pixels = prepared["pixel_values"].to(self.model.device)
+        if not self.kind.words:
+            found = self.model(pixel_values=pixels).last_hidden_state[:, 0]
+        else:
+            seen = self.model.vision_model(pixel_values=pixels).pooler_output
+            found = self.model.visual_projection(seen)
+        return functional.normalize(found, dim=-1)[0].cpu()
+
+    def read(self, text: str) -> Tensor:
+        """(dim,) of length 1 on the CPU, of a text that is cut to what a CLIP takes."""
+        return _read(self.model, self.tokenizer, [text])[0].cpu()
+
+
+def _load(kind: Kind, name: str, device: torch.device) -> tuple[Any, Any, Any]:
+    """Model, image processor, and tokenizer (None of a kind without)."""
+    import transformers
+
+    check_encoder(kind, name)
+    try:
+        with LOADING:
+            loaded: Any = getattr(transformers, kind.model).from_pretrained(
+                name, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            )
+        processor: Any = getattr(transformers, kind.processor).from_pretrained(name)
+        words: Any = cast(Any, transformers.CLIPTokenizer)
+        tokenizer = words.from_pretrained(name) if kind.words else None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _refused(kind, name, _first_line(error)) from error
+    model, info = loaded
+    # the pooler of a ViT is trained with a task of its own, and is not used
+    if missing := sorted(key for key in info["missing_keys"] if not key.startswith("pooler.")):
+        raise _refused(kind, name, f"it lacks the weights {missing[0]}")
+    return model.float().eval().requires_grad_(False).to(device), processor, tokenizer
+
+
+@torch.no_grad()
+def _read(model: Any, tokenizer: Any, prompts: list[str]) -> Tensor:
+    """A CLIP's (n, dim) of length 1."""
+    limit = int(model.config.text_config.max_position_embeddings)
+    tokens = tokenizer(
+        prompts, padding=True, truncation=True, max_length=limit, return_tensors="pt"
+    )
+    read = model.text_model(**tokens.to(model.device))
+    return functional.normalize(model.text_projection(read.pooler_output), dim=-1)
 
 
 def own_clip(model: Model) -> Path:
@@ -114,12 +215,19 @@ def own_clip(model: Model) -> Path:
     """
     folder = model.path / SUBFOLDER
     if not folder.is_dir():
-        raise ComposerError(f"{model.name} has no CLIP beside it: name one, such as {EXAMPLE}.")
+        raise ComposerError(
+            f"{model.name} has no CLIP beside it: name one, such as {CLIP.example}."
+        )
     return folder
 
 
 def check_clip(name: str) -> None:
-    """Refuse what is no CLIP of transformers, by its small files alone; no weights are read.
+    """Refuse what is no CLIP, as `check_encoder`."""
+    check_encoder(CLIP, name)
+
+
+def check_encoder(kind: Kind, name: str) -> None:
+    """Refuse what is none of this kind, by its small files alone; no weights are read.
 
     name: a folder or hub name. Of the hub only what is in its cache is asked, but for small files
         that are not there yet.
@@ -127,24 +235,24 @@ def check_clip(name: str) -> None:
     Raises:
         ComposerError: it is not there, is another model, or its weights are not safetensors.
     """
+    import transformers
     from huggingface_hub import file_exists, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-    from transformers import CLIPImageProcessor, CLIPTokenizer, PretrainedConfig
 
     folder = Path(name).expanduser()
     looks_like_a_path = name.startswith((".", "/", "~")) or folder.exists()
     if looks_like_a_path and not folder.is_dir():
-        raise _refused(name, "there is no such folder")
+        raise _refused(kind, name, "there is no such folder")
     try:
-        found: Any = cast(Any, PretrainedConfig).get_config_dict(name)[0]
-        if (kind := found.get("model_type")) != "clip":
-            raise _refused(
-                name, f"it is a model of the kind {kind!r}" if kind else "it says no kind"
-            )
+        found: Any = cast(Any, transformers.PretrainedConfig).get_config_dict(name)[0]
+        if (other := found.get("model_type")) not in kind.types:
+            reason = f"it is a model of the kind {other!r}" if other else "it says no kind"
+            raise _refused(kind, name, reason)
         # where its files are missing, transformers makes one that knows no word
-        if len(cast(Any, CLIPTokenizer).from_pretrained(name)) < BYTES:
-            raise _refused(name, "it has no tokenizer")
-        cast(Any, CLIPImageProcessor).from_pretrained(name)
+        words: Any = cast(Any, transformers.CLIPTokenizer)
+        if kind.words and len(words.from_pretrained(name)) < BYTES:
+            raise _refused(kind, name, "it has no tokenizer")
+        getattr(transformers, kind.processor).from_pretrained(name)
         if folder.is_dir():
             there = any((folder / file).is_file() for file in WEIGHTS)
         else:
@@ -153,17 +261,17 @@ def check_clip(name: str) -> None:
     except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
         if isinstance(error, ComposerError):
             raise
-        raise _refused(name, _first_line(error)) from error
+        raise _refused(kind, name, _first_line(error)) from error
     if not there:
-        raise _refused(name, "it has no weights in safetensors")
+        raise _refused(kind, name, "it has no weights in safetensors")
 
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def _refused(name: str, reason: str) -> ComposerError:
+def _refused(kind: Kind, name: str, reason: str) -> ComposerError:
     return ComposerError(
-        f"The CLIP {name} cannot be used ({reason}): give the folder or hub name of a CLIP of "
-        f"transformers with safetensors weights, such as {EXAMPLE}."
+        f"The {kind.name} {name} cannot be used ({reason}): give the folder or hub name of a "
+        f"{kind.name} of transformers with safetensors weights, such as {kind.example}."
     )

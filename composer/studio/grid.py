@@ -46,16 +46,22 @@ class Painted:
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What is known of a picture without other weights; see `composer.studio.scores`.
+    """What is known of a picture; see `composer.studio.scores`.
 
     judged: D of each LoRA in it. recognised: the same as a part of D of the picture that the LoRA
         makes alone, for those that the grid has alone and that are seen there.
     unlike_bare: None where the grid has no picture of the bare model.
+    clip_text: CLIP-T, where there is a CLIP.
+    likeness: CLIP-I and DINO, where there are such, of each LoRA in it that the grid has alone.
     """
 
     judged: Mapping[str, float] = field(default_factory=dict[str, float])
     recognised: Mapping[str, float] = field(default_factory=dict[str, float])
     unlike_bare: float | None = None
+    clip_text: float | None = None
+    likeness: Mapping[str, Mapping[str, float]] = field(
+        default_factory=dict[str, Mapping[str, float]]
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,24 +79,31 @@ class Filled:
         scores = self.scores or Scores()
         known = ("recognised", scores.recognised) if scores.recognised else ("D", scores.judged)
         found: dict[str, tuple[frozenset[str], float]] = {}
-        for name, of in (known,):
+        for name, of in (known, *scores.likeness.items()):
             if of:
                 loras = frozenset(of)
                 found[name] = (loras, fmean(of.values()))
                 found[f"{LEAST}{name}"] = (loras, min(of.values()))
-        if scores.unlike_bare is not None:
-            found["unlike bare"] = (frozenset(), scores.unlike_bare)
-        return found | {"seconds": (frozenset(), self.painted.seconds)}
+        return found | {name: (frozenset(), value) for name, value in self._whole.items()}
+
+    @property
+    def _whole(self) -> dict[str, float]:
+        """What is of no single LoRA."""
+        scores = self.scores or Scores()
+        found = {"CLIP-T": scores.clip_text, "unlike bare": scores.unlike_bare}
+        known = {name: value for name, value in found.items() if value is not None}
+        return known | {"seconds": self.painted.seconds}
 
     @property
     def row(self) -> dict[str, float]:
         """What is known of it as columns of a table; D where there is no part to give."""
-        found, scores = {"seconds": self.painted.seconds}, self.scores or Scores()
+        found, scores = self._whole, self.scores or Scores()
         for name, d in scores.judged.items():
             part = scores.recognised.get(name)
             found |= {f"{name}: D": d} if part is None else {f"{name} recognised": part}
-        bare = scores.unlike_bare
-        return found if bare is None else found | {"unlike bare": bare}
+        for score, of in scores.likeness.items():
+            found |= {f"{name} {score}": value for name, value in of.items()}
+        return found
 
 
 class GridFolder:

@@ -18,6 +18,12 @@ SCORES = {
     "it makes alone of the prompt and seed",
     "D": "by how much better a LoRA explains the picture than the bare model does, as a logarithm, "
     "where no picture of it alone is there to compare with",
+    "CLIP-I": "the cosine of the picture and a picture that a LoRA makes alone, by CLIP: the mean "
+    "over those of the grid but itself",
+    "DINO": "the same by a DINO, which sees details of a figure that CLIP does not",
+    "CLIP-T": "the cosine of the picture and its prompt by CLIP. It does not agree with people on "
+    "composition (Multi-LoRA Composition, arXiv 2402.16843: Pearson's r -0.006 with their ratings "
+    "of composed LoRAs): do not choose a way by it",
     "unlike bare": "the mean difference of a pixel's values (of 255) from the bare model's picture",
     "seconds": "that the picture took",
 }

@@ -1,4 +1,5 @@
-"""Scores of a grid's pictures with no other weights than the model's and the LoRAs'.
+"""Scores of a grid's pictures, with no other weights than the model's and the LoRAs' unless the
+user names some.
 
 *Recognised*: by how much better LoRA i explains a picture than the bare model does,
 
@@ -7,23 +8,32 @@
 (`training.gates.judges`), as a part of D_i of the picture that it makes alone of the same prompt
 and seed, if the grid has one. *Unlike bare*: the mean difference of a pixel's values (of 255) from
 the picture of the bare model, if the grid has one.
+
+With a CLIP or DINO that the user names, of the vectors c of length 1 that it gives pictures and
+texts: *CLIP-T* is c(picture) . c(prompt); *CLIP-I* and *DINO* of LoRA i are the mean of
+c(picture) . c(r) over the pictures r of the grid that the LoRA makes alone, but the picture itself.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from composer.clock import Clock
+from composer.diffusion.clip import Encoder
+from composer.diffusion.emphasis import parse_emphasis
 from composer.experts.hashes import file_hash_of
 from composer.files import write_atomically
 from composer.fusions import LoraRow, Plan, Sum
-from composer.outside import parse_object
+from composer.outside import number as read_number, parse_object
 from composer.studio.axes import ALONE, BARE
 from composer.studio.events import Progress
 from composer.studio.grid import Cells, Filled, GridFolder, Painted, Scores, keys_of
@@ -44,24 +54,29 @@ def score_cells(
     cancelled: Callable[[], bool],
     *,
     asked: bool,
+    encoders: Sequence[Encoder] = (),
 ) -> Iterator[Filled | Progress]:
     """The scores of every cell that is painted, in order, after the progress of finding them. What
     was found of a picture before is read beside it, and is not found again.
 
     asked: whether the LoRAs are; else, and once cancelled, the seconds alone are given.
+    encoders: a CLIP, a DINO, or both.
     """
     keys = keys_of(engine, cells)
     painted = [folder.find(key) for key in keys]
     paths = {name: path for _, _, plan in cells for name, path in plan.paths.items()}
     everyone = Plan(recipe=Sum(), rows={name: LoraRow(name=name) for name in paths}, paths=paths)
     seen: dict[int, dict[str, float]] = {}
+    vectors: dict[int, list[Tensor]] = {}
     clock = Clock(0, len(cells))
-    for number, one in enumerate(painted if asked else ()):
+    for number, one in enumerate(painted if asked or encoders else ()):
         if cancelled():
             break
         if one is not None:
             with kept(one, keys[number]) as known:
-                seen[number] = _judged(engine, one, cells[number][1:], everyone, known)
+                if asked:
+                    seen[number] = _judged(engine, one, cells[number][1:], everyone, known)
+                vectors[number] = [_vector(one, encoder, known) for encoder in encoders]
         yield Progress(
             step=number + 1,
             steps=len(cells),
@@ -72,6 +87,7 @@ def score_cells(
         )
     others: dict[tuple[str, ...] | None, int] = {}
     others |= {cell.labels: number for number, (cell, _, _) in enumerate(cells)}
+    similar = Similarities(encoders, vectors, cells, painted)
     for number, one in enumerate(painted):
         if one is None:
             continue
@@ -88,6 +104,8 @@ def score_cells(
             judged=seen.get(number, {}),
             recognised=parts,
             unlike_bare=None if base is None else _difference(one, base),
+            clip_text=similar.to_prompt(number),
+            likeness=similar.to_loras(number),
         )
         yield Filled(cell=number, painted=one, scores=scores)
 
@@ -132,6 +150,78 @@ def _judged(
         found = recognised(engine, one, asked.request.prompt, missing)
         known |= {names[name]: d for name, d in zip(missing, found, strict=True)}
     return {name: known[score] for name, score in names.items()}
+
+
+def _vector(one: Painted, encoder: Encoder, known: dict[str, Any]) -> Tensor:
+    """Of a picture, as it is known or found now."""
+    name = f"{encoder.kind.name} {encoder.hash}"
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        found = torch.tensor([read_number(value) for value in known[name]])
+        if found.shape == (encoder.width,):
+            return found
+    seen = encoder.look(one.saved.image())
+    known[name] = [float(value) for value in seen]
+    return seen
+
+
+class Similarities:
+    """Of the pictures of a grid to their prompts, and to those that each LoRA makes alone.
+
+    vectors: of the cells of these numbers, one by each encoder.
+    """
+
+    def __init__(
+        self,
+        encoders: Sequence[Encoder],
+        vectors: Mapping[int, Sequence[Tensor]],
+        cells: Cells,
+        painted: Sequence[Painted | None],
+    ) -> None:
+        self._encoders, self._vectors, self._cells = encoders, vectors, cells
+        self._painted = painted
+        self._texts: dict[str, Tensor] = {}
+        self._alone: dict[str, dict[Path, int]] = {}
+        """By LoRA the numbers of the cells with its own pictures, each picture once."""
+        for number in vectors:
+            cell, one = cells[number][0], painted[number]
+            kind, _, name = ("" if cell.way is None else cell.labels[cell.way]).partition(":")
+            if kind == ALONE and one is not None:
+                self._alone.setdefault(name, {})[one.saved.path] = number
+
+    def to_prompt(self, number: int) -> float | None:
+        """CLIP-T; None without a CLIP."""
+        prompt = self._cells[number][1].request.prompt
+        for encoder, vector in zip(self._encoders, self._vectors.get(number, ()), strict=False):
+            if encoder.kind.words:
+                if prompt not in self._texts:
+                    self._texts[prompt] = encoder.read(plain(prompt))
+                return float(vector @ self._texts[prompt])
+        return None
+
+    def to_loras(self, number: int) -> dict[str, dict[str, float]]:
+        """CLIP-I and DINO of each LoRA in the picture that is seen alone in another one."""
+        found: dict[str, dict[str, float]] = {}
+        one = self._painted[number]
+        for place, vector in enumerate(self._vectors.get(number, ())):
+            of: dict[str, float] = {}
+            for name in sorted(self._cells[number][2].paths):
+                alone = self._alone.get(name, {})
+                others = [n for path, n in alone.items() if one and path != one.saved.path]
+                if others:
+                    of[name] = fmean(float(vector @ self._vectors[n][place]) for n in others)
+            if of:
+                found[IMAGE_SCORES[self._encoders[place].kind.name]] = of
+        return found
+
+
+IMAGE_SCORES = {"CLIP": "CLIP-I", "DINO": "DINO"}
+"""How the field names the likeness of pictures, by the kind of encoder."""
+
+
+def plain(prompt: str) -> str:
+    """A prompt without the marks of emphasis, as a CLIP reads it."""
+    stretches = parse_emphasis(prompt)
+    return "".join(f"{' ' * one.new_chunk}{one.text}" for one in stretches)
 
 
 @torch.no_grad()

@@ -232,6 +232,8 @@ class Studio:
         folder: GridFolder | None = None,
         *,
         scored: bool = False,
+        clip: str = "",
+        dino: str = "",
         owner: str = "",
     ) -> Iterator[Event | Filled]:
         """Paint the pictures of these cells that the folder lacks, as one job; otherwise as
@@ -240,7 +242,13 @@ class Studio:
 
         folder: the studio's own unless given, whose pictures are in the history.
         scored: whether LoRAs and the bare model are asked about each.
+        clip, dino: folders or hub names of encoders that score them too.
         """
+        from composer.diffusion.clip import CLIP, DINO, Encoder, check_encoder
+
+        named = [(kind, name) for kind, name in ((CLIP, clip), (DINO, dino)) if name]
+        for kind, name in named:
+            check_encoder(kind, name)
         resolved = [(cell, *self._resolve(cell.asked)) for cell in cells]
         folder = folder or self._painted
 
@@ -254,7 +262,14 @@ class Studio:
                     over = event
                 else:
                     yield event
-            yield from score_cells(engine, folder, resolved, cancelled, asked=scored)
+            encoders = [
+                Encoder.load(kind, name, engine.model.device)
+                for kind, name in named
+                if not cancelled()
+            ]
+            yield from score_cells(
+                engine, folder, resolved, cancelled, asked=scored, encoders=encoders
+            )
             yield replace(over, cancelled=cancelled())
 
         title = f"Compare: {cells[0].asked.request.prompt}" if cells else "Compare"

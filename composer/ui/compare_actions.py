@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -25,7 +25,7 @@ from composer.studio.axes import GridCell
 from composer.studio.comparing import cells_of_ways
 from composer.ui import compare_views, views
 from composer.ui.actions import SEND_EVERY, changed
-from composer.ui.compare_layout import ComparePage
+from composer.ui.compare_layout import ENCODERS, ComparePage
 from composer.ui.compare_views import Sheet
 from composer.ui.layout import Page
 from composer.ui.train_views import picker_view
@@ -119,7 +119,7 @@ class CompareActions:
         """Paint in all ways that are chosen, and show how the grid fills."""
         page = self._page
         try:
-            comparison, scored = self._asked(values)
+            comparison, scoring = self._asked(values)
             yield {
                 page.pace: {"phase": "starting", "title": "Starting"},
                 page.stop: gr.update(interactive=True),
@@ -128,7 +128,7 @@ class CompareActions:
             ways = self._studio.ways(comparison)
             axes, cells = cells_of_ways(ways, comparison.axes)
             sheet = compare_views.Sheet(ways, axes, cells, self._titles())
-            yield from self._followed(sheet, cells, scored, _owner(request))
+            yield from self._followed(sheet, cells, scoring, _owner(request))
         except Exception as error:
             yield self._failed(views.failure(error, "a comparison failed"))
 
@@ -137,11 +137,12 @@ class CompareActions:
         self._studio.interrupt(_owner(request))
         return gr.update(interactive=False)
 
-    def _asked(self, values: Sequence[Any]) -> tuple[Comparison, bool]:
-        """What is to be compared, and whether its pictures are scored."""
+    def _asked(self, values: Sequence[Any]) -> tuple[Comparison, dict[str, Any]]:
+        """What is to be compared, and how its pictures are scored, as `Studio.grid` takes it."""
         given = dict(zip(self._page.form, values, strict=True))
         rows = views.read_rows(given.pop("mixer"), PLAIN[0].key)
         choice = compare_views.read_ways(given.pop("ways"))
+        scoring: dict[str, Any] = {name: (given.pop(name) or "").strip() for name in ENCODERS}
         given["seed"] = views.read_seed(given["seed"])
         asked = Request(
             prompt=given.pop("prompt") or "",
@@ -150,7 +151,10 @@ class CompareActions:
             **given,
         )
         axes = choice.read_axes()
-        return Comparison(request=asked, rows=rows, lines=choice.lines, axes=axes), choice.scored
+        return Comparison(request=asked, rows=rows, lines=choice.lines, axes=axes), {
+            "scored": choice.scored,
+            **scoring,
+        }
 
     def _titles(self) -> dict[str, str]:
         cards = self._studio.cards()
@@ -164,13 +168,13 @@ class CompareActions:
             raise ComposerError(status.message)
 
     def _followed(
-        self, sheet: Sheet, cells: Sequence[GridCell], scored: bool, owner: str
+        self, sheet: Sheet, cells: Sequence[GridCell], scoring: Mapping[str, Any], owner: str
     ) -> Iterator[Update]:
         page = self._page
         yield {page.comparison: sheet.view}
         sent = 0.0
         try:
-            for event in self._studio.grid(cells, scored=scored, owner=owner):
+            for event in self._studio.grid(cells, **scoring, owner=owner):
                 if isinstance(event, PictureSaved):
                     continue  # its place comes next
                 if not isinstance(event, Event):

@@ -15,6 +15,7 @@ ROOM = "compare:"  # before the names of the events between this page's componen
 SETTINGS = (
     "negative", "steps", "cfg_scale", "sampler", "schedule", "width", "height", "clip_skip", "seed",
 )  # fmt: skip
+ENCODERS = ("clip", "dino")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,18 +40,21 @@ class ComparePage:
     height: gr.Number
     clip_skip: gr.Number
     seed: gr.Textbox
+    clip: gr.Textbox
+    dino: gr.Textbox
     pace: gr.HTML
     comparison: gr.HTML
 
     @property
     def form(self) -> dict[str, Any]:
         """The fields that make a comparison, by name, in the order in which values come."""
-        return {name: getattr(self, name) for name in ("mixer", "ways", "prompt", *SETTINGS)}
+        names = ("mixer", "ways", "prompt", *SETTINGS, *ENCODERS)
+        return {name: getattr(self, name) for name in names}
 
     @property
     def taken(self) -> list[Any]:
         """What is taken over from Compose."""
-        return [field for name, field in self.form.items() if name != "ways"]
+        return [field for name, field in self.form.items() if name not in ("ways", *ENCODERS)]
 
 
 def lay_out() -> ComparePage:
@@ -115,4 +119,20 @@ def _settings() -> dict[str, Any]:
                 "0", label="First seed (-1: any)", max_lines=1, elem_id="compare-seed"
             ),
         }
-    return {"negative": negative, **numbers}
+    encoders = {
+        "clip": gr.Textbox(
+            label="CLIP that scores (optional)",
+            info="For CLIP-T, which does not agree with people on composition, and CLIP-I.",
+            placeholder="Folder or hub name",
+            max_lines=1,
+            elem_id="compare-clip",
+        ),
+        "dino": gr.Textbox(
+            label="DINO that scores (optional)",
+            info="As CLIP-I: how like a picture is to those that each LoRA makes alone.",
+            placeholder="Folder or hub name",
+            max_lines=1,
+            elem_id="compare-dino",
+        ),
+    }
+    return {"negative": negative, **numbers, **encoders}

@@ -14,10 +14,12 @@ import pytest
 import torch
 from PIL import Image
 from studio_pictures import finished, ready
+from tiny_clip import write_clip, write_dino
 from tiny_loras import write_lora
 from typer.testing import CliRunner
 
 from composer.cli import app
+from composer.diffusion.clip import CLIP, DINO, Encoder
 from composer.diffusion.conditioning import encode_prompts
 from composer.diffusion.denoise import predict
 from composer.diffusion.record import PictureRecord
@@ -343,6 +345,70 @@ def test_ways_stand_beside_the_sum_in_pairs(studio: Studio, tmp_path: Path) -> N
     some, none = standings_of(cells, {n: filled[n] for n in others if n in filled})
     assert none == "" and {one.paired for one in some} == {None}
     assert standings_of(cells_of(ASKED, axes[:1]), {0: filled[0]}) == ((), "")
+
+
+def test_a_clip_and_a_dino_score_by_their_definitions(
+    studio: Studio, tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = replace(ASKED, request=replace(REQUEST, prompt="a (zibo:1.2) fox BREAK neon"))
+    ways = read_axis("way=bare|alone:zibo|alone:neon|weighted")
+    cells = cells_of(asked, [read_axis("seed=1,2,3"), ways])
+    clip = write_clip(tmp_path / "clip", tiny_sd)
+    encoders = {"clip": str(clip), "dino": str(write_dino(tmp_path / "dino"))}
+
+    def run(cells: Sequence[GridCell]) -> list[Filled]:
+        events = studio.grid(cells, GridFolder(tmp_path / "out"), **encoders)
+        return [event for event in events if isinstance(event, Filled) and event.scores]
+
+    found = run(cells)
+    loras = {"bare": (), "alone:zibo": ("zibo",), "alone:neon": ("neon",)}
+    loras["weighted"] = ("neon", "zibo")
+    alone = {"zibo": (1, 5, 9), "neon": (2, 6, 10)}
+    for kind, score in ((CLIP, "CLIP-I"), (DINO, "DINO")):
+        encoder = Encoder.load(kind, encoders[kind.name.lower()], torch.device("cpu"))
+        seen = [encoder.look(one.painted.saved.image()).double() for one in found]
+        if kind is CLIP:
+            words = encoder.read("a zibo fox neon").double()
+            for one, vector in zip(found, seen, strict=True):
+                assert one.row["CLIP-T"] == pytest.approx(float(vector @ words), abs=1e-5)
+        for number, (cell, one) in enumerate(zip(cells, found, strict=True)):
+            known = loras[cell.labels[1]]
+            means: list[float] = []
+            for name in known:
+                others = [float(seen[number] @ seen[n]) for n in alone[name] if n != number]
+                means.append(sum(others) / len(others))
+                assert one.row[f"{name} {score}"] == pytest.approx(means[-1], abs=1e-5)
+            if known:
+                assert one.overall[score][1] == pytest.approx(sum(means) / len(means), abs=1e-5)
+                assert one.overall[f"least {score}"][1] == pytest.approx(min(means), abs=1e-5)
+            assert {n for n in one.row if n.endswith(score)} == {f"{n} {score}" for n in known}
+    assert "zibo: D" not in found[1].row  # the LoRAs were not asked
+    standings, _ = standings_of(
+        cells_of(asked, [read_axis("seed=1,2,3"), read_axis("way=weighted|ties")]),
+        {n: replace(one, cell=n) for n, one in enumerate([found[3], found[7]])},
+    )
+    assert {"CLIP-T", "CLIP-I", "least DINO"} <= {one.score for one in standings if one.paired}
+    assert any("does not agree" in note for note in notes_on(standings, "weighted"))
+    # what was looked at is not looked at again; what is new or damaged is
+    looked: list[Image.Image] = []
+    look = Encoder.look
+
+    def counted(encoder: Encoder, picture: Image.Image) -> torch.Tensor:
+        looked.append(picture)
+        return look(encoder, picture)
+
+    monkeypatch.setattr(Encoder, "look", counted)
+    again = run(cells)
+    assert not looked and [one.row for one in again] == [one.row for one in found]
+    path = again[0].painted.saved.scores_path
+    told = json.loads(path.read_text())
+    for odd in (["x"], [1.0], None):
+        path.write_text(json.dumps({**told, "scores": dict.fromkeys(told["scores"], odd)}))
+        run(cells[:4])
+    assert len(looked) == 3 * 2 and json.loads(path.read_text()) == told
+    # a single picture of a LoRA is not compared with itself
+    (one,) = run(cells_of(asked, [read_axis("seed=1"), read_axis("way=alone:zibo")]))
+    assert set(one.row) == {"seconds", "CLIP-T"}
 
 
 def test_a_lora_recognises_what_it_draws_by_the_judges_own_words(

@@ -66,7 +66,8 @@ def composed(actions: CompareActions, *rows: LoraRow) -> list[Any]:
 
 
 def form(page: ComparePage, *rows: LoraRow, **changes: Any) -> list[Any]:
-    values = {**COMPOSED, "mixer": mixer(*rows), "ways": None, **changes}
+    encoders = {"clip": "", "dino": None}
+    values = {**COMPOSED, "mixer": mixer(*rows), "ways": None, **encoders, **changes}
     return [values[name] for name in page.form]
 
 
@@ -148,7 +149,11 @@ def test_the_grid_fills_picture_by_picture(actions: CompareActions, page: Compar
     assert scores[2]["loras"][0]["title"] == "Zibo" and scores[0]["bare"] == 0
     whole = last(iter(updates))
     assert whole[page.pace]["phase"] == "done" and whole[page.stop]["interactive"] is False
-    assert len(whole[page.comparison]["files"]) == 4
+    assert len(whole[page.comparison]["files"]) == 5
+    # gates are beside the sum; what one LoRA makes alone is beside nothing
+    standings = dict(whole[page.comparison]["standings"]["ways"])
+    wins = {way: "wins" in str(lines) for way, lines in standings.items()}
+    assert len(wins) == 7 and wins[6] and not wins[1]
     assert "there already" not in whole[page.pace]["detail"]
     # the same once more: nothing is painted, and all is there
     again = last(actions.compare(VISITOR, *form(page, *ROWS)))
@@ -178,6 +183,8 @@ def test_more_can_be_varied_and_not_be_scored(actions: CompareActions, page: Com
         ({"ways": varied("steps", ",".join(map(str, range(1, 200))))}, "1000 are the most"),
         ({"ways": varied("density", "0.5")}, "no axis 'density'"),
         ({"steps": 0}, "number of steps"),
+        ({"clip": " ./nowhere "}, "The CLIP ./nowhere cannot be used (there is no such folder)"),
+        ({"dino": "./nowhere"}, "The DINO ./nowhere cannot be used"),
         ({"seed": None}, "The seed"),
         ({"width": 17}, "does not fit this model"),
         ({"mixer": mixer(LoraRow(name="zobi"))}, "Did you mean 'zibo'"),
