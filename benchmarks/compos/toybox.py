@@ -293,7 +293,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{tight} sets that no picture has room for are left out",
         flush=True,
     )
-    studio.make(every)
+    refused: dict[tuple[object, ...], str] = {}
+    studio.make(every, refused)
+    reasons: dict[str, list[str]] = {}
+    for by_way in made.values():
+        for way, one in tuple(by_way.items()):
+            if one[0].fused in refused:
+                reasons.setdefault(way, []).append(refused[one[0].fused])
+                del by_way[way]
     found: dict[str, dict[Set, list[Answer]]] = {way: {} for way in ways}
     shown: list[Cell] = []
     to_show = next((some for some in chosen if len(some) == 3), chosen[0])
@@ -312,7 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     setup.publish(
         f"Sets of {LORAS[0]} to {LORAS[-1]} LoRAs, fused in every way",
         rows,
-        list(_notes(setup, rows, shown, tight)),
+        [*_notes(setup, rows, shown, tight), *_refusals(reasons)],
         sets=len(chosen),
     )
 
@@ -331,6 +338,12 @@ def _cell(way: str, judged: Judged) -> Cell:
     cell = judged.cell()
     _, *seen = cell.caption.split("\n")
     return dataclasses.replace(cell, caption="\n".join([title_of_way(way), *seen]))
+
+
+def _refusals(reasons: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Of each way that refused sets, how many and why, in the words of the first."""
+    for way, words in reasons.items():
+        yield f"{title_of_way(way)} refuses {len(words)} of the sets: {words[0]}"
 
 
 def _notes(setup: Options, rows: Sequence[Row], shown: Sequence[Cell], tight: int) -> Iterable[str]:

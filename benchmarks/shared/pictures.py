@@ -143,9 +143,18 @@ class Studio:
     def _truth(self, cases: Sequence[Case]) -> list[Image.Image]:
         return [render(case.scene, random.Random(f"truth {case.seed}")) for case in cases]
 
-    def make(self, cases: Sequence[Case]) -> None:
+    def make(
+        self, cases: Sequence[Case], refused: dict[tuple[object, ...], str] | None = None
+    ) -> None:
         """Make all pictures that are not there yet, and keep them; none where renderings are
-        judged."""
+        judged.
+
+        refused: takes why, by `Case.fused`, where a way of fusing refuses the LoRAs; these
+            pictures are left out.
+
+        Raises:
+            ComposerError: one is refused, and `refused` is not given.
+        """
         if self.options.truth:
             return
         todo = {p: c for p, c in zip(self._kept(cases), cases, strict=True) if not p.exists()}
@@ -155,23 +164,35 @@ class Studio:
         progress = _Progress(self.options.name, len(todo))
         self.options.cache.mkdir(parents=True, exist_ok=True)
         at_once = self.options.sampling.batch_size
-        for paths in alike.values():
-            with _Meter(self.model, self.options) as meter, self.attached(todo[paths[0]]):
-                meter.begin()
-                for some in (paths[i : i + at_once] for i in range(0, len(paths), at_once)):
-                    made = sample(
-                        self.model,
-                        [Shot(prompt=todo[p].prompt, seed=todo[p].seed) for p in some],
-                        self.options.sampling,
-                        regions=self.engine.regions(),
-                        passes=self.engine.in_passes(),
-                        before_step=self.engine.at_step,
-                    )
-                    images = list(made)
-                    cost = meter.read(len(some))
-                    for path, image in zip(some, images, strict=True):
-                        _save(path, image, cost)
-                        progress.tick()
+        for fused, paths in alike.items():
+            try:
+                with _Meter(self.model, self.options) as meter, self.attached(todo[paths[0]]):
+                    meter.begin()
+                    for some in (paths[i : i + at_once] for i in range(0, len(paths), at_once)):
+                        self._make([(path, todo[path]) for path in some], meter, progress)
+            except ComposerError as error:
+                if refused is None:
+                    raise
+                refused[fused] = str(error)
+                print(f"{self.options.name}: left out, for {error}", flush=True)
+                for _ in paths:
+                    progress.tick()
+
+    def _make(self, some: Sequence[tuple[Path, Case]], meter: _Meter, progress: _Progress) -> None:
+        """The pictures of one batch, with what is attached."""
+        made = sample(
+            self.model,
+            [Shot(prompt=case.prompt, seed=case.seed) for _, case in some],
+            self.options.sampling,
+            regions=self.engine.regions(),
+            passes=self.engine.in_passes(),
+            before_step=self.engine.at_step,
+        )
+        images = list(made)
+        cost = meter.read(len(some))
+        for (path, _), image in zip(some, images, strict=True):
+            _save(path, image, cost)
+            progress.tick()
 
     def cost(self, case: Case) -> Cost | None:
         """What the picture of this case cost; None where it was not measured."""

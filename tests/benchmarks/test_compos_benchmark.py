@@ -24,6 +24,7 @@ from benchmarks.shared.pictures import Case, Cost
 from benchmarks.shared.results import Results, Row, in_table, read_results
 from benchmarks.shared.scenes import element_heads, fits, scene_with
 from composer.errors import ComposerError
+from composer.fusions.merges import PeftLinear
 from composer.fusions.registry import PLAIN
 from toybox import world
 from toybox.captions import plain_caption
@@ -211,7 +212,12 @@ def told(tiny_zero_snr_sd: Path, tmp_path: Path) -> list[str]:
 def test_it_runs_and_goes_on_without_making_a_picture_twice(
     told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = [*told, "--ways", "bare,weighted,composite,k-lora,gates", "--count", "1"]
+    def refuse(*given: Any) -> Any:
+        raise ComposerError("their ranks differ.")
+
+    monkeypatch.setattr(PeftLinear, "merge", refuse)
+    ways = "bare,weighted,peft-linear,composite,k-lora,gates"
+    few = [*told, "--ways", ways, "--count", "1"]
     made: list[int] = []
     stopped = False
     sample = pictures.sample
@@ -234,6 +240,7 @@ def test_it_runs_and_goes_on_without_making_a_picture_twice(
     held = [sum(e in some for some in chosen_sets(THREE)[0]) for e in THREE]
     assert kept < sum(made) == 3 * 3 + 2 + 1 + sum(held)
     read = read_results(tmp_path / "results" / "compos_toybox.json")
+    assert read.notes[-1] == "PEFT linear refuses 3 of the sets: their ranks differ."
     by_way = {row["fusion"]: row for row in in_table(read.rows, ALL)}
     assert [row["sets"] for row in by_way.values()] == [3, 3, 3, 2, 1]
     assert by_way["LoRA Composite"]["passes"] == pytest.approx((2 + 2 + 3) / 3, abs=0.01)
