@@ -279,7 +279,7 @@ def _label_points(
         boxes = [_beside(place((x, y)), size, *spot) for spot in _PLACES]
         prices = [
             number + sum(_overlap(box, other) * worth for other, worth in taken)
-            if axis.bbox.x0 <= box.x0 and box.x1 <= axis.bbox.x1
+            if axis.bbox.x0 <= box.x0 and box.x1 <= axis.bbox.x1 and axis.bbox.y0 <= box.y0
             else float("inf")
             for number, box in enumerate(boxes)
         ]
