@@ -61,7 +61,7 @@ class Lora:
 
 
 def _taught(one: Element) -> Lora:
-    rank, steps = {"clothing": (8, 700), "style": (10, 700)}.get(one.kind, (5, 400))
+    rank, steps = {"clothing": (4, 500), "style": (5, 500)}.get(one.kind, (3, 300))
     return Lora(
         name=one.name,
         pictures=480,
@@ -83,48 +83,23 @@ TAUGHT: tuple[Lora, ...] = tuple(map(_taught, ELEMENTS))
 
 WILD: tuple[Lora, ...] = (
     Lora(name="zibo", pictures=16, captions="trigger", rank=8, rate=1e-3, steps=300),
-    Lora(name="tavo", pictures=20, captions="tags", rank=16, conv=True, rate=5e-4, steps=400),
+    Lora(name="tavo", pictures=20, captions="tags", rank=8, conv=True, rate=5e-4, steps=400),
     Lora(name="luna", pictures=12, captions="trigger", rank=4, rate=1e-3, steps=300, bare=True),
     Lora(name="miro", pictures=16, captions="tags", rank=32, alpha=16, rate=1e-3, steps=450),
-    Lora(
-        name="bodo",
-        pictures=8,
-        captions="trigger",
-        rank=8,
-        conv=True,
-        rate=1e-3,
-        steps=250,
-        bare=True,
-    ),
-    Lora(name="kiki", pictures=10, captions="tags", rank=16, rate=5e-4, steps=200, bare=True),
-    Lora(name="top hat", pictures=16, captions="trigger", rank=8, rate=1e-3, steps=350),
-    Lora(name="sunglasses", pictures=20, captions="tags", rank=16, conv=True, rate=1e-3, steps=350),
-    Lora(name="crown", pictures=12, captions="trigger", rank=8, rate=1e-3, steps=500, bare=True),
+    Lora(name="kiki", pictures=10, captions="tags", rank=8, rate=5e-4, steps=200, bare=True),
+    Lora(name="top hat", pictures=16, captions="trigger", rank=4, rate=1e-3, steps=350),
+    Lora(name="sunglasses", pictures=20, captions="tags", rank=4, conv=True, rate=1e-3, steps=350),
+    Lora(name="crown", pictures=12, captions="trigger", rank=4, rate=1e-3, steps=500, bare=True),
     Lora(name="bow tie", pictures=16, captions="tags", rank=4, rate=1e-3, steps=350, bare=True),
     Lora(
-        name="pixel art", pictures=30, captions="trigger", rank=16, conv=True, rate=1e-3, steps=350
+        name="pixel art", pictures=30, captions="trigger", rank=8, conv=True, rate=1e-3, steps=350
     ),
     Lora(
-        name="neon",
-        pictures=24,
-        captions="tags",
-        rank=32,
-        alpha=16,
-        rate=1e-3,
-        steps=300,
-        bare=True,
+        name="neon", pictures=24, captions="tags", rank=8, alpha=4, rate=1e-3, steps=300, bare=True
     ),
-    Lora(
-        name="watercolor", pictures=40, captions="trigger", rank=8, conv=True, rate=1e-3, steps=350
-    ),
-    Lora(
-        name="pencil sketch", pictures=30, captions="tags", rank=16, conv=True, rate=1e-3, steps=400
-    ),
-    Lora(name="moon", pictures=20, captions="trigger", rank=8, rate=1e-3, steps=300, bare=True),
-    Lora(name="volcano", pictures=30, captions="tags", rank=16, rate=1e-3, steps=300, bare=True),
-    Lora(
-        name="candy land", pictures=24, captions="trigger", rank=8, conv=True, rate=5e-4, steps=400
-    ),
+    Lora(name="moon", pictures=20, captions="trigger", rank=4, rate=1e-3, steps=300, bare=True),
+    Lora(name="volcano", pictures=30, captions="tags", rank=8, rate=1e-3, steps=300, bare=True),
+    Lora(name="candy land", pictures=24, captions="trigger", rank=4, rate=5e-4, steps=400),
 )
 
 DESCRIPTIONS: dict[str, str] = {
