@@ -145,6 +145,7 @@ def test_a_training_ends_with_a_file_that_compose_offers(
 
     # one click puts them to use
     page.locator(".training .use").click()
+    expect(page.locator(".mixer .row[data-name=moon]")).to_have_count(1)
     expect(page.locator(".mixer .row")).to_have_count(2)
     expect(page.locator("#fusion input")).to_have_value(re.compile("Learned gates"))
     assert {row.get_attribute("data-name") for row in page.locator(".mixer .row").all()} == {
