@@ -67,8 +67,7 @@ SIZES = {
     "clothing": (4, 500),
     "style": (5, 500),
 }
-"""Rank and steps of each kind that is taught well: all files together are to stay below 25 MB. A
-character of rank 3 after 300 steps has no face."""
+"""Rank and steps of each kind that is taught well: all files are to stay below 25 MB together."""
 
 
 def _taught(one: Element) -> Lora:
