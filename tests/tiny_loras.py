@@ -7,6 +7,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from composer.diffusion.model import Model
+from composer.experts import Expert, ModuleNames, read_expert
+
 WIDTH = 32  # of the tiny model's text and attention
 
 
@@ -34,3 +37,12 @@ def write_lora(
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, metadata)
     return path
+
+
+def experts_for(model: Model, folder: Path, *names: str) -> list[Expert]:
+    """Experts of different factors, read from files as users have them."""
+    modules = ModuleNames.of(model.models, model=model.name)
+    return [
+        read_expert(write_lora(folder / f"{name}.safetensors", seed=seed), modules, name=name)
+        for seed, name in enumerate(names or ("ada", "ink"))
+    ]

@@ -4,14 +4,13 @@ figures."""
 from __future__ import annotations
 
 import random
-import shutil
 from itertools import combinations, pairwise, product
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
+from tiny_benchmark import judged_model, options_of
 from tiny_gates import write_gates
 from tiny_loras import write_lora
 
@@ -29,7 +28,7 @@ from composer.fusions.registry import PLAIN
 from toybox import world
 from toybox.captions import plain_caption
 from toybox.measure import Judged
-from toybox.oracle import Oracle, OracleNet, Verdict, truth
+from toybox.oracle import Verdict, truth
 from toybox.world import CHARACTERS, CLOTHING, ELEMENTS, THINGS, WEARERS, element
 
 CHARACTER = next(name for name in CHARACTERS if name not in WEARERS)
@@ -187,10 +186,7 @@ def test_names_of_lines_are_moved_apart_and_stay_in_order(places: list[float]) -
 @pytest.fixture
 def told(tiny_zero_snr_sd: Path, tmp_path: Path) -> list[str]:
     """A tiny model, an oracle that was never trained, LoRAs, and gates for two of them."""
-    model = tmp_path / "tiny"
-    shutil.copytree(tiny_zero_snr_sd, model)
-    torch.manual_seed(0)
-    Oracle(OracleNet()).save(model / "oracle")
+    model = judged_model(tiny_zero_snr_sd, tmp_path / "tiny")
     loras = tmp_path / "loras"
     files = {
         taught.file: write_lora(loras / f"{taught.file}.safetensors", seed=seed)
@@ -199,14 +195,7 @@ def told(tiny_zero_snr_sd: Path, tmp_path: Path) -> list[str]:
     pair = {taught.file: files[taught.file] for taught in PAIR}
     write_gates(loras / "gates" / "pair.safetensors", model, pair)
     write_gates(loras / "gates" / "alien.safetensors", model, pair, model_hash="0" * 64)
-    folders = {
-        "--model": model,
-        "--loras": loras,
-        "--cache": tmp_path / "cache",
-        "--results": tmp_path / "results",
-        "--images": tmp_path / "images",
-    }
-    return ["--steps", "2", *(str(word) for pair in folders.items() for word in pair)]
+    return options_of(model, loras, tmp_path, steps=2)
 
 
 def test_it_runs_and_goes_on_without_making_a_picture_twice(

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from tiny_benchmark import judged_model, options_of
 from tiny_loras import write_lora
 
 from benchmarks.gates import ablations, company, export, learned, merges, paper
 from benchmarks.gates.files import default_training, trained
 from benchmarks.shared.results import read_results
-from toybox.oracle import Oracle, OracleNet
 from toybox.world import element
 
 TAUGHT = ("zibo", "neon")
@@ -23,20 +21,10 @@ TAUGHT = ("zibo", "neon")
 @pytest.fixture
 def told(tiny_zero_snr_sd: Path, tmp_path: Path) -> list[str]:
     """A tiny model with an oracle that was never trained, and LoRAs of a character and a style."""
-    model = tmp_path / "tiny"
-    shutil.copytree(tiny_zero_snr_sd, model)
-    torch.manual_seed(0)
-    Oracle(OracleNet()).save(model / "oracle")
+    model = judged_model(tiny_zero_snr_sd, tmp_path / "tiny")
     for seed, taught in enumerate(map(element, TAUGHT)):
         write_lora(tmp_path / "loras" / f"{taught.file}.safetensors", seed=seed)
-    folders = {
-        "--model": model,
-        "--loras": tmp_path / "loras",
-        "--cache": tmp_path / "cache",
-        "--results": tmp_path / "results",
-        "--images": tmp_path / "images",
-    }
-    return ["--steps", "1", *(str(word) for pair in folders.items() for word in pair)]
+    return options_of(model, tmp_path / "loras", tmp_path)
 
 
 def quickly(*given: Any) -> Path:

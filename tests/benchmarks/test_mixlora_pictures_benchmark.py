@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from tiny_benchmark import judged_model, options_of
 from tiny_mixlora import tiny_mixlora, write_mixlora
 
 from benchmarks.mixlora import pictures
@@ -15,17 +15,13 @@ from benchmarks.shared.results import read_results
 from composer.diffusion.load import load_model
 from composer.errors import ComposerError
 from composer.experts import LoraInfo, LowRank, ModuleNames, write_lora
-from toybox.oracle import Oracle, OracleNet
 
 
 @pytest.fixture
 def told(tiny_zero_snr_sd: Path, tmp_path: Path) -> list[str]:
     """A model with an oracle that was never trained, and a LoRA of each character."""
-    model, loras = tmp_path / "tiny", tmp_path / "loras"
-    shutil.copytree(tiny_zero_snr_sd, model)
+    model, loras = judged_model(tiny_zero_snr_sd, tmp_path / "tiny"), tmp_path / "loras"
     loras.mkdir()
-    torch.manual_seed(0)
-    Oracle(OracleNet()).save(model / "oracle")
     names = ModuleNames.of(load_model(model).models, model="tiny")
     site = next(name for name in names.shapes["unet"] if name.endswith("to_q"))
     out, into = names.shapes["unet"][site]
@@ -35,14 +31,7 @@ def told(tiny_zero_snr_sd: Path, tmp_path: Path) -> list[str]:
         }
         info = LoraInfo(trigger=taught.trigger, role=taught.kind, base="tiny", rank=2, title="t")
         write_lora(loras / f"{taught.file}.safetensors", sites, info)
-    folders = {
-        "--model": model,
-        "--loras": loras,
-        "--cache": tmp_path / "cache",
-        "--results": tmp_path / "results",
-        "--images": tmp_path / "images",
-    }
-    return ["--steps", "1", *(str(word) for pair in folders.items() for word in pair)]
+    return options_of(model, loras, tmp_path)
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import shutil
 from collections.abc import Callable
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tiny_benchmark import judged_model, options_of
 
 from benchmarks import tables
 from benchmarks.gates import merges
@@ -34,7 +34,7 @@ from composer.fusions.tuned_weights import read_tuned_weights
 from toybox import measure
 from toybox.captions import plain_caption
 from toybox.measure import Judged, unseen_prompt
-from toybox.oracle import SLOTS, Oracle, OracleNet, Verdict, judgeable, truth
+from toybox.oracle import SLOTS, Verdict, judgeable, truth
 from toybox.render import render
 from toybox.tensors import save_tensors
 from toybox.understand import understand
@@ -58,11 +58,7 @@ PAIRS = [kinds for kinds in combinations_with_replacement(KINDS, 2) if kinds not
 @pytest.fixture(scope="module")
 def model(tiny_zero_snr_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with an oracle that was never trained."""
-    folder = tmp_path_factory.mktemp("bench") / "tiny"
-    shutil.copytree(tiny_zero_snr_sd, folder)
-    torch.manual_seed(0)
-    Oracle(OracleNet()).save(folder / "oracle")
-    return folder
+    return judged_model(tiny_zero_snr_sd, tmp_path_factory.mktemp("bench") / "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -92,14 +88,7 @@ def loras(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def told(model: Path, loras: Path, tmp_path: Path) -> list[str]:
-    folders = {
-        "--model": model,
-        "--loras": loras,
-        "--cache": tmp_path / "cache",
-        "--results": tmp_path / "results",
-        "--images": tmp_path / "images",
-    }
-    return ["--steps", "1", *(str(word) for pair in folders.items() for word in pair)]
+    return options_of(model, loras, tmp_path)
 
 
 def judged_as(scene: Scene, **changed: str | None) -> Judged:

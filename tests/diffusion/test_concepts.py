@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_loras import write_lora
+from tiny_loras import experts_for
 from torch import Tensor
 
 from composer.diffusion.concepts import ANCHORS, PART, ConceptMaps, Concepts, grid_of, words_at
@@ -19,7 +19,6 @@ from composer.diffusion.model import Model
 from composer.diffusion.regions import Regions, Trigger, regions_of
 from composer.diffusion.request import Request
 from composer.diffusion.sample import Step, denoise_pictures, generate
-from composer.experts import ModuleNames, read_expert
 from composer.fusions.regions import region_gates
 from composer.mixture import Mixture, attach
 
@@ -39,12 +38,7 @@ def model(tiny_sd: Path) -> Model:
 
 @pytest.fixture
 def mixture(model: Model, tmp_path: Path) -> Iterator[Mixture]:
-    modules = ModuleNames.of(model.models, model=model.name)
-    experts = {
-        name: read_expert(write_lora(tmp_path / f"{name}.safetensors", seed=i), modules, name=name)
-        for i, name in enumerate(TRIGGERS)
-    }
-    sites = {name: expert.sites for name, expert in experts.items()}
+    sites = {e.name: e.sites for e in experts_for(model, tmp_path, *TRIGGERS)}
     with attach(model.models, sites, granularity="block") as mixture:
         mixture.set_gates(region_gates(mixture, dict.fromkeys(mixture.names, 0.8), concepts=True))
         yield mixture

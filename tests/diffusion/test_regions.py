@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tiny_loras import write_lora
+from tiny_loras import experts_for
 from torch import Tensor
 
 from composer.diffusion.conditioning import encode_prompts
@@ -25,7 +25,6 @@ from composer.diffusion.regions import (
 from composer.diffusion.request import Request
 from composer.diffusion.sample import Picture, generate
 from composer.evaluation.sampling import Sampling, Shot, sample
-from composer.experts import ModuleNames, read_expert
 from composer.experts.triggers import without_words
 from composer.fusions.regions import region_gates
 from composer.mixture import Mixture, Reach, attach, region_maps
@@ -60,14 +59,8 @@ def model(tiny_sd: Path) -> Model:
 
 @pytest.fixture
 def mixture(model: Model, tmp_path: Path) -> Iterator[Mixture]:
-    modules = ModuleNames.of(model.models, model=model.name)
-    experts = {
-        name: read_expert(write_lora(tmp_path / f"{name}.safetensors", seed=i), modules, name=name)
-        for i, name in enumerate(("ada", "ink", "sea"))
-    }
-    with attach(
-        model.models, {n: e.sites for n, e in experts.items()}, granularity="block"
-    ) as mixture:
+    experts = experts_for(model, tmp_path, "ada", "ink", "sea")
+    with attach(model.models, {e.name: e.sites for e in experts}, granularity="block") as mixture:
         yield mixture
 
 

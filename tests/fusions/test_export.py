@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_loras import write_lora as write_tiny
+from tiny_loras import experts_for
 
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
@@ -32,11 +32,7 @@ def model(tiny_sd: Path) -> Model:
 
 @pytest.fixture
 def experts(model: Model, tmp_path: Path) -> list[Expert]:
-    modules = ModuleNames.of(model.models, model=model.name)
-    return [
-        read_expert(write_tiny(tmp_path / f"{n}.safetensors", seed=i), modules, name=n)
-        for i, n in enumerate(("ada", "ink"))
-    ]
+    return experts_for(model, tmp_path)
 
 
 def mixed(model: Model, experts: list[Expert]) -> Mixture:

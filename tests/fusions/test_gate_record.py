@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_loras import write_lora
+from tiny_loras import experts_for
 
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
 from composer.errors import ComposerError
 from composer.evaluation.heat_map import heat_map
-from composer.experts import ModuleNames, read_expert
 from composer.fusions.gate_record import GateRecord, GateRecorder
 from composer.mixture import GateSettings, LearnedGate, Mixture, attach
 
@@ -29,14 +28,7 @@ def model(tiny_sd: Path) -> Model:
 
 @pytest.fixture
 def mixture(model: Model, tmp_path: Path) -> Iterator[Mixture]:
-    modules = ModuleNames.of(model.models, model=model.name)
-    experts = {
-        name: read_expert(
-            write_lora(tmp_path / f"{name}.safetensors", seed=i), modules, name=name
-        ).sites
-        for i, name in enumerate(("ada", "ink"))
-    }
-    with attach(model.models, experts) as made:
+    with attach(model.models, {e.name: e.sites for e in experts_for(model, tmp_path)}) as made:
         torch.manual_seed(0)
         gate = LearnedGate(GateSettings(time=True), 32, [True, True], time_width=128)
         assert gate.clock is not None

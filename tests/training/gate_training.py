@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from tiny_loras import write_lora
 
 from composer.diffusion.model import Model
-from composer.experts import Expert, ModuleNames, read_expert
+from composer.experts import Expert
 from composer.fusions.gate_file import read_gates
 from composer.mixture import Mixture
 from composer.mixture.build import new_gates
@@ -19,15 +18,6 @@ from composer.training.gates.settings import GateProgress, GateTraining
 from composer.training.gates.train import gate_for, train_gates
 
 STEPS = 6
-
-
-def experts_for(model: Model, folder: Path, *names: str) -> list[Expert]:
-    """Experts of different factors, read from files as users have them."""
-    modules = ModuleNames.of(model.models, model=model.name)
-    return [
-        read_expert(write_lora(folder / f"{name}.safetensors", seed=seed), modules, name=name)
-        for seed, name in enumerate(names or ("ada", "ink"))
-    ]
 
 
 def training(folder: Path, **settings: Any) -> GateTraining:

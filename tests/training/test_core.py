@@ -18,6 +18,7 @@ from language_loras import three_loras
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tiny_loras import experts_for
 
 from composer.diffusion.load import load_model
 from composer.errors import ComposerError
@@ -116,7 +117,7 @@ def picture_mixlora(folder: Path, tiny_sd: Path, optimizer: str = "muon") -> Kin
 
 def gates(folder: Path, tiny_sd: Path) -> Kind:
     model = load_model(tiny_sd)
-    experts = gate_training.experts_for(model, folder)
+    experts = experts_for(model, folder)
     return Kind(
         config=gate_training.training(folder, **SHARED),
         begin=lambda config, **more: train_gates(model, experts, config, **more),

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from gate_training import assert_untouched, experts_for, run, state_of, training
+from gate_training import assert_untouched, run, state_of, training
 from tiny_gates import write_gates
-from tiny_loras import write_lora
+from tiny_loras import experts_for, write_lora
 
 from composer.diffusion.conditioning import encode_prompts
 from composer.diffusion.load import load_model

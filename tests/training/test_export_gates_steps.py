@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from gate_training import assert_untouched, experts_for, state_of
+from gate_training import assert_untouched, state_of
 from tiny_gates import write_gates
+from tiny_loras import experts_for
 
 from composer.diffusion.load import load_model
 from composer.diffusion.samplers import check_steps

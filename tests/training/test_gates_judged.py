@@ -13,12 +13,12 @@ import torch
 from gate_training import (
     along_the_gradient,
     assert_every_gate_learns,
-    experts_for,
     finished,
     put_gates_in,
     run,
     training,
 )
+from tiny_loras import experts_for
 
 from composer.diffusion.conditioning import encode_prompts
 from composer.diffusion.load import load_model

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from gate_training import experts_for
+from tiny_loras import experts_for
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gate_training import assert_untouched, experts_for, state_of, training
-from tiny_loras import write_lora
+from gate_training import assert_untouched, state_of, training
+from tiny_loras import experts_for, write_lora
 from typer.testing import CliRunner
 
 from composer.cli import app

@@ -13,7 +13,6 @@ import torch
 from gate_training import (
     along_the_gradient,
     assert_every_gate_learns,
-    experts_for,
     finished,
     put_gates_in,
     run,
@@ -21,7 +20,7 @@ from gate_training import (
 )
 from safetensors.torch import load_file, save_file
 from tiny_clip import write_clip
-from tiny_loras import write_lora
+from tiny_loras import experts_for, write_lora
 from transformers import CLIPImageProcessor
 from typer.testing import CliRunner
 

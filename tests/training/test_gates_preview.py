@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gate_training import experts_for, run, training
+from gate_training import run, training
+from tiny_loras import experts_for
 
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from gate_training import experts_for, finished, put_gates_in, run, training
+from gate_training import finished, put_gates_in, run, training
 from safetensors.torch import load_file
 from tiny_clip import write_clip
-from tiny_loras import write_lora
+from tiny_loras import experts_for, write_lora
 
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model

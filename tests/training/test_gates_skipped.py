@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from gate_training import experts_for, run, training
+from gate_training import run, training
 from tiny_clip import write_clip
+from tiny_loras import experts_for
 
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gate_training import assert_untouched, experts_for, run, state_of, training
+from gate_training import assert_untouched, run, state_of, training
+from tiny_loras import experts_for
 
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model

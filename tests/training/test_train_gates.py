@@ -8,15 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from gate_training import (
-    assert_every_gate_learns,
-    assert_untouched,
-    experts_for,
-    run,
-    state_of,
-    training,
-)
+from gate_training import assert_every_gate_learns, assert_untouched, run, state_of, training
 from safetensors.torch import load_file
+from tiny_loras import experts_for
 
 from composer.diffusion.load import load_model
 from composer.diffusion.model import Model
