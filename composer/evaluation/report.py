@@ -69,17 +69,24 @@ class Standing:
             "note": TOO_FEW if one and not ends else None,
         }
 
-    @property
-    def lines(self) -> tuple[str, ...]:
-        """For people: the mean, then wins, and the difference with its interval."""
+    def lines(self, whole: float = 0) -> tuple[str, ...]:
+        """For people: the mean, then wins, and the difference with its interval.
+
+        whole: what is 100 %; 0 says the numbers themselves.
+        """
+        mean = f"{100 * self.mean / whole:.0f} %" if whole else _words(self.mean)
         if self.paired is None:
-            return (_words(self.mean),)
+            return (mean,)
+
+        def away(value: float) -> str:
+            return f"{100 * value / whole:+.0f}" if whole else f"{value:+.3g}"
+
         one, ends = self.paired, self.paired.interval
-        beside = f"{ends.low:+.3g} to {ends.high:+.3g}" if ends else TOO_FEW
+        beside = f"{away(ends.low)} to {away(ends.high)}" if ends else TOO_FEW
         return (
-            _words(self.mean),
+            mean,
             f"wins {100 * one.wins:.0f} % of {one.pairs}",
-            f"{one.difference:+.3g} ({beside})",
+            f"{away(one.difference)} ({beside})",
         )
 
 
@@ -193,7 +200,7 @@ def _ways(standings: Sequence[Standing]) -> str:
     lines: list[str] = []
     for way, row in ways.items():
         cells = "".join(
-            f"<td data-value={one.mean!r}>{'<br>'.join(map(html.escape, one.lines))}</td>"
+            f"<td data-value={one.mean!r}>{'<br>'.join(map(html.escape, one.lines()))}</td>"
             if one
             else "<td></td>"
             for one in row

@@ -28,6 +28,8 @@ SCORES = {
     "seconds": "that the picture took",
 }
 """What scores mean, in words."""
+WHOLES = {"recognised": 1, f"{LEAST}recognised": 1, "unlike bare": 255}
+"""What 100 % is of the scores that the page says in per cent."""
 COSTS = ("unlike bare", "seconds")
 """Of which more is not better."""
 

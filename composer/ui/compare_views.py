@@ -181,7 +181,7 @@ class Sheet:
     def _standings(self) -> Json:
         """The scores of each way: by way its number and for each score its lines."""
         from composer.evaluation.report import by_way
-        from composer.studio.grid_report import notes_on, standings_of
+        from composer.studio.grid_report import WHOLES, notes_on, standings_of
 
         standings, against = standings_of(self._cells, self._filled)
         scores, ways = by_way(standings)
@@ -190,7 +190,10 @@ class Sheet:
         return {
             "scores": scores,
             "ways": [
-                [number[way], [[*one.lines] if one else [] for one in row]]
+                [
+                    number[way],
+                    [[*one.lines(WHOLES.get(one.score, 0))] if one else [] for one in row],
+                ]
                 for way, row in ways.items()
             ],
             "notes": notes_on(standings, title),

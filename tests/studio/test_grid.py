@@ -479,6 +479,9 @@ def test_a_report_says_all_and_is_safe(tmp_path: Path) -> None:
         Standing(way="b", score="quality", pictures=2, mean=2, paired=replace(sure, interval=None)),
         Standing(way="b", score="seconds", pictures=1, mean=1.5),
     ]
+    # in per cent of a whole, as the page says parts
+    assert standings[0].lines(0.5) == ("25 %", "wins 75 % of 12", "+100 (-50 to +150)")
+    assert standings[2].lines(2) == ("75 %",)
     files = report(
         f"{evil} {{pictures}}",
         ["prompt", "way"],

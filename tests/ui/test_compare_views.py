@@ -135,7 +135,7 @@ def test_the_grid_fills_and_ends(
         "CSV of ways": "comparison-0001-1-ways.csv",
         "JSON": "comparison-0001-1.json",
     }
-    alone = [["0.8"], ["0.8"], ["2"]]
+    alone = [["80 %"], ["80 %"], ["2"]]
     assert over["standings"]["ways"] == [[1, alone]]
     assert over["standings"]["scores"] == ["recognised", "least recognised", "seconds"]
     assert any(note.startswith("recognised: ") for note in over["standings"]["notes"])

@@ -106,8 +106,7 @@ function build(value) {
   grid.replaceChildren(...value.ways.map((way, i) => {
     const column = make('section', 'way kind-' + way.line + (way.gated ? ' gated' : ''));
     const label = make('div', 'label');
-    label.append(
-      make('strong', '', way.title), make('span', 'detail', way.detail), make('span', 'mean'));
+    label.append(make('strong', '', way.title), make('span', 'detail', way.detail));
     const pictures = make('div', 'cells');
     pictures.append(...value.rows.map((row, j) => {
       const place = make('div', 'place');
@@ -146,21 +145,8 @@ function scored(scores) {
   return found;
 }
 
-// Of a way: the mean over its LoRAs and pictures, and the least of one LoRA in one picture.
-function summed(column) {
-  const parts = column.filter(Boolean).flatMap(({loras}) => loras.map(({part}) => part))
-    .filter((part) => part !== null);
-  if (!parts.length) return '';
-  const mean = parts.reduce((all, part) => all + part, 0) / parts.length;
-  return 'LoRAs ' + percent(mean) + ', least ' + percent(Math.min(...parts));
-}
-
 function showScores(value) {
   [...grid.children].forEach((column, i) => {
-    const words = summed(value.scores[i]);
-    const mean = column.querySelector('.mean');
-    mean.textContent = words;
-    mean.hidden = !words || value.ways[i].line === 'alone';
     column.querySelectorAll('.place .scores').forEach((node, j) => {
       if (value.scores[i][j] && !node.childElementCount) node.append(...scored(value.scores[i][j]));
     });
@@ -177,9 +163,9 @@ function showStandings({ways, standings: {scores, ways: rows, notes}}) {
   }));
   $('.standings tbody').replaceChildren(...rows.map(([way, cells]) => {
     const row = make('tr');
-    const head = make('th', '', ways[way].title);
+    const head = make('th');
     head.scope = 'row';
-    head.append(make('span', 'detail', ways[way].detail));
+    head.append(make('span', 'name', ways[way].title), make('span', 'detail', ways[way].detail));
     row.append(head, ...cells.map((lines) => {
       const cell = make('td');
       cell.append(...lines.map((line) => make('span', '', line)));
