@@ -79,7 +79,7 @@ class Standing:
             return (mean,)
 
         def away(value: float) -> str:
-            return f"{100 * value / whole:+.0f}" if whole else f"{value:+.3g}"
+            return f"{round(100 * value / whole):+d}" if whole else f"{value:+.3g}"
 
         one, ends = self.paired, self.paired.interval
         beside = f"{away(ends.low)} to {away(ends.high)}" if ends else TOO_FEW

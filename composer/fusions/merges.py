@@ -96,6 +96,10 @@ class Merge(Whole):
         """The difference at a site, of the LoRAs that change it, with their weights."""
         raise NotImplementedError
 
+    def too_large(self, columns: int, loras: int) -> bool:
+        """Whether what `merge` makes of so many columns of a site does not fit into memory."""
+        return False
+
     def attach(self, plan: Plan, bench: Bench) -> dict[str, Expert]:
         """One expert, made when it is asked for the first time, with weight 1."""
         names = sorted(plan.rows)
@@ -106,7 +110,7 @@ class Merge(Whole):
             return {}
         weights = [plan.rows[name].weights for name in names]
         key = (self, tuple(map(str, weights)), *experts.values())
-        merged, kept = bench.derive(key, lambda: self._merged(experts, weights, bench))
+        merged, kept, added_up = bench.derive(key, lambda: self._merged(experts, weights, bench))
         mixture = bench.attach("network", {names[0]: merged})
         assert mixture is not None  # there is an expert
         bench.fitted = None
@@ -119,21 +123,32 @@ class Merge(Whole):
             bench.notes.append(
                 f"Rank {self.rank} keeps {kept:.1%} of the energy of the merged LoRAs."
             )
+        if added_up:
+            bench.notes.append(
+                f"{self.title} would take too much memory at {added_up} sites of the model: there "
+                "the LoRAs are added up."
+            )
         return {name: experts[name] for name in plan.rows}
 
     def _merged(
         self, experts: Mapping[str, Expert], weights: Sequence[Mapping[str, float]], bench: Bench
-    ) -> tuple[Expert, float]:
-        from composer.fusions.merging import merge_experts
+    ) -> tuple[Expert, float, int]:
+        """The expert, how much of it its ranks keep, and at how many sites it is the sum."""
+        from composer.fusions.merging import added, merge_experts
 
+        added_up: list[str] = []
         styles = [expert.info.role == "style" for expert in experts.values()]
         seen = bench.observe(experts) if self.observes else None
 
         def merge(site: str, loras: Weighted, here: Sequence[int]) -> LowRank:
             inputs = [] if seen is None else [seen[site][n] for n in here]
+            if inputs and self.too_large(inputs[0].shape[1], len(loras)):
+                added_up.append(site)
+                return added(loras)
             return self.merge(site, loras, Known(styles=[styles[n] for n in here], inputs=inputs))
 
-        return merge_experts(tuple(experts.values()), weights, merge, self.rank)
+        merged, kept = merge_experts(tuple(experts.values()), weights, merge, self.rank)
+        return merged, kept, len(added_up)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,12 +309,14 @@ class RegMean(Merge):
     )
 
     def merge(self, site: str, loras: Weighted, known: Known) -> LowRank:
-        """See `merging.regmean`; where a product of all inputs is too large, the sum."""
-        from composer.fusions.merging import added, regmean
+        """See `merging.regmean`."""
+        from composer.fusions.merging import regmean
 
-        if known.inputs[0].shape[1] > MOST_INPUTS:
-            return added(loras)
         return regmean(loras, known.inputs, self.alpha)
+
+    def too_large(self, columns: int, loras: int) -> bool:
+        """Of the product of all columns."""
+        return columns > MOST_INPUTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -354,12 +371,14 @@ class ZipLora(Merge):
     )
 
     def merge(self, site: str, loras: Weighted, known: Known) -> LowRank:
-        """See `merging.zipped`; where a product of all columns is too large, the sum."""
-        from composer.fusions.merging import added, zipped
+        """See `merging.zipped`."""
+        from composer.fusions.merging import zipped
 
-        if known.inputs[0].shape[1] * len(loras) > 2 * MOST_INPUTS:
-            return added(loras)
         return zipped(loras, known.inputs, self.overlap)
+
+    def too_large(self, columns: int, loras: int) -> bool:
+        """Of the product of all columns of all LoRAs."""
+        return columns * loras > 2 * MOST_INPUTS
 
 
 @dataclass(frozen=True, kw_only=True)

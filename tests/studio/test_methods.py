@@ -30,6 +30,7 @@ from composer.fusions import (
     Plan,
     Recipe,
     Sum,
+    merges,
     read_recipe,
     recorded_recipe,
 )
@@ -351,6 +352,23 @@ def test_text_encoders_of_sdxl_share_a_weight(tiny_sdxl: Path, tmp_path: Path) -
         engine.mix(Plan(recipe=recipe, rows=rows, paths=paths))
         assert engine.mixture is not None
         assert {site.split(".")[0] for site in engine.mixture.sites} == {*engine.model.models}
+
+
+@pytest.mark.parametrize("key", ["regmean:alpha=0.25", "ziplora:overlap=0.5"])
+def test_where_a_site_is_too_large_the_sum_is_taken_and_told(
+    engine: Engine, folder: Path, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("neon", "zibo")
+    mixed(engine, folder, read_recipe("weighted"), names)
+    added = predicted(engine)
+    mixed(engine, folder, read_recipe(key), names)
+    assert not engine.notes
+    assert float((predicted(engine) - added).abs().max()) > 1e-3
+    engine.release()
+    monkeypatch.setattr(merges, "MOST_INPUTS", 0)
+    mixed(engine, folder, read_recipe(key + ",rank=4096"), names)  # not what is kept of before
+    torch.testing.assert_close(predicted(engine), added, rtol=1e-4, atol=1e-4)
+    assert any("too much memory at 3 sites" in note for note in engine.notes)
 
 
 def test_what_was_fused_before_does_not_matter(engine: Engine, folder: Path) -> None:
