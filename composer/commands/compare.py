@@ -11,6 +11,7 @@ from composer.commands import _options as options
 from composer.commands._settings import with_settings
 from composer.commands.generate import follow, read_row, read_size
 from composer.diffusion.request import Request
+from composer.errors import ComposerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -48,6 +49,11 @@ def compare(
         help="A DINO likewise: DINO and CLIP-I compare with what each LoRA paints alone in the "
         "grid.",
     ),
+    reference: list[str] = typer.Option(
+        [],
+        help="NAME=FOLDER: pictures of what the LoRA NAME teaches; CLIP-I and DINO then compare "
+        "with these, the whole picture and its best crop; repeatable.",
+    ),
     model: str = typer.Option(
         options.TOYBOX,
         help="A folder, a checkpoint file or a hub name.",
@@ -73,6 +79,7 @@ def compare(
     from composer.studio.grid import Filled, GridFolder
     from composer.studio.grid_report import report_of
 
+    references = dict(map(_read_reference, reference))
     width, height = read_size(size)
     count = settings.pop("count")
     request = Request(**settings, prompt=prompt, width=width, height=height).drawn()
@@ -101,9 +108,21 @@ def compare(
             else:
                 yield event
 
-    follow(gathered(studio.grid(cells, GridFolder(output), scored=scores, clip=clip, dino=dino)))
+    events = studio.grid(
+        cells, GridFolder(output), scored=scores, clip=clip, dino=dino, references=references
+    )
+    follow(gathered(events))
     for path in write_report(output, report_of(prompt, axes, cells, filled, folder="pictures/")):
         typer.echo(str(path))
+
+
+def _read_reference(text: str) -> tuple[str, Path]:
+    name, _, folder = text.partition("=")
+    if not (name.strip() and folder.strip()):
+        raise ComposerError(
+            f"--reference {text!r} is not understood: write NAME=FOLDER, as in zibo=photos/zibo."
+        )
+    return name.strip(), Path(folder.strip())
 
 
 def usual(studio: Studio, asked: ComposeRequest) -> list[str]:

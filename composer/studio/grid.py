@@ -52,7 +52,8 @@ class Scores:
         makes alone, for those that the grid has alone and that are seen there.
     unlike_bare: None where the grid has no picture of the bare model.
     clip_text: CLIP-T, where there is a CLIP.
-    likeness: CLIP-I and DINO, where there are such, of each LoRA in it that the grid has alone.
+    likeness: CLIP-I and DINO, where there are such, of each LoRA in it that the grid has alone or
+        that has reference pictures; of these the best crop's too.
     """
 
     judged: Mapping[str, float] = field(default_factory=dict[str, float])

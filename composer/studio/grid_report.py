@@ -18,9 +18,14 @@ SCORES = {
     "it makes alone of the prompt and seed",
     "D": "by how much better a LoRA explains the picture than the bare model does, as a logarithm, "
     "where no picture of it alone is there to compare with",
-    "CLIP-I": "the cosine of the picture and a picture that a LoRA makes alone, by CLIP: the mean "
-    "over those of the grid but itself",
+    "CLIP-I": "the cosine of the picture and a picture of what a LoRA teaches, by CLIP: the mean "
+    "over the reference pictures, or without any over those of the grid that the LoRA makes alone, "
+    "but itself",
     "DINO": "the same by a DINO, which sees details of a figure that CLIP does not",
+    "cropped CLIP-I": "CLIP-I of the crop where it is highest, for LoRAs that share a picture: "
+    "squares of 1, 3/4 and 1/2 of the shorter side, half a side apart or less; of a style that of "
+    "the whole picture",
+    "cropped DINO": "the same by a DINO",
     "CLIP-T": "the cosine of the picture and its prompt by CLIP. It does not agree with people on "
     "composition (Multi-LoRA Composition, arXiv 2402.16843: Pearson's r -0.006 with their ratings "
     "of composed LoRAs): do not choose a way by it",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -234,6 +234,7 @@ class Studio:
         scored: bool = False,
         clip: str = "",
         dino: str = "",
+        references: Mapping[str, Path] | None = None,
         owner: str = "",
     ) -> Iterator[Event | Filled]:
         """Paint the pictures of these cells that the folder lacks, as one job; otherwise as
@@ -243,6 +244,10 @@ class Studio:
         folder: the studio's own unless given, whose pictures are in the history.
         scored: whether LoRAs and the bare model are asked about each.
         clip, dino: folders or hub names of encoders that score them too.
+        references: by LoRA, a folder with pictures of what it teaches, for these encoders.
+
+        Raises:
+            ComposerError: as `compose`; an encoder or a reference cannot be used.
         """
         from composer.diffusion.clip import CLIP, DINO, Encoder, check_encoder
 
@@ -250,6 +255,12 @@ class Studio:
         for kind, name in named:
             check_encoder(kind, name)
         resolved = [(cell, *self._resolve(cell.asked)) for cell in cells]
+        known = {name for _, _, plan in resolved for name in plan.paths}
+        shown = self._references(references or {}, known)
+        if shown and not named:
+            raise ComposerError(
+                "Reference pictures are compared by a CLIP or a DINO: name one of them too."
+            )
         folder = folder or self._painted
 
         def work(engine: Engine, cancelled: Callable[[], bool]) -> Iterator[Event | Filled]:
@@ -268,12 +279,36 @@ class Studio:
                 if not cancelled()
             ]
             yield from score_cells(
-                engine, folder, resolved, cancelled, asked=scored, encoders=encoders
+                engine,
+                folder,
+                resolved,
+                cancelled,
+                asked=scored,
+                encoders=encoders,
+                references=shown,
             )
             yield replace(over, cancelled=cancelled())
 
         title = f"Compare: {cells[0].asked.request.prompt}" if cells else "Compare"
         return self._work(work, owner, title)
+
+    def _references(
+        self, folders: Mapping[str, Path], known: Collection[str]
+    ) -> dict[str, list[Path]]:
+        """The pictures of each folder, by the LoRA's full name. known: the LoRAs of the grid."""
+        from composer.training.pictures import pictures_in, read_picture
+
+        found: dict[str, list[Path]] = {}
+        for name, folder in folders.items():
+            if (full := self.card(name).name) not in known:
+                raise ComposerError(
+                    f"The reference {name}={folder} is of a LoRA that no picture has: name one of "
+                    f"{', '.join(sorted(known)) or 'those that are given'}."
+                )
+            found[full] = pictures_in(folder.expanduser())
+            for path in found[full]:
+                read_picture(path)
+        return found
 
     def conflicts(self, request: ComposeRequest, *, owner: str = "") -> Iterator[Event | Conflicts]:
         """Measure what the LoRAs of a request do to each other in its weighted sum, with its prompt

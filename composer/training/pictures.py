@@ -49,23 +49,7 @@ def read_folder(
         ComposerError: the folder is missing or empty; a picture cannot be read, is too small or has
             no caption; pictures or captions lie there that would not be read.
     """
-    if not folder.is_dir():
-        raise ComposerError(f"There is no folder {folder}: give the folder with the pictures.")
-    files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    paths = [path for path in files if path.suffix.lower() in SUFFIXES]
-    if other := [path.name for path in files if path.suffix.lower() in _OTHER_PICTURES]:
-        raise ComposerError(
-            f"{folder / other[0]}{_more(other)} is a picture of a kind that is not read: save it "
-            "as PNG, or take it out of the folder."
-        )
-    if not paths:
-        inner = sorted(path.name for path in files if path.is_dir())
-        remedy = (
-            f"give one of its folders ({', '.join(inner[:5])})"
-            if inner
-            else f"put pictures ({', '.join(sorted(SUFFIXES))}) into it"
-        )
-        raise ComposerError(f"The folder {folder} has no pictures: {remedy}.")
+    files, paths = _files_in(folder)
     listed = _read_metadata(folder)
     if missing := sorted(listed.keys() - {path.name for path in paths}):
         raise ComposerError(
@@ -98,6 +82,37 @@ def read_folder(
     ]
 
 
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures of a folder in the order of their names.
+
+    Raises:
+        ComposerError: the folder is missing, has none, or has some of a kind that is not read.
+    """
+    return _files_in(folder)[1]
+
+
+def _files_in(folder: Path) -> tuple[list[Path], list[Path]]:
+    """All files of a folder, and those that are pictures."""
+    if not folder.is_dir():
+        raise ComposerError(f"There is no folder {folder}: give the folder with the pictures.")
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    paths = [path for path in files if path.suffix.lower() in SUFFIXES]
+    if other := [path.name for path in files if path.suffix.lower() in _OTHER_PICTURES]:
+        raise ComposerError(
+            f"{folder / other[0]}{_more(other)} is a picture of a kind that is not read: save it "
+            "as PNG, or take it out of the folder."
+        )
+    if not paths:
+        inner = sorted(path.name for path in files if path.is_dir())
+        remedy = (
+            f"give one of its folders ({', '.join(inner[:5])})"
+            if inner
+            else f"put pictures ({', '.join(sorted(SUFFIXES))}) into it"
+        )
+        raise ComposerError(f"The folder {folder} has no pictures: {remedy}.")
+    return files, paths
+
+
 def fingerprint(pictures: Sequence[TrainingPicture]) -> str:
     """A hash of all pictures, captions and weights in their order."""
     digest = hashlib.sha256()
@@ -107,9 +122,9 @@ def fingerprint(pictures: Sequence[TrainingPicture]) -> str:
     return digest.hexdigest()
 
 
-def read_picture(path: Path, resolution: int) -> Image.Image:
-    """The picture upright, in RGB, its centre squared to `resolution`; the size is checked in the
-    header, before anything is decoded."""
+def read_picture(path: Path, resolution: int = 0) -> Image.Image:
+    """The picture upright, in RGB, its centre squared to `resolution`, or all of it for 0; the size
+    is checked in the header, before anything is decoded."""
     try:
         with Image.open(path) as header:
             width, height = header.size
@@ -130,7 +145,8 @@ def read_picture(path: Path, resolution: int) -> Image.Image:
         )
     try:
         with Image.open(path) as opened:
-            return square(ImageOps.exif_transpose(opened), resolution)
+            upright = ImageOps.exif_transpose(opened)
+            return square(upright, resolution) if resolution else _opaque(upright)
     except OSError as error:
         raise ComposerError(
             f"{path} breaks off: save it again, or take it out of the folder."
@@ -139,13 +155,18 @@ def read_picture(path: Path, resolution: int) -> Image.Image:
 
 def square(image: Image.Image, resolution: int) -> Image.Image:
     """The centre of the picture, `resolution` a side, in RGB; what is transparent becomes white."""
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB")
+    image = _opaque(image)
     if image.size == (resolution, resolution):
         return image
     return ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """In RGB; what is transparent becomes white."""
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def _more(names: Sequence[object]) -> str:

@@ -43,8 +43,8 @@ ASKED = ComposeRequest(request=REQUEST, rows=(LoraRow(name="zibo"), LoraRow(name
 @pytest.fixture(scope="module")
 def loras(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("grid") / "loras"
-    for seed, name in enumerate(("zibo", "neon")):
-        write_lora(folder / f"{name}.safetensors", seed=seed)
+    write_lora(folder / "zibo.safetensors", seed=0)
+    write_lora(folder / "neon.safetensors", seed=1, **{"composer.role": "style"})
     return folder
 
 
@@ -411,6 +411,93 @@ def test_a_clip_and_a_dino_score_by_their_definitions(
     assert set(one.row) == {"seconds", "CLIP-T"}
 
 
+def test_reference_pictures_are_compared_whole_and_by_their_best_crop(
+    studio: Studio, tiny_sd: Path, tmp_path: Path
+) -> None:
+    drawn = np.random.default_rng(0)
+    folders = {name: tmp_path / name for name in ("zibo", "neon")}
+    shown: dict[str, list[Image.Image]] = {}
+    for name, folder in folders.items():
+        folder.mkdir()
+        pixels = drawn.integers(0, 256, (2, 14, 10, 3), dtype=np.uint8)
+        shown[name] = [Image.fromarray(some) for some in pixels]
+        for number, image in enumerate(shown[name]):
+            image.save(folder / f"{number}.png")
+    wide = replace(ASKED, request=replace(REQUEST, width=32))
+    cells = cells_of(wide, [read_axis("way=bare|alone:zibo|weighted")])
+    encoder = Encoder.load(CLIP, str(write_clip(tmp_path / "clip", tiny_sd)), torch.device("cpu"))
+
+    def run(*names: str) -> list[Filled]:
+        events = studio.grid(
+            cells,
+            GridFolder(tmp_path / "out"),
+            clip=str(tmp_path / "clip"),
+            references={name: folders[name] for name in names},
+        )
+        return [event for event in events if isinstance(event, Filled) and event.scores]
+
+    # of 32x16 pixels: sides 16, 12 and 8, and how far their left edges and upper edges may be
+    corners = [
+        (16, (0, 8, 16), (0,)),
+        (12, (0, 5, 10, 15, 20), (0, 4)),
+        (8, range(0, 25, 4), (0, 4, 8)),
+    ]
+    found = run("zibo", "neon")
+    for one, names in zip(found, ((), ("zibo",), ("neon", "zibo")), strict=True):
+        image = one.painted.saved.image()
+        crops = [
+            image.crop((x, y, x + side, y + side))
+            for side, across, down in corners
+            for y in down
+            for x in across
+        ]
+        assert one.scores is not None and set(one.scores.likeness) == (
+            {"CLIP-I", "cropped CLIP-I"} if names else set()
+        )
+        for name in names:
+            mean = torch.stack([encoder.look(r) for r in shown[name]]).mean(0)
+            whole = float(encoder.look(image) @ mean)
+            best = whole if name == "neon" else max(float(encoder.look(c) @ mean) for c in crops)
+            assert one.row[f"{name} CLIP-I"] == pytest.approx(whole, abs=1e-5)
+            assert one.row[f"{name} cropped CLIP-I"] == pytest.approx(best, abs=1e-5)
+            assert name == "neon" or best > whole
+    both = found[-1].overall
+    values = [found[-1].row[f"{name} cropped CLIP-I"] for name in folders]
+    assert both["least cropped CLIP-I"][1] == min(values)
+    assert both["cropped CLIP-I"][1] == pytest.approx(sum(values) / 2)
+    standings, _ = standings_of(cells, dict(enumerate(found)))
+    told = " ".join(notes_on(standings, ""))
+    assert "cropped CLIP-I: CLIP-I of the crop" in told
+    # what has no reference is not compared, and other pictures are other scores
+    shown["zibo"][0].save(folders["neon"] / "1.png")
+    again = run("neon")[-1].row
+    assert {n for n in again if "CLIP-I" in n} == {"neon CLIP-I", "neon cropped CLIP-I"}
+    assert again["neon CLIP-I"] != found[-1].row["neon CLIP-I"]
+
+
+def test_references_that_cannot_be_used_are_refused_before_any_picture(
+    studio: Studio, tiny_sd: Path, tmp_path: Path
+) -> None:
+    clip = str(write_clip(tmp_path / "clip", tiny_sd))
+    cells = cells_of(ASKED, [read_axis("way=alone:zibo")])
+    folder = tmp_path / "pictures"
+
+    def refused(name: str, **encoders: str) -> str:
+        with pytest.raises(ComposerError) as error:
+            studio.grid(cells, references={name: folder}, **encoders)
+        return str(error.value)
+
+    assert "There is no folder" in refused("zibo", clip=clip)
+    folder.mkdir()
+    assert "has no pictures" in refused("zibo", clip=clip)
+    (folder / "a.png").write_text("no picture")
+    assert "cannot be read as a picture" in refused("zibo", clip=clip)
+    Image.new("RGBA", (8, 8)).save(folder / "a.png")
+    assert "no picture has: name one of zibo" in refused("neon", clip=clip)
+    assert "there is no such LoRA" in refused("moon", clip=clip)
+    assert "by a CLIP or a DINO" in refused("zibo")
+
+
 def test_a_lora_recognises_what_it_draws_by_the_judges_own_words(
     studio: Studio, tmp_path: Path
 ) -> None:
@@ -541,3 +628,14 @@ def test_the_command_writes_a_report_and_goes_on(
     told = list(csv.DictReader((tmp_path / "out" / "ways.csv").open()))
     assert [(row["way"], row["score"]) for row in told] == [(way, "seconds") for way in ways]
     assert {row["pairs"] for row in told} == {""}  # a longer time is no win
+    # references go to the LoRAs they name
+    clip = str(write_clip(tmp_path / "clip", tiny_sd))
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (8, 8), "teal").save(tmp_path / "photos" / "a.png")
+    shown = ["--clip", clip, "--reference", f"zibo={tmp_path / 'photos'}"]
+    run(*pair, "--x", "way=weighted|switch", *shown)
+    told = list(csv.DictReader((tmp_path / "out" / "scores.csv").open()))
+    assert all(row["zibo cropped CLIP-I"] for row in told)
+    words = ["compare", "a fox", "-o", str(tmp_path / "out"), "--reference", "zibo"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2 and "NAME=FOLDER" in result.stderr
