@@ -10,7 +10,6 @@ from benchmarks.compos.figures import (
     ALL,
     GAIN,
     LORAS,
-    NOTHING,
     PASSES,
     RIGHT,
     SEVERAL,
@@ -22,6 +21,7 @@ from benchmarks.compos.figures import (
 from benchmarks.shared.markdown import cell, plain
 from benchmarks.shared.options import FAMILIES
 from benchmarks.shared.results import Results, Row, Value, file_stem, in_table, number
+from benchmarks.shared.ways import BARE_TITLE
 from composer.fusions import Gates, Sum
 
 
@@ -137,7 +137,7 @@ def which_to_use(taught: Results, wild: Results) -> Answer:
         more: list[tuple[float, str]] = []
         for loras in LORAS:
             ways = [r for r in whole(results.rows, size_table(loras)) if PASSES in r]
-            ways = [row for row in ways if row["fusion"] != NOTHING]
+            ways = [row for row in ways if row["fusion"] != BARE_TITLE]
             plain = next((row for row in ways if row["fusion"] == Sum.title), None)
             if plain is None:
                 continue

@@ -20,8 +20,6 @@ NAME = "compos.figures"
 SOURCE = "compos.toybox"
 ALL, BY_KIND = "All sets", "Element by element"
 """Names of tables of `SOURCE`."""
-ALONE, NOTHING = "Each LoRA alone", "No LoRAs"
-"""Of what is no way of fusing, the titles."""
 FORMS: Mapping[str, tuple[str, ...]] = {
     "Sums and gates": ("sums", "learned"),
     "Merges": ("merges",),

@@ -6,23 +6,19 @@ The shipped world's mirror of ComposLoRA (arXiv 2402.16843), judged by the oracl
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice
 from pathlib import Path
 from statistics import fmean
-from typing import TypeVar
 
 from benchmarks.compos.figures import (
     ALL,
-    ALONE,
     BY_KIND,
     FUSING,
     GAIN,
     KEPT,
     LORAS,
-    NOTHING,
     PASSES,
     RIGHT,
     SECONDS,
@@ -35,7 +31,8 @@ from benchmarks.shared.options import Options, options, parser
 from benchmarks.shared.pictures import Case, Cost, Studio
 from benchmarks.shared.results import Row
 from benchmarks.shared.scenes import element_heads, fits
-from benchmarks.shared.sets import Set, cases, sets_of, weighed
+from benchmarks.shared.sets import Set, cases, in_turn, sets_of, weighed
+from benchmarks.shared.ways import ALONE_TITLE, BARE_TITLE, read_ways, title_of_way
 from composer.errors import ComposerError
 from composer.evaluation.intervals import bootstrap_mean
 from composer.evaluation.sheets import Cell, contact_sheet
@@ -56,7 +53,6 @@ MOST_ALONE = 20
 """Prompts, at most, with which each LoRA is tried alone."""
 PURPOSE, SEED = "compos", 500_000
 COLUMNS = 6  # of the sheet
-Item = TypeVar("Item")
 Files = Mapping[frozenset[str], Path]
 """Gate files by the hashes of their LoRAs' tensors."""
 
@@ -99,44 +95,11 @@ def chosen_sets(elements: Sequence[Element], most: int | None = None) -> tuple[l
         return iter(found)
 
     by_size = [
-        _in_turn([with_room(("character", *more)) for more in combinations(OTHERS, size - 1)])
+        in_turn([with_room(("character", *more)) for more in combinations(OTHERS, size - 1)])
         for size in LORAS
     ]
-    every = list(_in_turn(by_size))
+    every = list(in_turn(by_size))
     return every[:most], tight
-
-
-def _in_turn(some: Iterable[Iterator[Item]]) -> Iterator[Item]:
-    """One of each after the other, until all are used up."""
-    left = list(some)
-    while left:
-        for one in tuple(left):
-            try:
-                yield next(one)
-            except StopIteration:
-                left.remove(one)
-
-
-def check_ways(text: str) -> tuple[str, ...]:
-    """The ways of "weighted,ties:density=0.3,rank=8"; all of them for no text.
-
-    Raises:
-        ComposerError: there is no such way.
-    """
-    parts: list[str] = re.split(r",(?! *[\w-]+=)", text)  # a parameter follows a comma too
-    named = [part.strip() for part in parts if part.strip()]
-    found = tuple(dict.fromkeys(named)) or WAYS
-    for way in found:
-        if way not in (BARE, Gates.kind):
-            read_recipe(way)
-    return found
-
-
-def title_of_way(way: str) -> str:
-    """For people."""
-    if way in (BARE, Gates.kind):
-        return NOTHING if way == BARE else Gates.title
-    return read_recipe(way).label
 
 
 def fused(case: Case, some: Set, way: str, gates: Path | None) -> Case | None:
@@ -202,7 +165,7 @@ def rows_of(
     for way, answers in found.items():
         if answers:
             yield _kinds_row(title_of_way(way), answers)
-    yield _kinds_row(ALONE, {(element,): some for element, some in alone.items()})
+    yield _kinds_row(ALONE_TITLE, {(element,): some for element, some in alone.items()})
 
 
 def _row(
@@ -274,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     asked.add_argument("--gates", type=Path, help="folder of the gate files (default: the LoRAs')")
     given = asked.parse_args(arguments)
-    ways = check_ways(given.ways)
+    ways = read_ways(given.ways, WAYS)
     for name in ("sets", "count"):
         if getattr(given, name) is not None and getattr(given, name) < 1:
             raise ComposerError(f"--{name} is {getattr(given, name)}: give at least 1.")
@@ -363,8 +326,8 @@ def _notes(setup: Options, rows: Sequence[Row], shown: Sequence[Cell], tight: in
         "whose named elements are all right, over the weighted sum of the same sets and seeds. "
         "*Passes* are rows of the U-Net, as many times as one fused model's. *Fusing*: seconds "
         "until the LoRAs are in the model, once for all pictures of a set. "
-        f"*{NOTHING}*: the prompt alone. Learned gates are tried on the sets that have a file of "
-        "gates. MixLoRA has experts of its own, and takes no part."
+        f"*{BARE_TITLE}*: the prompt alone. Learned gates are tried on the sets that have a file "
+        "of gates. MixLoRA has experts of its own, and takes no part."
     )
     for name, figure in draw(rows).items():
         yield setup.save_sheet(name, figure)

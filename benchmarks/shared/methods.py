@@ -28,12 +28,43 @@ Weights by block (`lbw=` in a tag, or pins of units), by step (`start=`, `stop=`
 `--lora NAME=1@0:0.5`) and by depth go with the weighted sum, NLA, Total strength, trigger regions,
 FreeFuse and gates. Methods that take all LoRAs as one refuse them."""
 
+PROTOCOLS = """## The published protocols
+
+`composer compare` scores your own comparisons. With `--clip`, `--dino` and your pictures of what
+each LoRA teaches, `--reference NAME=FOLDER`, its CLIP-I and DINO of a LoRA are the mean cosine with
+these pictures: of the whole picture, as DreamBooth takes it, and of the best crop, for
+several LoRAs in one picture. Crops are squares of 1, 3/4 and 1/2 of the shorter side, half a side
+apart or less (14 of a square picture), and the one that is most like the reference counts; a style
+is taken of the whole picture. W-Switch ([arXiv 2606.03792](https://arxiv.org/abs/2606.03792)) cuts
+concepts out by a face detector and a segmenter instead, also with styles whole; a fixed set of
+crops needs neither, and is the same for all ways. Of all LoRAs of a picture the mean and the least
+are given.
+
+```sh
+composer compare "zibo fox in neon style" --lora zibo --lora neon -o side_by_side \\
+    --clip openai/clip-vit-base-patch16 --dino facebook/dinov2-base \\
+    --reference zibo=photos/zibo --reference neon=photos/neon
+python -m benchmarks.compos.composlora --subset reality --loras ComposLoRA/lora/reality \\
+    --model SG161222/Realistic_Vision_V5.1_noVAE --vae stabilityai/sd-vae-ft-mse --out composlora \\
+    --clip openai/clip-vit-base-patch32 --dino facebook/dinov2-base --references photos
+```
+
+`compos.composlora` is ComposLoRA itself ([arXiv 2402.16843](https://arxiv.org/abs/2402.16843)): all
+480 sets of two to five of its 22 LoRAs in two subsets, with its prompts, sizes, steps, guidance and
+weights, by every way above. `--sets 20 --ways weighted,switch,composite` is a part of it. LoRA
+files that are missing are named with their ids at Civitai before anything is done; `--references`
+holds a folder of pictures for each LoRA, `character_1` and so on. It goes on after a stop. All
+pictures, a results file and its tables are in `--out`.
+
+No figures of these are published here, for want of the LoRAs, the models and the encoders: tests
+run them on stand-ins. What is measured on the shipped world is in [results.md](results.md)."""
+
 
 def methods_page(advice: Sequence[str] = ()) -> str:
     """The page's text. advice: paragraphs on which to use, from what was measured."""
     parts = [HEAD, markdown_table(list(_rows()))]
     parts += ["## Which should I use?", *advice] if advice else []
-    parts += ["## Parameters", markdown_table(list(_parameters())), ELSEWHERE]
+    parts += ["## Parameters", markdown_table(list(_parameters())), ELSEWHERE, PROTOCOLS]
     return "\n\n".join(parts) + "\n"
 
 

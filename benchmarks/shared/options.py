@@ -93,16 +93,18 @@ def publish(
     notes: Sequence[str] = (),
     settings: Mapping[str, Value] | None = None,
     folder: Path = FOLDER,
-) -> None:
+) -> Path:
     """Print the tables, and write the results with the command of these arguments (None: those of
-    this process), folders outside the project by their names alone."""
+    this process), folders outside the project by their names alone. Returns their file."""
     print(markdown_tables(rows), flush=True)
     words = [Path(word).name if Path(word).is_absolute() else word for word in typed(arguments)]
     command = shlex.join(["python", "-m", f"benchmarks.{name}", *words])
     path = write_results(
         name, rows, command=command, title=title, notes=notes, settings=settings, folder=folder
     )
-    print(f"{path.name} is written. `python -m benchmarks.tables` brings it into the docs.")
+    docs = " `python -m benchmarks.tables` brings it into the docs." if folder == FOLDER else ""
+    print(f"{path.name} is written.{docs}")
+    return path
 
 
 def typed(arguments: Sequence[str] | None) -> Sequence[str]:

@@ -161,7 +161,7 @@ class Studio:
         alike: dict[tuple[object, ...], list[Path]] = {}
         for path, case in todo.items():
             alike.setdefault(case.fused, []).append(path)
-        progress = _Progress(self.options.name, len(todo))
+        progress = PictureCount(self.options.name, len(todo))
         self.options.cache.mkdir(parents=True, exist_ok=True)
         at_once = self.options.sampling.batch_size
         for fused, paths in alike.items():
@@ -178,7 +178,9 @@ class Studio:
                 for _ in paths:
                     progress.tick()
 
-    def _make(self, some: Sequence[tuple[Path, Case]], meter: _Meter, progress: _Progress) -> None:
+    def _make(
+        self, some: Sequence[tuple[Path, Case]], meter: _Meter, progress: PictureCount
+    ) -> None:
         """The pictures of one batch, with what is attached."""
         made = sample(
             self.model,
@@ -291,7 +293,7 @@ class _Meter:
         self._hook.remove()
 
 
-class _Progress:
+class PictureCount:
     """A line every ten seconds: how far, and how long it will take."""
 
     def __init__(self, name: str, total: int) -> None:
@@ -299,6 +301,7 @@ class _Progress:
         self.clock, self.printed = Clock(0, total), time.monotonic()
 
     def tick(self) -> None:
+        """One more is there."""
         self.done += 1
         seconds = self.clock.seconds_left(self.done)
         now = time.monotonic()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks.shared.intervals import interval_columns, share_columns
 from benchmarks.shared.pictures import Case, Studio
@@ -32,6 +33,7 @@ KINDS: tuple[tuple[str, ...], ...] = (
     ("character", "clothing", "style"),
 )
 SHOWN = 4  # pictures of each kind and way on the sheet
+Item = TypeVar("Item")
 Set = tuple[Element, ...]
 Judge = Callable[[Sequence[Case]], list[Judged]]
 Fuse = Callable[[Case, Set, Sequence[float]], Case]
@@ -57,6 +59,17 @@ def sets_of(
         for element in one:
             used[element.name] += 1
     return chosen
+
+
+def in_turn(some: Iterable[Iterator[Item]]) -> Iterator[Item]:
+    """One of each after the other, until all are used up."""
+    left = list(some)
+    while left:
+        for one in tuple(left):
+            try:
+                yield next(one)
+            except StopIteration:
+                left.remove(one)
 
 
 def cases(some: Set, count: int, purpose: str, seed: int, *, dressed: bool = False) -> list[Case]:

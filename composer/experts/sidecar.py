@@ -1,11 +1,12 @@
-"""What lies beside a LoRA file: A1111's `<stem>.json`, and a preview picture."""
+"""What lies beside a LoRA file: A1111's `<stem>.json`, which may say a `role` too, and a preview
+picture."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
-from composer.experts.info import LoraInfo
+from composer.experts.info import ROLES, LoraInfo
 from composer.experts.metadata import parse_table, parse_weight
 
 PREVIEW_SUFFIXES = (".preview.png", ".png", ".jpg", ".jpeg", ".webp")
@@ -23,6 +24,7 @@ def with_sidecars(info: LoraInfo, path: Path) -> LoraInfo:
     return replace(
         info,
         trigger=text("activation text") or info.trigger,
+        role=role if (role := text("role").lower()) in ROLES else info.role,
         description=text("description") or info.description,
         notes=text("notes"),
         negative=text("negative text") or info.negative,

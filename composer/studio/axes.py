@@ -95,7 +95,7 @@ def read_axis(text: str) -> Axis:
 
 def _change(name: str, value: str) -> Change:
     if name == "way":
-        return _way(value)
+        return to_way(value)
     if name.startswith(LORA):
         return _weight(name.removeprefix(LORA), _number(name, value, float))
     if name in _FIELDS:
@@ -119,7 +119,12 @@ def _number(name: str, value: str, kind: type[int] | type[float]) -> float:
     return number
 
 
-def _way(value: str) -> Change:
+def to_way(value: str) -> Change:
+    """The same request, fused so.
+
+    Raises:
+        ComposerError: there is no such way.
+    """
     if value == BARE:
         return lambda asked: replace(asked, rows=(), recipe=Sum())
     kind, _, name = value.partition(":")

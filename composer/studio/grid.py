@@ -179,9 +179,13 @@ def paint_grid(
     for n, key in enumerate(keys):
         if found := folder.find(key):
             yield Filled(cell=n, painted=found)
-    fused = [(plan.recipe, tuple(plan.rows.values()), plan.pins) for _, _, plan in cells]
-    missing = [n for n, key in enumerate(keys) if keys.index(key) == n and not folder.find(key)]
-    missing.sort(key=lambda n: fused.index(fused[n]))
+    places: dict[str, list[int]] = {}
+    for n, key in enumerate(keys):
+        places.setdefault(key, []).append(n)
+    fused = [repr((plan.recipe, *plan.rows.values(), plan.pins)) for _, _, plan in cells]
+    first = {fusion: n for n, fusion in reversed(list(enumerate(fused)))}
+    missing = [some[0] for key, some in places.items() if not folder.find(key)]
+    missing.sort(key=lambda n: first[fused[n]])
     batches = _batches(cells, missing)
     order = [n for batch in batches for n in batch]
     each = len(batches[0]) if batches else 1
@@ -198,9 +202,7 @@ def paint_grid(
             painted = Painted(saved=event.saved, seconds=seconds)
             key = keys[order[done]]
             folder.keep(key, painted)
-            yield from (
-                Filled(cell=n, painted=painted) for n, other in enumerate(keys) if other == key
-            )
+            yield from (Filled(cell=n, painted=painted) for n in places[key])
             done += 1
             if done % each == 0:
                 since = time.monotonic()

@@ -305,16 +305,14 @@ class Similarities:
         found: dict[str, dict[str, float]] = {}
         names = sorted(self._cells[number][2].paths)
         for place, look in enumerate(self._looks.get(number, ())):
-            score, references = (
-                IMAGE_SCORES[self._encoders[place].kind.name],
-                self._references[place],
-            )
-            if references:
-                of = {n: float(look.vector @ references[n].mean) for n in names if n in references}
-                found[f"{CROPPED}{score}"] = {n: look.cropped.get(n, of[n]) for n in of}
-            else:
-                of = self._to_alone(number, place)
+            score = IMAGE_SCORES[self._encoders[place].kind.name]
+            references = self._references[place]
+            if not references:
+                found[score] = self._to_alone(number, place)
+                continue
+            of = {n: float(look.vector @ references[n].mean) for n in names if n in references}
             found[score] = of
+            found[f"{CROPPED}{score}"] = {n: look.cropped.get(n, of[n]) for n in of}
         return {score: of for score, of in found.items() if of}
 
     def _to_alone(self, number: int, place: int) -> dict[str, float]:

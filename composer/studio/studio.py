@@ -296,7 +296,7 @@ class Studio:
         self, folders: Mapping[str, Path], known: Collection[str]
     ) -> dict[str, list[Path]]:
         """The pictures of each folder, by the LoRA's full name. known: the LoRAs of the grid."""
-        from composer.training.pictures import pictures_in, read_picture
+        from composer.training.pictures import pictures_in
 
         found: dict[str, list[Path]] = {}
         for name, folder in folders.items():
@@ -306,8 +306,6 @@ class Studio:
                     f"{', '.join(sorted(known)) or 'those that are given'}."
                 )
             found[full] = pictures_in(folder.expanduser())
-            for path in found[full]:
-                read_picture(path)
         return found
 
     def conflicts(self, request: ComposeRequest, *, owner: str = "") -> Iterator[Event | Conflicts]:

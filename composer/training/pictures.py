@@ -83,12 +83,15 @@ def read_folder(
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The pictures of a folder in the order of their names.
+    """The pictures of a folder in the order of their names, each of which can be read.
 
     Raises:
-        ComposerError: the folder is missing, has none, or has some of a kind that is not read.
+        ComposerError: the folder is missing or has none; one cannot be read.
     """
-    return _files_in(folder)[1]
+    paths = _files_in(folder)[1]
+    for path in paths:
+        read_picture(path)
+    return paths
 
 
 def _files_in(folder: Path) -> tuple[list[Path], list[Path]]:

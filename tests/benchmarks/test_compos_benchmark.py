@@ -15,13 +15,14 @@ from tiny_gates import write_gates
 from tiny_loras import write_lora
 
 from benchmarks.compos import figures, toybox
-from benchmarks.compos.figures import ALL, ALONE, BY_KIND, GAIN, KEPT, NOTHING, RIGHT, size_table
-from benchmarks.compos.toybox import OTHERS, Answer, check_ways, chosen_sets, rows_of
+from benchmarks.compos.figures import ALL, BY_KIND, GAIN, KEPT, RIGHT, size_table
+from benchmarks.compos.toybox import OTHERS, Answer, chosen_sets, rows_of
 from benchmarks.questions import which_to_use
 from benchmarks.shared import pictures, scenes
 from benchmarks.shared.pictures import Case, Cost
 from benchmarks.shared.results import Results, Row, in_table, read_results
 from benchmarks.shared.scenes import element_heads, fits, scene_with
+from benchmarks.shared.ways import ALONE_TITLE, BARE_TITLE, read_ways
 from composer.errors import ComposerError
 from composer.fusions.merges import PeftLinear
 from composer.fusions.registry import PLAIN
@@ -83,15 +84,17 @@ def test_a_character_wears_the_clothing_if_it_can(monkeypatch: pytest.MonkeyPatc
 
 
 def test_ways_are_named_as_recipes_are() -> None:
-    assert check_ways("") == toybox.WAYS
+    assert read_ways("", toybox.WAYS) == toybox.WAYS
     assert {recipe.key for recipe in PLAIN} < set(toybox.WAYS)
-    assert check_ways("bare, ties:density=0.3,rank=8,gates,ties:density=0.3,rank=8") == (
+    assert read_ways(
+        "bare, ties:density=0.3,rank=8,gates,ties:density=0.3,rank=8", toybox.WAYS
+    ) == (
         "bare",
         "ties:density=0.3,rank=8",
         "gates",
     )
     with pytest.raises(ComposerError, match="no fusion 'median'"):
-        check_ways("weighted,median")
+        read_ways("weighted,median", toybox.WAYS)
 
 
 def answers(*right: str, seconds: float = 1.0, passes: float = 1.0) -> list[Answer]:
@@ -138,7 +141,7 @@ def test_elements_are_counted_beside_their_loras_alone() -> None:
     assert "K-LoRA" not in three and three["Learned gates"]["sets"] == 1
     by_kind = {str(row["fusion"]): row for row in in_table(rows, BY_KIND)}
     assert by_kind["Weighted sum"]["style right"] == 0.25
-    assert by_kind[ALONE]["style right"] == 0.5 and by_kind[NOTHING]["style right"] == 0
+    assert by_kind[ALONE_TITLE]["style right"] == 0.5 and by_kind[BARE_TITLE]["style right"] == 0
 
 
 def results(rows: list[Row], family: str) -> Results:
@@ -233,7 +236,7 @@ def test_it_runs_and_goes_on_without_making_a_picture_twice(
     by_way = {row["fusion"]: row for row in in_table(read.rows, ALL)}
     assert [row["sets"] for row in by_way.values()] == [3, 3, 3, 2, 1]
     assert by_way["LoRA Composite"]["passes"] == pytest.approx((2 + 2 + 3) / 3, abs=0.01)
-    assert by_way[NOTHING]["passes"] == by_way["Weighted sum"]["passes"] == 1
+    assert by_way[BARE_TITLE]["passes"] == by_way["Weighted sum"]["passes"] == 1
     for name in ("compos_toybox", "compos_cost"):  # an untrained oracle finds nothing to be kept
         assert (tmp_path / "images" / f"{name}.webp").stat().st_size > 1000
 

@@ -115,6 +115,7 @@ class TestSidecars:
     def test_what_the_user_wrote_goes_first(self, path: Path) -> None:
         user = {
             "activation text": "blue hat",
+            "role": "Clothing",
             "preferred weight": 0.6,
             "negative text": "cap",
             "notes": "mine",
@@ -124,7 +125,7 @@ class TestSidecars:
         path.with_suffix(".json").write_text(json.dumps(user))
         told = info(path, **{"composer.trigger": "red hat"})
         assert (told.trigger, told.weight, told.negative) == ("blue hat", 0.6, "cap")
-        assert (told.notes, told.description) == ("mine", "Blue.")
+        assert (told.notes, told.description, told.role) == ("mine", "Blue.", "clothing")
 
     @pytest.mark.parametrize(
         "content",
@@ -136,7 +137,7 @@ class TestSidecars:
             b'{"activation text": 3, "preferred weight": "x"}',
             b'{"preferred weight": 0}',
             b'{"preferred weight": NaN}',
-            b'{"notes": null}',
+            b'{"notes": null, "role": "hat"}',
         ],
     )
     def test_broken_ones_change_nothing(self, path: Path, content: bytes) -> None:

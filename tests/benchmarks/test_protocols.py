@@ -1,0 +1,151 @@
+"""Published protocols end to end on stand-ins: their sets, that all is asked before any work, that
+they go on after a stop, and what their tables say."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tiny_clip import write_clip
+from tiny_loras import write_lora
+
+from benchmarks.compos import composlora
+from benchmarks.compos.composlora import WEIGHT, sets_of, subsets
+from benchmarks.shared import protocols
+from benchmarks.shared.protocols import ALL, GAINS, Composition, Scored, rows_of
+from benchmarks.shared.results import in_table, read_results
+from composer.errors import ComposerError
+from composer.studio import SavedPicture
+from composer.studio.grid import Filled, Painted, Scores
+
+SMALL = ["--steps", "1", "--size", "16x16", "--count", "1"]
+
+
+def write_subset(folder: Path, subset: str) -> Path:
+    for seed, one in enumerate(subsets()[subset].loras):
+        write_lora(folder / one.file, seed=seed)
+    return folder
+
+
+def pictures(folder: Path, *names: str) -> Path:
+    for number, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        Image.new("RGB", (12, 12), (60 * number, 90, 200)).save(folder / name / "a.png")
+    return folder
+
+
+def test_composlora_has_the_published_sets_and_prompts() -> None:
+    known = subsets()
+    counted: Counter[int] = Counter()
+    for subset in known.values():
+        every = sets_of(subset.loras)
+        assert len({frozenset(one.id for one in some) for some in every}) == len(every) == 240
+        for some in every:
+            kinds = [one.kind for one in some]
+            assert kinds[0] == "character" and len(set(kinds)) == len(kinds)
+        assert [len(some) for some in every[:8]] == [2, 3, 4, 5] * 2
+        counted += Counter(len(some) for some in every)
+    assert counted == {2: 48, 3: 144, 4: 192, 5: 96}  # 480, as published
+    pair = [one for one in known["reality"].loras if one.id in ("character_2", "clothing_2")]
+    assert composlora.prompt_for(pair, known["reality"].request.prompt) == (
+        "RAW photo, subject, 8k uhd, dslr, high quality, Fujifilm XT3, half-length portrait from "
+        "knees up, scarlett, short red hair, blue eyes, school uniform, white shirt, red tie, blue "
+        "pleated microskirt"
+    )
+    anime, reality = (known[name].request for name in ("anime", "reality"))
+    assert (anime.width, anime.height, anime.steps, anime.cfg_scale) == (512, 512, 200, 10)
+    assert (reality.width, reality.height, reality.steps, reality.cfg_scale) == (768, 1024, 100, 7)
+
+
+def test_composlora_runs_goes_on_and_says_what_it_measured(tiny_sd: Path, tmp_path: Path) -> None:
+    loras, out = write_subset(tmp_path / "loras", "reality"), tmp_path / "out"
+    clip = write_clip(tmp_path / "clip", tiny_sd)
+    seen = pictures(tmp_path / "seen", *(one.id for one in subsets()["reality"].loras))
+    run = [
+        "--subset", "reality", "--model", str(tiny_sd), "--loras", str(loras), "--out", str(out),
+        "--sets", "2", "--ways", "bare,alone,weighted,ties:density=0.3,rank=2,k-lora",
+        *SMALL, "--clip", str(clip), "--references", str(seen), "--device", "cpu",
+    ]  # fmt: skip
+    composlora.main(run)
+    results = read_results(out / "compos_composlora.json")
+    rows = {str(row["fusion"]): row for row in in_table(results.rows, ALL)}
+    ways = ["No LoRAs", "Each LoRA alone", "Weighted sum", "TIES: density=0.3,rank=2", "K-LoRA"]
+    assert list(rows) == ways
+    assert [rows[way]["sets"] for way in rows] == [2, 2, 2, 2, 1]  # K-LoRA is for two
+    assert (rows["Each LoRA alone"]["n"], rows["Weighted sum"]["n"]) == (2 + 3, 2)
+    scores = {f"{s} (×100)" for s in ("CLIP-T", "CLIP-I", "least cropped CLIP-I", "recognised")}
+    assert scores <= rows["K-LoRA"].keys() and "CLIP-I (×100)" not in rows["No LoRAs"]
+    assert [row["fusion"] for row in in_table(results.rows, GAINS)] == ways[3:]
+    assert len(in_table(results.rows, "2 LoRAs")) == len(ways)
+    page = (out / "compos_composlora.md").read_text()
+    assert "# ComposLoRA, reality" in page and "SG161222/Realistic_Vision_V5.1_noVAE" in page
+    painted = sorted(out.rglob("00*.png"))
+    records = [SavedPicture(id="", path=path).record for path in painted]
+    assert {r.request.seed for r in records} == {111}
+    assert {row.unet for r in records if len(r.loras) > 1 for row in r.loras} == {WEIGHT}
+    assert all(r.request.negative_prompt.startswith("extra heads") for r in records)
+    known = json.loads((out / "loras" / "reality" / "style_1.json").read_text())
+    assert known == {"activation text": "film overlay, film grain", "role": "style"}
+    # stopped and begun again, nothing is painted twice
+    times = [path.stat().st_mtime_ns for path in painted]
+    composlora.main(run)
+    again = sorted(out.rglob("00*.png"))
+    assert again == painted and [path.stat().st_mtime_ns for path in again] == times
+
+
+def test_composlora_asks_for_all_files_before_any_work(
+    tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loras = write_subset(tmp_path / "loras", "anime")
+    (loras / "style_1.safetensors").unlink()
+    (loras / "object_2.safetensors").unlink()
+    words = ["--subset", "anime", "--model", str(tiny_sd), "--loras", str(loras)]
+    words += ["--out", str(tmp_path / "out"), *SMALL]
+    with pytest.raises(ComposerError) as error:
+        composlora.main(words)
+    told = str(error.value)
+    assert "style_1.safetensors (Hand-drawn Style: Civitai's model 143532, no version" in told
+    assert "object_2.safetensors (Toast: Civitai's model 26945, version 32252)" in told
+    assert "character_1" not in told
+    write_subset(loras, "anime")
+    monkeypatch.setattr(protocols, "Studio", None)  # nothing is loaded
+    clip = str(write_clip(tmp_path / "clip", tiny_sd))
+    seen = pictures(tmp_path / "seen", "character_9")
+    for more, words_of_it in (
+        (["--ways", "median"], "There is no fusion 'median'"),
+        (["--dino", clip], "cannot be used"),
+        (["--references", str(seen), "--clip", clip], "is called as no LoRA"),
+        (["--size", "16"], "not understood"),
+    ):
+        with pytest.raises(ComposerError, match=words_of_it):
+            composlora.main([*words, *more])
+
+
+def test_means_and_gains_are_over_sets(tmp_path: Path) -> None:
+    painted = Painted(saved=SavedPicture(id="a", path=tmp_path), seconds=2.0)
+
+    def one(loras: tuple[str, ...], title: str, seed: int, value: float) -> Scored:
+        scores = Scores(likeness={"CLIP-I": dict.fromkeys(loras, value)}, unlike_bare=3.0)
+        composition = Composition(name="+".join(loras), loras=loras, prompt="", ways={})
+        filled = Filled(cell=0, painted=painted, scores=scores)
+        return Scored(composition=composition, title=title, seed=seed, filled=filled)
+
+    pair, three = ("a", "b"), ("a", "b", "c")
+    scored = [
+        *(one(pair, "Weighted sum", seed, 0.5) for seed in range(3)),
+        one(three, "Weighted sum", 0, 0.1),
+        *(one(pair, "TIES", seed, 0.6 + 0.1 * seed) for seed in range(3)),
+        one(three, "TIES", 0, 0.3),
+    ]
+    rows = list(rows_of(scored))
+    by = {(row["table"], row["fusion"]): row for row in rows}
+    # of three pictures and one: the mean of two sets, not of four pictures
+    assert by[ALL, "TIES"]["CLIP-I (×100)"] == pytest.approx(100 * (0.7 + 0.3) / 2)
+    assert (by[ALL, "TIES"]["sets"], by[ALL, "TIES"]["n"]) == (2, 4)
+    assert by["3 LoRAs", "TIES"]["CLIP-I (×100)"] == pytest.approx(30)
+    assert by[GAINS, "TIES"]["CLIP-I (×100)"] == pytest.approx(20)
+    assert not {"seconds (s)", "unlike bare (of 255)"} & by[GAINS, "TIES"].keys()
+    assert by[ALL, "TIES"]["seconds (s)"] == 2 and (GAINS, "Weighted sum") not in by
