@@ -26,7 +26,9 @@ ELSEWHERE = """## Beside a method
 
 Weights by block (`lbw=` in a tag, or pins of units), by step (`start=`, `stop=`,
 `--lora NAME=1@0:0.5`) and by depth go with the weighted sum, NLA, Total strength, trigger regions,
-FreeFuse and gates. Methods that take all LoRAs as one refuse them."""
+FreeFuse and gates. Methods that take all LoRAs as one refuse them. A part of the picture for a LoRA
+(drawn on the page; `--lora NAME=1#0:0:0.5:1`, LEFT:TOP:RIGHT:BOTTOM, or `NAME=1#FILE` for where a
+picture is light) goes with Drawn places alone; other methods say that they did not use it."""
 
 PROTOCOLS = """## The published protocols
 

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from composer.fusions import LoraRow, Recipe
+    from composer.fusions.places import Place
     from composer.studio import Event, SavedPicture, Studio
 
 _LIMITS = {"@": "steps", "^": "depth"}  # the marks before them in --lora
+_PLACED = re.compile(r"(.*?=[^=#]*)#(.*)")  # a name may hold a # itself
 _SIZE = re.compile(r"(\d{1,6})\s*[x×]\s*(\d{1,6})")
 
 
@@ -36,7 +38,9 @@ def generate(
         help="NAME=WEIGHT, or NAME=UNET,TEXT for the text encoder's own; with gates "
         "NAME=1.2 makes it stronger than they do, and NAME=0 switches it off. NAME=1@0:0.5 "
         "keeps it to the first half of the steps, NAME=1^0:0.2 to the first fifth of "
-        "the U-Net's depth, and NAME=1@0:0.5^0:0.2 to where both hold.",
+        "the U-Net's depth, and NAME=1@0:0.5^0:0.2 to where both hold. With --fusion places "
+        "NAME=1#0:0:0.5:1 is for the left half of the picture (LEFT:TOP:RIGHT:BOTTOM as parts of "
+        "it), and NAME=1#FILE for where that picture is light.",
     ),
     pin: list[str] = typer.Option(
         [],
@@ -221,10 +225,13 @@ def read_row(text: str) -> LoraRow:
     """The row of one --lora; ComposerError where it is not written as its help says."""
     from composer.fusions import LoraRow
 
-    name, equals, weights = text.rpartition("=")
+    marked = _PLACED.fullmatch(text)
+    what, drawn = marked.groups() if marked else (text, "")
+    name, equals, weights = what.rpartition("=")
     if not equals:
-        name, weights = text, "1"
+        name, weights = what, "1"
     weights, *limits = re.split("([@^])", weights)
+    place = _read_place(drawn) if drawn else None
     try:
         spans = _read_limits(limits)
         unet, *words = (float(weight) for weight in weights.split(","))
@@ -235,7 +242,26 @@ def read_row(text: str) -> LoraRow:
             "with the text encoder's weight after the comma; --lora NAME=1@0:0.5 for the first "
             "half of the steps, or NAME=1^0:0.2 for the first fifth of the depth."
         ) from error
-    return LoraRow(name=name, weight=unet, text_encoder=text_encoder, **spans)
+    return LoraRow(name=name, weight=unet, text_encoder=text_encoder, place=place, **spans)
+
+
+def _read_place(text: str) -> Place:
+    """Of four numbers, "0:0:0.5:1", or a picture's path.
+
+    Raises:
+        ComposerError: it is neither.
+    """
+    from composer.diffusion.png import READABLE, open_png
+    from composer.fusions.places import Place
+
+    try:
+        left, top, right, bottom = map(float, text.split(":"))
+    except ValueError:
+        pass
+    else:
+        return Place.rectangle(left, top, right, bottom)
+    with open_png(Path(text), READABLE) as image:
+        return Place.drawn(image)
 
 
 def _read_limits(limits: list[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ class Passes:
 
 
 def passes_of(
-    kind: type[Passes], experts: Sequence[Expert], weights: Sequence[float], **parameters: float
+    kind: type[Passes], experts: Sequence[Expert], weights: Sequence[float], **parameters: Any
 ) -> Passes:
     """The passes of a recipe for these experts."""
     return kind(
@@ -198,6 +198,39 @@ class PromptAlone(Passes):
     def rows(self, index: int, total: int) -> tuple[Tensor, Tensor]:
         """One pass of each."""
         return self.none, self.weights[None, None]
+
+
+@dataclass(kw_only=True)
+class InPlaces(Passes):
+    """Each LoRA in its place: with v_0 the prediction of the LoRAs that have none, and v_i that of
+    them and LoRA i,
+
+        v = v_0 + sum_i m_i (v_i - v_0),    m_i 1 in the place of LoRA i and 0 outside.
+
+    places: of each expert (side, side), over the whole picture; None for everywhere.
+    """
+
+    places: Sequence[Tensor | None]
+
+    def rows(self, index: int, total: int) -> tuple[Tensor, Tensor]:
+        """Those without a place, then they and each that has one."""
+        everywhere = torch.tensor([place is None for place in self.places]) * self.weights
+        placed = [n for n, place in enumerate(self.places) if place is not None]
+        rows = torch.cat([self.none, self.alone[placed]]) + everywhere
+        return rows, rows
+
+    def mix(self, without: Tensor, with_prompt: Tensor) -> tuple[Tensor, Tensor]:
+        """Place by place."""
+        cells = torch.stack([place for place in self.places if place is not None])
+        size = (with_prompt.shape[-2], with_prompt.shape[-1])
+        maps = functional.interpolate(cells[:, None], size=size, mode="bilinear", antialias=True)
+        maps = maps[:, None].to(with_prompt)
+        return self._mixed(without, maps), self._mixed(with_prompt, maps)
+
+    @staticmethod
+    def _mixed(predictions: Tensor, maps: Tensor) -> Tensor:
+        everywhere = predictions[0]
+        return everywhere + (maps * (predictions[1:] - everywhere)).sum(0)
 
 
 def _weighed(shares: Tensor, predictions: Tensor) -> Tensor:

@@ -163,6 +163,7 @@ class Recipe(Settings):
     none: what to say where no such file fits the LoRAs; page: where one is made.
     gated: gates decide, all of whose LoRAs are attached, with units of their own.
     by_blocks: each LoRA's weight may be another in each block of the U-Net.
+    by_places: each LoRA may have a place in the picture.
     numbers: those of a page's row that count: the weights of a sum, or the strength under gates.
     exactly: for how many LoRAs it is; 0 for any number.
     passes_needed: of the U-Net for each step, of k LoRAs, for people.
@@ -183,6 +184,7 @@ class Recipe(Settings):
     page: ClassVar[str] = ""
     gated: ClassVar[bool] = False
     by_blocks: ClassVar[bool] = False
+    by_places: ClassVar[bool] = False
     numbers: ClassVar[tuple[str, ...]] = ("weight", "text_encoder")
     exactly: ClassVar[int] = 0
     passes_needed: ClassVar[str] = "1"

@@ -27,6 +27,7 @@ from composer.fusions.several_passes import (
     Asymmetric,
     CmLora,
     Composite,
+    DrawnPlaces,
     Loratorio,
     PromptSwitch,
 )
@@ -43,6 +44,7 @@ RECIPES: dict[str, type[Recipe]] = {
         EvenEnergy,
         Regions,
         FreeFuse,
+        DrawnPlaces,
         Ties,
         Dare,
         Magnitude,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from composer.errors import ComposerError
 from composer.families import FAMILIES, Family, Places
+from composer.fusions.places import Place
 
 if TYPE_CHECKING:
     from composer.mixture import Mixture
@@ -64,6 +65,7 @@ class LoraRow:
     text_encoder: its weight in the text encoder, if it differs; gates do not ask it.
     steps: from which part of the sampling to which it is active, 0 to 1.
     depth: from which part of the U-Net's units to which, in the order it runs them, 0 to 1.
+    place: where in the picture it acts, if the recipe asks for places; None for everywhere.
     """
 
     name: str
@@ -72,6 +74,7 @@ class LoraRow:
     text_encoder: float | None = None
     steps: Span = ALWAYS
     depth: Span = ALWAYS
+    place: Place | None = None
 
     def __post_init__(self) -> None:
         for part in PARTS:
@@ -256,6 +259,23 @@ def spans_to_record(rows: Mapping[str, LoraRow], pins: Iterable[Pin]) -> dict[st
     if lines := [str(pin) for pin in pins]:
         record["pins"] = lines
     return record
+
+
+def places_to_record(rows: Mapping[str, LoraRow]) -> dict[str, Any]:
+    """For a picture's record, by the rows' keys: the places of those that have one."""
+    places = {name: str(row.place) for name, row in sorted(rows.items()) if row.place}
+    return {"places": places} if places else {}
+
+
+def recorded_places(fusion: Mapping[str, Any]) -> dict[str, Place]:
+    """Of a picture's record, by LoRA; what is none is left out, for anybody may have written it."""
+    found: dict[str, Place] = {}
+    given = fusion.get("places")
+    if isinstance(given, Mapping):
+        for name, text in cast("Mapping[Any, Any]", given).items():
+            with contextlib.suppress(ComposerError):
+                found[str(name)] = Place.read(str(text))
+    return found
 
 
 def recorded_spans(fusion: Mapping[str, Any]) -> dict[str, dict[Part, Span]]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from composer.fusions.merges import Whole
 from composer.fusions.recipe import Plan
+from composer.fusions.rows import places_to_record
 from composer.settings import setting
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
     from composer.experts import Expert
     from composer.fusions.recipe import Bench
+    from composer.fusions.rows import LoraRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +36,13 @@ class InPasses(Whole):
             weights = [plan.rows[name].weights["unet"] for name in names]
             kind = getattr(passes, self.made_by)
             bench.passes = passes.passes_of(
-                kind, [found[name] for name in names], weights, **self.parameters
+                kind, [found[name] for name in names], weights, **self.of_passes(plan, names)
             )
         return found
+
+    def of_passes(self, plan: Plan, names: Sequence[str]) -> Mapping[str, Any]:
+        """What the passes are made with; `names` are the experts in their order."""
+        return self.parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,3 +149,45 @@ class Asymmetric(InPasses):
     brief = "LoRAs with the prompt alone"
     paper = "https://arxiv.org/abs/2602.18936"
     made_by = "PromptAlone"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnPlaces(InPasses):
+    """Each LoRA where the user drew; see `passes.InPlaces`."""
+
+    kind = "places"
+    title = "Drawn places"
+    description = (
+        "Each LoRA acts in the part of the picture that you draw for it, and one without a part "
+        "everywhere. A step takes a pass for each part, and one for the rest."
+    )
+    brief = "each where you drew it"
+    passes_needed = "1 + parts"
+    paper = "https://arxiv.org/abs/2302.08113"
+    made_by = "InPlaces"
+    by_places = True
+
+    def attach(self, plan: Plan, bench: Bench) -> dict[str, Expert]:
+        """As the sum where there is no place."""
+        if any(row.place for row in plan.rows.values()):
+            return super().attach(plan, bench)
+        return Whole.attach(self, plan, bench)
+
+    def of_passes(self, plan: Plan, names: Sequence[str]) -> Mapping[str, Any]:
+        """The places."""
+        places = (plan.rows[name].place for name in names)
+        return {"places": [place and place.cells() for place in places]}
+
+    def to_record(self, plan: Plan) -> dict[str, Any]:
+        """With the places."""
+        return {**super().to_record(plan), **places_to_record(plan.rows)}
+
+    def notes(self, plan: Plan, experts: Iterable[Expert], prompt: str) -> Iterator[str]:
+        """Whether any place was drawn."""
+        if len(plan.rows) > 1 and not any(row.place for row in plan.rows.values()):
+            yield "No place is drawn, so all LoRAs act everywhere, as in the weighted sum."
+
+    def outcome(self, rows: Sequence[LoraRow]) -> object:
+        """A sum where there is no place."""
+        places = tuple((row.name, row.place) for row in rows if row.place)
+        return (places, super().outcome(rows)) if places else super(Whole, self).outcome(rows)

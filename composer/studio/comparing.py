@@ -227,7 +227,7 @@ def _laid_out(
 ) -> Iterator[tuple[str, str, str, Recipe, tuple[LoraRow, ...]]]:
     """Line, title, detail, recipe and rows of each way."""
     names = tuple(row.name for row in rows)
-    full = tuple(LoraRow(name=name) for name in names)
+    full = tuple(LoraRow(name=row.name, place=row.place) for row in rows)
 
     def words(rows: Iterable[LoraRow]) -> str:
         return " + ".join(f"{title(row.name)} {_weight(row)}" for row in rows)

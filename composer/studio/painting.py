@@ -37,6 +37,9 @@ def paint(
     """
     begun, model = time.monotonic(), engine.model
     request = asked.request.resolve(size=model.size, multiple=model.multiple)
+    for name, row in plan.rows.items():
+        if row.place is not None and plan.recipe.by_places:
+            row.place.check_shape(name, request.width or 0, request.height or 0)
     experts = engine.mix(plan)
     rows = {**plan.rows, **plan.tools}
     loras = tuple(_record(rows[name], expert) for name, expert in experts.items())
@@ -46,6 +49,7 @@ def paint(
         *plan.recipe.notes(plan, fused, request.prompt),
         *(_of_tool(experts[name], request) for name in plan.tools),
         *engine.notes,
+        *_unplaced(plan),
         *_unused(experts.values()),
     )
     own = tuple(read_embedding(card.path, card.name) for card in plan.embeddings)
@@ -105,6 +109,18 @@ def _of_tool(expert: Expert, request: Request) -> str:
     if any(getattr(request, name) != value for name, value in tool.settings.items()):
         note += f" It is meant for {tool.words}."
     return note
+
+
+def _unplaced(plan: Plan) -> Iterator[str]:
+    """The LoRAs with a place that the recipe does not ask for."""
+    if plan.recipe.by_places:
+        return
+    for name, row in plan.rows.items():
+        if row.place is not None:
+            yield (
+                f"{name}: its place was not used. Choose the fusion 'places', each LoRA where you "
+                "drew it."
+            )
 
 
 def _unused(experts: Iterable[Expert]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from composer.experts.embedding import asked_in
 from composer.experts.hashes import LEAST_DIGITS, SHORT
 from composer.fusions import LoraRow, recorded_recipe
 from composer.fusions.registry import recipe_now
-from composer.fusions.rows import recorded_pins, recorded_spans
+from composer.fusions.rows import recorded_pins, recorded_places, recorded_spans
 from composer.studio.requests import ComposeRequest, row_of
 
 if TYPE_CHECKING:
@@ -34,10 +34,11 @@ def recall(record: PictureRecord, libraries: Libraries) -> Recalled:
     """The request of a picture, with its LoRAs, gates and MixLoRA by the names they have now."""
     names, notes = _find_loras(record.loras, libraries)
     rows: dict[str, LoraRow] = {}
-    spans = recorded_spans(record.fusion)
+    spans, places = recorded_spans(record.fusion), recorded_places(record.fusion)
     for lora in record.loras:
         name = names[lora.name]
-        row = replace(row_of(lora), name=name, **cast(Any, spans.get(lora.name, {})))
+        limits = cast(Any, spans.get(lora.name, {}))
+        row = replace(row_of(lora), name=name, place=places.get(lora.name), **limits)
         rows[name] = _added(rows[name], row) if name in rows else row
     before = recorded_recipe(record.fusion)
     recipe = recipe_now(record.fusion, libraries, notes)

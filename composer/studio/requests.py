@@ -89,7 +89,9 @@ class ComposeRequest:
             else row
             for row in self.rows
         ]
-        limited = {row.name: {"steps": row.steps, "depth": row.depth} for row in named}
+        limited = {
+            row.name: {"steps": row.steps, "depth": row.depth, "place": row.place} for row in named
+        }
         tags: dict[str, LoraTag] = {}
         for tag in parsed.loras:
             name = full_name(tag.name)

@@ -74,7 +74,7 @@ def add(
         **QUICK,
     )
     chosen = [page.fusion, page.mixer]
-    followed = [*chosen, page.gates, *page.parameters]
+    followed = [*chosen, page.gates, page.places, *page.parameters]
     page.fusion.change(actions.gates.follow, chosen, followed, **QUICK)
     for field in page.parameters:
         done: Any = getattr(field, "blur" if isinstance(field, gr.Number) else "input")

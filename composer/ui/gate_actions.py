@@ -49,6 +49,7 @@ class GateActions:
         update: Update = {
             page.fusion: gr.update(info=gate_views.describe(chosen, offers)),
             page.gates: gate_views.offers_view(offers, chosen),
+            page.places: {"shown": chosen.by_places},
         }
         update |= self._fields(chosen)
         for offer in offers:

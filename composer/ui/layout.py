@@ -29,6 +29,7 @@ class Page:
     gates: gr.HTML
     fusion: gr.Dropdown
     parameters: tuple[gr.Component, ...]  # of the fusion: numbers, then a choice
+    places: gr.HTML
     pinning: gr.Accordion
     pins: gr.Textbox
     prompt: gr.Textbox
@@ -190,6 +191,7 @@ def _mixture() -> dict[str, Any]:
         with gr.Row(elem_classes="numbers", elem_id="fusion-parameters"):
             numbers = [gr.Number(visible=False, min_width=90) for _ in range(PARAMETERS)]
             parameters = (*numbers, gr.Dropdown(visible=False, min_width=90))
+        places = component("places", {"shown": False}, elem_id="places")
         with gr.Accordion("Pin units by hand", open=False, elem_id="pinning") as pinning:
             pins = gr.Textbox(
                 show_label=False,
@@ -206,6 +208,7 @@ def _mixture() -> dict[str, Any]:
         "gates": gates,
         "fusion": fusion,
         "parameters": parameters,
+        "places": places,
         "pinning": pinning,
         "pins": pins,
     }

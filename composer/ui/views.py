@@ -22,7 +22,8 @@ from composer.clock import duration, left
 from composer.diffusion.request import Start
 from composer.errors import ComposerError
 from composer.fusions import PLAIN, RECIPES, LoraRow, Recipe, read_recipe
-from composer.fusions.rows import recorded_pins, recorded_spans
+from composer.fusions.places import Place
+from composer.fusions.rows import recorded_pins, recorded_places, recorded_spans
 from composer.outside import number
 from composer.studio import (
     Event,
@@ -161,6 +162,7 @@ def row_view(row: LoraRow, card: Card | None, recipe: Recipe) -> Json:
         "text_encoder": row.text_encoder,
         "steps": list(row.steps),
         "depth": list(row.depth),
+        "place": str(row.place) if row.place else "",
     }
 
 
@@ -205,6 +207,7 @@ def _read_row(line: Any, numbers: tuple[str, ...]) -> LoraRow:
         text_encoder=None if words is None else number(words),
         steps=(number(line["steps"][0]), number(line["steps"][1])),
         depth=(number(line["depth"][0]), number(line["depth"][1])),
+        place=Place.read(str(line["place"])) if line["place"] else None,
     )
 
 
@@ -356,11 +359,13 @@ def _chips(saved: SavedPicture, cards: Mapping[str, Card]) -> Iterator[tuple[str
         return f"lora role-{card.info.role if card else 'other'}", title
 
     recipe, spans = saved.recipe or PLAIN[0], recorded_spans(saved.record.fusion)
+    places = recorded_places(saved.record.fusion)
     for row in saved.rows:
         kind, title = titled(row.name)
         aside = [] if row.text_encoder is None else [f"text {row.text_encoder:g}"]
         for part, (start, end) in spans.get(row.name, {}).items():
             aside.append(f"{part} {100 * start:.0f} to {100 * end:.0f} %")
+        aside += ["in its place"] if row.name in places else []
         details = f"({', '.join(aside)})" if aside else ""
         yield kind, " ".join(filter(None, (title, recipe.number(row), details)))
     for name in recipe.off(saved.record.fusion):

@@ -41,4 +41,5 @@ def press(page: Page, button: str = "#generate", ends: str = "done") -> None:
 
 def newest(app: App) -> Path:
     """The picture that was made last."""
-    return max(app.outputs.rglob("*.png"), key=lambda path: path.stat().st_mtime_ns)
+    # two of one batch may be written within one tick of the file system's clock
+    return max(app.outputs.rglob("*.png"), key=lambda path: (path.stat().st_mtime_ns, path.name))

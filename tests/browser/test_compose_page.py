@@ -11,6 +11,8 @@ from playwright.sync_api import Page, expect
 from running_app import App
 
 from composer.diffusion.png import read_png
+from composer.fusions.places import SIDE, Place
+from composer.fusions.rows import recorded_places
 
 # Starting the app and its model takes its time on a busy machine, and is no part of a test.
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300, func_only=True)]
@@ -215,3 +217,35 @@ def test_no_file_of_the_machine_is_served(app: App, path: str) -> None:
     for name in (path, str(app.loras / "zibo.safetensors"), str(app.outputs)):
         with pytest.raises(urllib.error.HTTPError, match=r"40[034]"):
             urllib.request.urlopen(f"{app.address}gradio_api/file={name}", timeout=30)
+
+
+def test_each_lora_in_the_part_of_the_picture_that_was_drawn_for_it(
+    page: Page, app: App, tmp_path: Path
+) -> None:
+    choose(page, "zibo", "neon")
+    page.click("#fusion input")
+    page.locator("#fusion [role=option]", has_text="Drawn places").click()
+    whose = page.locator(".places .chip")
+    expect(whose).to_have_count(2)
+    expect(whose.nth(0)).to_have_text("Ziboeverywhere")
+    over = page.locator(".places .over").bounding_box()
+    assert over is not None
+    page.mouse.move(over["x"] + over["width"] * 0.1, over["y"] + over["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(over["x"] + over["width"] * 0.4, over["y"] + over["height"] / 2, steps=3)
+    page.mouse.up()
+    expect(whose.nth(0)).to_have_text("Ziboits place")
+    whose.nth(1).click()
+    page.click(".places .halves button:has-text('Right')")
+    keep(page, "places", tmp_path)
+    generate(page)
+    places = recorded_places(read_png(newest(app)).fusion)
+    assert places["neon"] == Place.rectangle(0.5, 0, 1, 1)
+    drawn = places["zibo"].cells()
+    assert bool(drawn[SIDE // 2, SIDE // 8 : SIDE // 4].all())  # along the stroke
+    assert not bool(drawn[: SIDE // 4].any() or drawn[:, SIDE * 3 // 4 :].any())
+
+    page.click(".places .clear")
+    expect(whose.nth(1)).to_have_text("Neoneverywhere")
+    page.click("#use")
+    expect(whose.nth(1)).to_have_text("Neonits place")

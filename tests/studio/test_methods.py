@@ -35,9 +35,10 @@ from composer.fusions import (
     recorded_recipe,
 )
 from composer.fusions.merging import merge_experts, ties
+from composer.fusions.places import Place
 from composer.fusions.rows import PARTS
 from composer.settings import fields_of
-from composer.studio import ComposeRequest, Studio
+from composer.studio import ComposeRequest, Started, Studio
 from composer.studio.engine import Engine
 from composer.training.gates.prompts import Called, draft_prompts
 from composer.ui.gate_views import parameters_view, with_parameters
@@ -127,6 +128,12 @@ def alone(engine: Engine, folder: Path) -> tuple[Tensor, Tensor]:
     found = [parts(engine, [float(w) for w in some], text) for some in sets]
     without, with_prompt = zip(*found, strict=True)
     return torch.stack(without), torch.stack(with_prompt)
+
+
+def told(studio: Studio, asked: ComposeRequest) -> tuple[str, ...]:
+    """The notes before the picture."""
+    (first,) = (event for event in studio.compose(asked) if isinstance(event, Started))
+    return first.notes
 
 
 Oracle = Callable[[Tensor, Tensor], Tensor]
@@ -385,8 +392,8 @@ def test_what_was_fused_before_does_not_matter(engine: Engine, folder: Path) -> 
         torch.testing.assert_close(predicted(engine, number=3), fresh[recipe.key], rtol=0, atol=0)
     pairs = itertools.combinations(fresh.items(), 2)
     same = {(a, b) for (a, one), (b, other) in pairs if torch.allclose(one, other, atol=1e-5)}
-    # regions without maps, as here, are a sum; and a LoRA's turn is its turn
-    sums, turns = {"weighted", "regions", "freefuse"}, {"switch", "w-switch", "k-lora"}
+    # regions without maps and places without any, as here, are a sum; and a LoRA's turn is its turn
+    sums, turns = {"weighted", "regions", "freefuse", "places"}, {"switch", "w-switch", "k-lora"}
     assert all(set(pair) <= sums or set(pair) <= turns for pair in same)
 
 
@@ -427,6 +434,71 @@ def test_parameters_come_back_from_keys_records_and_the_page(kind: str) -> None:
         if not isinstance(value, str):
             with pytest.raises(ComposerError, match=name):
                 read_recipe(f"{kind}:{name}=1e9")
+
+
+def test_a_lora_acts_in_its_place_and_one_without_a_place_everywhere(
+    engine: Engine, folder: Path
+) -> None:
+    """Away from the border, which is soft: moon everywhere, neon on the left, zibo on the right."""
+    mixed(engine, folder, Sum())
+    summed = predicted(engine)
+    _, _, text = step(engine)  # read with the LoRAs added up, as for every method
+    sides = [
+        guide(
+            *parts(engine, [w * on for w, on in zip(WEIGHTS.values(), some, strict=True)], text),
+            CFG,
+        )
+        for some in ((1, 1, 0), (1, 0, 1))
+    ]
+    paths = {name: folder / f"{name}.safetensors" for name in WEIGHTS}
+
+    def placed(**places: Place) -> Tensor:
+        rows = {n: LoraRow(name=n, weight=w, place=places.get(n)) for n, w in WEIGHTS.items()}
+        engine.mix(Plan(recipe=read_recipe("places"), rows=rows, paths=paths))
+        return predicted(engine)
+
+    halves = Place.rectangle(0, 0, 0.5, 1), Place.rectangle(0.5, 0, 1, 1)
+    found = placed(neon=halves[0], zibo=halves[1])
+    torch.testing.assert_close(found[..., :3], sides[0][..., :3], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found[..., 5:], sides[1][..., 5:], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(found[..., :3], sides[1][..., :3], atol=1e-3)
+    whole = placed(zibo=Place.rectangle(0, 0, 1, 1))
+    torch.testing.assert_close(whole, summed, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(placed(), summed, rtol=0, atol=0)
+
+
+def test_a_picture_with_places_makes_itself_again(studio: Studio) -> None:
+    request = Request(prompt=PROMPT, steps=2, cfg_scale=CFG, seed=4, width=16, height=16)
+    rows = (
+        LoraRow(name="neon", weight=2.0, place=Place.rectangle(0, 0, 0.5, 1)),
+        LoraRow(name="zibo", weight=2.0),
+    )
+    asked = ComposeRequest(request=request, rows=rows, recipe=read_recipe("places"))
+    (picture,) = finished(studio.compose(asked)).pictures
+    again = studio.recall(studio.history.read(picture.path)).asked
+    assert again.rows == rows
+    (second,) = finished(studio.compose(again)).pictures
+    assert second.image().tobytes() == picture.image().tobytes()
+    bare = replace(asked, rows=tuple(replace(row, place=None) for row in rows))
+    (other,) = finished(studio.compose(bare)).pictures
+    assert other.image().tobytes() != picture.image().tobytes()
+    tagged = replace(asked, request=replace(request, prompt=f"{PROMPT} <lora:neon:2>"), rows=rows)
+    (third,) = finished(studio.compose(tagged)).pictures
+    assert third.image().tobytes() == picture.image().tobytes()
+
+
+def test_a_place_that_is_not_used_or_does_not_fit_is_told(studio: Studio) -> None:
+    place = replace(Place.rectangle(0, 0, 0.5, 1), shape=(512, 768))
+    rows = (LoraRow(name="neon", place=place), LoraRow(name="zibo"))
+    request = Request(prompt=PROMPT, steps=1, width=16, height=16)
+    asked = ComposeRequest(request=request, rows=rows)
+    notes = told(studio, asked)
+    assert any("neon: its place was not used" in note for note in notes)
+    with pytest.raises(ComposerError, match="512 x 768 pixels, and the picture has 16 x 16"):
+        finished(studio.compose(replace(asked, recipe=read_recipe("places"))))
+    rows = tuple(replace(row, place=None) for row in rows)
+    notes = told(studio, replace(asked, rows=rows, recipe=read_recipe("places")))
+    assert any("No place is drawn" in note for note in notes)
 
 
 def test_what_cannot_be_is_said_before_any_work(studio: Studio) -> None:

@@ -1,6 +1,7 @@
-// The chosen LoRAs. value: [{name, title, role, trigger, on, weight, strength, text_encoder|null, steps, depth}],
+// The chosen LoRAs. value: [{name, title, role, trigger, on, weight, strength, text_encoder|null, steps, depth, place}],
 // weight: of a sum; strength: how many times what gates give it counts; steps: from which part of the
-// sampling to which it is active, [0, 1] for all of it; depth: likewise of the U-Net.
+// sampling to which it is active, [0, 1] for all of it; depth: likewise of the U-Net; place: where in the
+// picture, as the text of a drawing, '' for everywhere.
 const list = element.querySelector('.rows');
 const bar = element.querySelector('.bar');
 const sum = element.querySelector('.sum');
@@ -173,6 +174,8 @@ function spanOf(row, part) {
 
 function announce() {
   document.dispatchEvent(new CustomEvent(room + 'rows', {detail: rows.map((row) => row.name)}));
+  const placed = rows.map(({name, title, place}) => ({name, title, place: place || ''}));
+  document.dispatchEvent(new CustomEvent(room + 'placed', {detail: placed}));
   mixed();
 }
 
@@ -196,7 +199,7 @@ function toggle(entry) {
   } else {
     rows.push({
       name: entry.name, title: entry.title, role: entry.role, trigger: entry.trigger,
-      on: true, weight: entry.weight, text_encoder: null, steps: [0, 1], depth: [0, 1], strength: 1,
+      on: true, weight: entry.weight, text_encoder: null, steps: [0, 1], depth: [0, 1], place: '', strength: 1,
     });
   }
   commit();
@@ -206,6 +209,10 @@ function toggle(entry) {
 
 document.addEventListener(room + 'toggle', (event) => toggle(event.detail));
 document.addEventListener(room + 'hello', announce);
+document.addEventListener(room + 'place', (event) => {
+  rows.forEach((row) => { if (row.name === event.detail.name) row.place = event.detail.place; });
+  commit();
+});
 document.addEventListener(room + 'gates', (event) => {
   const before = gates && gates.id;
   gates = event.detail;
