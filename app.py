@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -53,6 +54,11 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--auth", "--gradio-auth", metavar="NAME:PASSWORD", help="ask visitors for these"
     )
+    options.add_argument(
+        "--mcp",
+        action="store_true",
+        help="also serve tools for agents (MCP); needs `.venv/bin/pip install 'mcp<2'`",
+    )
     options.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     options.add_argument(
         "--partial",
@@ -87,6 +93,8 @@ def main() -> None:
         if not (name and colon and password):
             sys.exit("--auth must be of the form NAME:PASSWORD")
         auth = (name, password)
+    if given.mcp and importlib.util.find_spec("mcp") is None:
+        sys.exit("--mcp needs the package mcp: install it with `.venv/bin/pip install 'mcp<2'`.")
 
     from composer.studio import Studio
     from composer.ui.app import launch, serve
@@ -110,6 +118,7 @@ def main() -> None:
             port=given.port,
             share=given.share,
             auth=auth,
+            mcp=given.mcp,
             open_browser=sys.stdout.isatty() if given.open is None else given.open,
         )
     except OSError as error:

@@ -27,6 +27,7 @@ ROWS = (
     ("diffusion", "language"),
     ("training", "evaluation"),
     ("studio",),
+    ("api",),
     ("ui",),
     ("commands",),
     ("cli",),

@@ -136,6 +136,15 @@ def to_parameters(record: PictureRecord) -> str:
 
 def from_parameters(text: str) -> PictureRecord:
     """The record in an A1111 text of any program; what cannot be done here becomes a note."""
+    return to_record(*split_parameters(text))
+
+
+def split_parameters(text: str) -> tuple[str, str, dict[str, str]]:
+    """The prompt, the negative prompt and the pairs of an A1111 text.
+
+    Raises:
+        ComposerError: it holds no settings.
+    """
     lines = text.strip().split("\n")
     after: list[str] = []  # what extensions write behind the settings
     while len(after) < _MOST_AFTER and not _holds_settings(lines[-1]) and len(lines) > 1:
@@ -150,7 +159,7 @@ def from_parameters(text: str) -> PictureRecord:
             "as 'Steps: 20, Sampler: Euler, Seed: 1'. Use the file the program saved, not a copy."
         )
     prompt, _, negative = "\n".join(lines[:-1]).partition(_NEGATIVE)
-    return to_record(prompt.strip(), negative.strip(), pairs)
+    return prompt.strip(), negative.strip(), pairs
 
 
 def _holds_settings(line: str) -> bool:
@@ -340,21 +349,28 @@ def _read_settings(take: Take, notes: list[str]) -> dict[str, Any]:
     return taken
 
 
-def _sampler(name: str, schedule: str, notes: list[str]) -> dict[str, Any]:
-    """Our sampler and schedule for another program's, which may be one name."""
+def named_sampler(name: str, schedule: str) -> tuple[str, str]:
+    """Our names of another program's sampler and schedule, which may be one name; a name that is
+    not known stays as it is. "Automatic" is what A1111 means by it: the sampler's usual one."""
     name, within = split_sampler(name)
     words = _words(name)
     if words.endswith(" k"):  # InvokeAI
         words, within = words.removesuffix(" k"), "Karras"
     name = _SAMPLERS.get(words, name)
+    wanted = _SCHEDULES.get(_words(schedule), schedule) or AUTOMATIC
+    if wanted != AUTOMATIC or within != AUTOMATIC:
+        return name, within if wanted == AUTOMATIC else wanted
+    return name, SAMPLERS[name].usual if schedule and name in SAMPLERS else AUTOMATIC
+
+
+def _sampler(name: str, schedule: str, notes: list[str]) -> dict[str, Any]:
+    """Our sampler and schedule for another program's."""
+    name, wanted = named_sampler(name, schedule)
     try:
-        sampler = find_sampler(name)
+        find_sampler(name)
     except ComposerError as error:
         notes.append(f"{error} sampler {Request().sampler!r} is used instead.")
         return {}
-    wanted = _SCHEDULES.get(_words(schedule), schedule) or within
-    if schedule and wanted == AUTOMATIC:
-        wanted = sampler.usual
     try:
         find_sampler(name, wanted)
     except ComposerError as error:

@@ -12,7 +12,7 @@ import re
 import struct
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image, PngImagePlugin
 
@@ -39,6 +39,8 @@ _UNREADABLE = (
     TypeError,
 )
 _EXIF, _USER_COMMENT = 0x8769, 0x9286
+Source = str | os.PathLike[str] | BinaryIO
+"""A path, or an open file; messages call the latter what `called` says."""
 _NAMED = re.compile(r"(prompt|workflow|parameters):", re.IGNORECASE)
 
 
@@ -54,23 +56,35 @@ def write_png(path: str | os.PathLike[str], image: Image.Image, record: PictureR
     return target
 
 
-def read_png(path: str | os.PathLike[str]) -> PictureRecord:
+def read_png(path: Source, *, called: str = "") -> PictureRecord:
     """How the picture was made: from our JSON or, in another program's picture, from its texts.
 
-    Those may stand in the Exif of a JPEG or WebP too. The pixels are read only where no text stands
-    before them. A picture that says nothing is an error.
+    Those may stand in the Exif of a JPEG or WebP too. A picture that says nothing is an error.
     """
-    with open_png(path, READABLE) as image:
+    return record_of(read_texts(path, called=called), called or str(path))
+
+
+def read_texts(path: Source, *, called: str = "") -> dict[str, str]:
+    """What a picture says in words, by the keys that a PNG of ours or of another program has.
+
+    The pixels are read only where no text stands before them.
+    """
+    with open_png(path, READABLE, called=called) as image:
         texts = dict(_texts(image))
         if isinstance(image, PngImagePlugin.PngImageFile) and not texts:
             image.load()  # what stands behind the pixels is there now
             texts = dict(_texts(image))
+    return texts
+
+
+def record_of(texts: dict[str, str], called: str) -> PictureRecord:
+    """How a picture was made that says this; ComposerError if that is nothing."""
     if COMPOSER in texts:
         return PictureRecord.from_json(texts[COMPOSER])
     record = from_texts(texts)
     if record is None:
         raise ComposerError(
-            f"{path} does not say how it was made: it has no text of Composer, A1111, ComfyUI, "
+            f"{called} does not say how it was made: it has no text of Composer, A1111, ComfyUI, "
             "InvokeAI, SwarmUI or Fooocus. Programs that edit or send pictures often remove it; "
             "use the file as it was saved."
         )
@@ -110,7 +124,7 @@ def _comment(value: object) -> str:
 
 @contextlib.contextmanager
 def open_png(
-    path: str | os.PathLike[str], formats: tuple[str, ...] = ("PNG",)
+    path: Source, formats: tuple[str, ...] = ("PNG",), *, called: str = ""
 ) -> Generator[Image.Image]:
     """A PNG from anywhere, its size checked before any pixel is read.
 
@@ -119,17 +133,18 @@ def open_png(
     Raises:
         ComposerError: it is none, is damaged, or too large; also while its pixels are read.
     """
+    called = called or str(path)
     try:
         image = Image.open(path, formats=formats)
     except _UNREADABLE as error:
         raise ComposerError(
-            f"{path} cannot be read as a {' or '.join(formats)}. Use the file as it was saved."
+            f"{called} cannot be read as a {' or '.join(formats)}. Use the file as it was saved."
         ) from error
     with image:
         if image.width * image.height > MAX_PIXELS:
             raise ComposerError(
-                f"{path} has {image.width}x{image.height} pixels; {MAX_PIXELS // 10**6} million are"
-                " the most. Make it smaller."
+                f"{called} has {image.width}x{image.height} pixels; {MAX_PIXELS // 10**6} million "
+                "are the most. Make it smaller."
             )
         try:
             yield image
@@ -137,6 +152,6 @@ def open_png(
             raise
         except _UNREADABLE as error:
             raise ComposerError(
-                f"{path} is damaged ({error}). Drop it on the page to get its settings back, and "
+                f"{called} is damaged ({error}). Drop it on the page to get its settings back, and "
                 "make it again."
             ) from error

@@ -46,6 +46,7 @@ class Status:
     message: str = ""
     model: str = ""
     model_hash: str = ""
+    vae: str = ""  # the name of one in place of the model's
     size: int = 0  # the model's own side, in pixels
     multiple: int = 1
 
@@ -463,6 +464,7 @@ class Studio:
                     state="ready",
                     model=model.name,
                     model_hash=model.hash,
+                    vae=model.vae_name,
                     size=model.size,
                     multiple=model.multiple,
                 )

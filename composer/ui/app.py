@@ -6,21 +6,30 @@ import contextlib
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
+from starlette.routing import Mount
 
+from composer.api import MOUNTED, Guard, Runs, sd_api
 from composer.studio import Studio
-from composer.ui import compare_page, compose_page, train_page
+from composer.ui import compare_page, compose_page, endpoints, train_page
 from composer.ui.layout import head
 from composer.ui.theme import HEAD, STATIC, static, theme
 
 MAX_UPLOAD = "40mb"
 HOUR = 3600
+MCP = "/gradio_api/mcp"
+"""Where Gradio has its tools for agents, which it guards by no password of its own."""
 
 
-def build(studio: Studio) -> gr.Blocks:
-    """The app's pages; they show the studio and keep nothing of their own but what is typed."""
+def build(studio: Studio, runs: Runs | None = None) -> gr.Blocks:
+    """The app's pages; they show the studio and keep nothing of their own but what is typed.
+
+    runs: where the pictures are made that other programs ask for.
+    """
     with gr.Blocks(
         title="Composer", analytics_enabled=False, fill_width=True, delete_cache=(HOUR, HOUR)
     ) as blocks:
+        endpoints.add(blocks, studio, runs or Runs(studio))  # first, so that the names are theirs
         masthead = head()
         with gr.Tabs(elem_id="pages"):
             with gr.Tab("Compose", id="compose") as compose:
@@ -40,15 +49,25 @@ def launch(
     port: int | None = None,
     share: bool = False,
     auth: tuple[str, str] | None = None,
+    mcp: bool = False,
     open_browser: bool = False,
 ) -> gr.Blocks:
-    """Serve the app and return when it answers; the studio's model is loaded after that."""
-    blocks = build(studio)
+    """Serve the app and return when it answers; the studio's model is loaded after that.
+
+    mcp: whether the named endpoints are tools for agents too.
+    """
+    runs = Runs(studio)
+    blocks = build(studio, runs)
     options: dict[str, Any] = {
         "server_name": host,
         "server_port": port,
         "share": share,
         "auth": auth,
+        "app_kwargs": {
+            "routes": [Mount(MOUNTED, app=sd_api(studio, runs))],
+            "middleware": [Middleware(Guard, paths=(MOUNTED, MCP), auth=auth)],
+        },
+        "mcp_server": mcp,
         "inbrowser": open_browser,
         "prevent_thread_lock": True,
         "theme": theme(),

@@ -9,7 +9,7 @@ import gradio as gr
 
 from composer.diffusion.samplers import SAMPLERS, SCHEDULES
 from composer.ui.compare_views import ways_view
-from composer.ui.layout import component
+from composer.ui.layout import USUAL_CFG, component
 
 ROOM = "compare:"  # before the names of the events between this page's components
 SETTINGS = (
@@ -109,7 +109,7 @@ def _settings() -> dict[str, Any]:
     with gr.Row(elem_classes="numbers"):
         numbers = {
             "steps": gr.Number(20, label="Steps", precision=0, elem_id="compare-steps"),
-            "cfg_scale": gr.Number(3.0, label="CFG scale", step=0.5, elem_id="compare-cfg"),
+            "cfg_scale": gr.Number(USUAL_CFG, label="CFG scale", step=0.5, elem_id="compare-cfg"),
             "sampler": gr.Dropdown(list(SAMPLERS), label="Sampler", elem_id="compare-sampler"),
             "schedule": gr.Dropdown(list(SCHEDULES), label="Schedule", elem_id="compare-schedule"),
             "width": gr.Number(None, label="Width", precision=0, elem_id="compare-width"),

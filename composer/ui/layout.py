@@ -13,6 +13,8 @@ from composer.ui.theme import static
 
 EXAMPLES = 4
 GATE_EXAMPLES = 2
+USUAL_CFG = 3.0
+"""The CFG scale where nothing else is said."""
 
 PARAMETERS = 3
 """Of one fusion at most, that are numbers; and one choice."""
@@ -219,7 +221,7 @@ def _settings() -> dict[str, Any]:
         gr.HTML('<div class="head"><h2>Settings</h2></div>', apply_default_css=False)
         with gr.Row(elem_classes="numbers"):
             steps = gr.Number(20, label="Steps", precision=0, elem_id="steps")
-            cfg_scale = gr.Number(3.0, label="CFG scale", step=0.5, elem_id="cfg")
+            cfg_scale = gr.Number(USUAL_CFG, label="CFG scale", step=0.5, elem_id="cfg")
             sampler = gr.Dropdown(list(SAMPLERS), label="Sampler", elem_id="sampler")
             schedule = gr.Dropdown(list(SCHEDULES), label="Schedule", elem_id="schedule")
             width = gr.Number(None, label="Width", precision=0, elem_id="width")

@@ -16,6 +16,7 @@ from gradio.state_holder import SessionState
 from composer.studio import Studio
 from composer.ui.actions import Actions
 from composer.ui.app import build
+from composer.ui.endpoints import ENDPOINTS
 from composer.ui.layout import lay_out
 
 GONE = "2026-01-01/0001-1.png"
@@ -27,9 +28,11 @@ def studio(tmp_path: Path) -> Studio:
     return Studio(tmp_path / "model", [], tmp_path / "outputs")
 
 
-def test_nothing_is_public_and_no_list_takes_other_values(studio: Studio) -> None:
+def test_only_the_named_endpoints_are_public_and_no_list_takes_other_values(studio: Studio) -> None:
     config: Any = build(studio).get_config_file()
-    assert {event["api_visibility"] for event in config["dependencies"]} == {"private"}
+    events = config["dependencies"]
+    public = [event["api_name"] for event in events if event["api_visibility"] != "private"]
+    assert public == list(ENDPOINTS)
     lists = [part["props"] for part in config["components"] if part["type"] == "dropdown"]
     assert lists and not any(props["allow_custom_value"] for props in lists)
 
@@ -53,7 +56,8 @@ def test_gradio_takes_every_answer_where_nothing_is_there(tmp_path: Path) -> Non
     studio = Studio(folders[0], [], folders[1], language_model=folders[2])
     assert studio.wait(120).state == "failed"
     blocks = build(studio)
-    handlers = [handler for handler in blocks.fns.values() if handler.fn is not None]
+    ours = (handler for handler in blocks.fns.values() if handler.api_visibility == "private")
+    handlers = [handler for handler in ours if handler.fn is not None]
     names = {handler.name for handler in handlers}
     assert {"use", "reuse_seed", "fill", "pick", "remake", "restore"} <= names
     parts: Any = blocks.get_config_file()["components"]
