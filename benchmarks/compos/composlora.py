@@ -103,7 +103,6 @@ def subsets() -> dict[str, Subset]:
                 cfg_scale=told["cfg"],
                 sampler="DPM++ 2M",
                 seed=SEED,
-                count=SEEDS,
             ),
             loras=tuple(map(_lora, told["loras"])),
         )
@@ -163,7 +162,7 @@ def with_words(loras: Sequence[Lora], given: Path, folder: Path) -> Path:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Paint what is not there yet, score all, and write the results."""
     known = subsets()
-    asked = protocol_parser(NAME, __doc__ or "")
+    asked = protocol_parser(NAME, __doc__ or "", count=SEEDS)
     asked.add_argument("--subset", choices=known, required=True)
     asked.add_argument(
         "--gates", type=Path, help="folder of gate files (default: the LoRAs' gates)"
@@ -200,23 +199,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         title=f"ComposLoRA, {given.subset}",
         rows=list(rows_of(scored)),
         notes=_notes(subset, request),
-        settings=_settings(given.subset, studio.status.model, request, len(chosen)),
+        request=request,
+        model=studio.status.model,
+        subset=given.subset,
+        sets=len(chosen),
+        weight=WEIGHT,
     )
-
-
-def _settings(subset: str, model: str, request: Request, sets: int) -> Mapping[str, str | float]:
-    return {
-        "subset": subset,
-        "model": model,
-        "sets": sets,
-        "seeds": request.count,
-        "first seed": request.seed,
-        "size": f"{request.width}x{request.height}",
-        "steps": request.steps,
-        "CFG": request.cfg_scale,
-        "sampler": request.sampler,
-        "weight": WEIGHT,
-    }
 
 
 def _notes(subset: Subset, request: Request) -> list[str]:

@@ -49,6 +49,8 @@ composer compare "zibo fox in neon style" --lora zibo --lora neon -o side_by_sid
 python -m benchmarks.compos.composlora --subset reality --loras ComposLoRA/lora/reality \\
     --model SG161222/Realistic_Vision_V5.1_noVAE --vae stabilityai/sd-vae-ft-mse --out composlora \\
     --clip openai/clip-vit-base-patch32 --dino facebook/dinov2-base --references photos
+python -m benchmarks.compos.mole --plan plan.json --model sd21 --loras loras --out mole \\
+    --clip openai/clip-vit-base-patch16 --references photos
 ```
 
 `compos.composlora` is ComposLoRA itself ([arXiv 2402.16843](https://arxiv.org/abs/2402.16843)): all
@@ -57,6 +59,12 @@ weights, by every way above. `--sets 20 --ways weighted,switch,composite` is a p
 files that are missing are named with their ids at Civitai before anything is done; `--references`
 holds a folder of pictures for each LoRA, `character_1` and so on. It goes on after a stop. All
 pictures, a results file and its tables are in `--out`.
+
+`compos.mole` is MoLE's evaluation ([arXiv 2404.13628](https://arxiv.org/abs/2404.13628)) on sets of
+your LoRAs, as the paper's 15 triples: `--plan` names them and their prompts (`--help` shows its
+form). For each set it trains gates by `composer train-gates`, with `--paper` and by default
+(`--training "--steps 400"` gives it more options), and scores 200 pictures of each prompt by CLIP,
+for the prompt and for each concept, beside NLA and the weighted sum; `--ways` names others.
 
 No figures of these are published here, for want of the LoRAs, the models and the encoders: tests
 run them on stand-ins. What is measured on the shipped world is in [results.md](results.md)."""

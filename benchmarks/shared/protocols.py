@@ -62,8 +62,8 @@ class Scored:
     filled: Filled
 
 
-def protocol_parser(name: str, description: str) -> argparse.ArgumentParser:
-    """A parser with the options of all protocols."""
+def protocol_parser(name: str, description: str, *, count: int) -> argparse.ArgumentParser:
+    """A parser with the options of all protocols. count: of seeds, as published."""
     found = plain_parser(name, description)
     found.set_defaults(results=None)
     found.add_argument("--model", required=True, help="folder, checkpoint file or hub name")
@@ -74,7 +74,9 @@ def protocol_parser(name: str, description: str) -> argparse.ArgumentParser:
     )
     found.add_argument("--sets", type=int, help="the first so many alone")
     found.add_argument("--ways", default="", help="such as weighted,ties:density=0.3")
-    found.add_argument("--count", type=int, help="seeds of each prompt and way")
+    found.add_argument(
+        "--count", type=int, default=count, help="seeds of each prompt and way (%(default)s)"
+    )
     found.add_argument("--seed", type=int, help="the first; the others count up")
     found.add_argument("--size", default="", help="WIDTHxHEIGHT in pixels")
     found.add_argument("--steps", type=int)
@@ -100,9 +102,16 @@ def protocol_parser(name: str, description: str) -> argparse.ArgumentParser:
 
 
 def request_of(given: argparse.Namespace, published: Request) -> Request:
-    """The published settings, with those that were given."""
+    """The published settings, with those that were given.
+
+    Raises:
+        ComposerError: one cannot be.
+    """
+    for name in ("sets", "count"):
+        if getattr(given, name) is not None and getattr(given, name) < 1:
+            raise ComposerError(f"--{name} is {getattr(given, name)}: give at least 1.")
     width, height = read_size(given.size)
-    named = {name: getattr(given, name) for name in ("count", "seed", "steps", "sampler")}
+    named = {name: getattr(given, name) for name in ("seed", "steps", "sampler")}
     named |= {"cfg_scale": given.cfg, "width": width, "height": height}
     return dataclasses.replace(published, **{n: v for n, v in named.items() if v is not None})
 
@@ -181,11 +190,11 @@ def painted_and_scored(
     """
     folder, kept = GridFolder(given.out), list[tuple[Composition, str, GridCell]]()
     refused: dict[str, list[str]] = {}
-    every = sum(len(one.ways) for one in compositions) * request.count
+    every = sum(len(one.ways) for one in compositions) * given.count
     counted = PictureCount(name, every)
     for one in compositions:
         for key, title in one.ways.items():
-            cells = _cells(one, key, request, weight)
+            cells = _cells(one, key, request, given.count, weight)
             try:
                 for event in studio.grid(cells, folder):
                     if isinstance(event, Filled) and event.scores is None:
@@ -222,10 +231,12 @@ def painted_and_scored(
     return found, refused
 
 
-def _cells(one: Composition, key: str, request: Request, weight: float) -> tuple[GridCell, ...]:
+def _cells(
+    one: Composition, key: str, request: Request, count: int, weight: float
+) -> tuple[GridCell, ...]:
     rows = tuple(LoraRow(name=name, weight=weight) for name in one.loras)
     asked = ComposeRequest(request=dataclasses.replace(request, prompt=one.prompt), rows=rows)
-    seeds = ",".join(str(request.seed_of(number)) for number in range(request.count))
+    seeds = ",".join(str(request.seed_of(number)) for number in range(count))
     axes = [
         Axis(name="set", places=((one.name, lambda same: same),)),
         read_axis(f"seed={seeds}"),
@@ -314,9 +325,14 @@ def publish_protocol(
     title: str,
     rows: Sequence[Row],
     notes: Sequence[str],
-    settings: Mapping[str, Value],
+    request: Request,
+    model: str,
+    **settings: Value,
 ) -> None:
-    """Write the results file, and the same as a page for people beside it."""
+    """Write the results file, and the same as a page for people beside it.
+
+    settings: further ones that decide the figures.
+    """
     named = {score.removeprefix(LEAST) for one in scored for score in one.filled.overall}
     words = [
         f"*{score[0].upper()}{score[1:]}*: {SCORES[score]}." for score in SCORES if score in named
@@ -330,15 +346,23 @@ def publish_protocol(
         f"{way} refuses {len(reasons)} of the sets: {reasons[0]}"
         for way, reasons in refused.items()
     ]
-    results = given.results or given.out
     path = publish(
         name,
         rows,
         arguments,
         title=title,
         notes=[*notes, *words, *refusals],
-        settings=settings,
-        folder=results,
+        settings={
+            "model": model,
+            "seeds": given.count,
+            "first seed": request.seed,
+            "size": f"{request.width}x{request.height}",
+            "steps": request.steps,
+            "CFG": request.cfg_scale,
+            "sampler": request.sampler,
+            **settings,
+        },
+        folder=given.results or given.out,
     )
     path.with_suffix(".md").write_text(
         results_section(read_results(path), level=1) + "\n", encoding="utf-8"

@@ -12,14 +12,16 @@ from PIL import Image
 from tiny_clip import write_clip
 from tiny_loras import write_lora
 
-from benchmarks.compos import composlora
+from benchmarks.compos import composlora, mole
 from benchmarks.compos.composlora import WEIGHT, sets_of, subsets
 from benchmarks.shared import protocols
 from benchmarks.shared.protocols import ALL, GAINS, Composition, Scored, rows_of
-from benchmarks.shared.results import in_table, read_results
+from benchmarks.shared.results import in_table, number, read_results
 from composer.errors import ComposerError
+from composer.fusions.gate_file import read_gates
 from composer.studio import SavedPicture
 from composer.studio.grid import Filled, Painted, Scores
+from composer.training.gates import sampling
 
 SMALL = ["--steps", "1", "--size", "16x16", "--count", "1"]
 
@@ -31,9 +33,9 @@ def write_subset(folder: Path, subset: str) -> Path:
 
 
 def pictures(folder: Path, *names: str) -> Path:
-    for number, name in enumerate(names):
+    for place, name in enumerate(names):
         (folder / name).mkdir(parents=True)
-        Image.new("RGB", (12, 12), (60 * number, 90, 200)).save(folder / name / "a.png")
+        Image.new("RGB", (12, 12), (60 * place, 90, 200)).save(folder / name / "a.png")
     return folder
 
 
@@ -149,3 +151,76 @@ def test_means_and_gains_are_over_sets(tmp_path: Path) -> None:
     assert by[GAINS, "TIES"]["CLIP-I (×100)"] == pytest.approx(20)
     assert not {"seconds (s)", "unlike bare (of 255)"} & by[GAINS, "TIES"].keys()
     assert by[ALL, "TIES"]["seconds (s)"] == 2 and (GAINS, "Weighted sum") not in by
+
+
+def plan_of(folder: Path, **more: object) -> Path:
+    sets = [{"loras": ["ada", "ink", "sea"], "prompts": ["ada in ink at sea", "sea, ink, ada"]}]
+    path = folder / "plan.json"
+    path.write_text(json.dumps({"sets": sets, **more}))
+    return path
+
+
+def test_mole_trains_gates_for_each_set_and_compares_them(
+    tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "STEPS", 2)
+    monkeypatch.setattr(sampling, "PICTURES", 1)
+    loras, out = tmp_path / "loras", tmp_path / "out"
+    for seed, name in enumerate(("ada", "ink", "sea")):
+        words = {} if name == "sea" else {"modelspec.trigger_phrase": name}
+        write_lora(loras / f"{name}.safetensors", seed=seed, **words)
+    clip = str(write_clip(tmp_path / "clip", tiny_sd))
+    run = ["--model", str(tiny_sd), "--loras", str(loras), "--out", str(out), "--device", "cpu"]
+    run += ["--clip", clip, *SMALL, "--training", "--steps 1 --batch-size 2", "--no-recognised"]
+    with pytest.raises(ComposerError, match=r"sea\.safetensors names no trigger word"):
+        mole.main([*run, "--plan", str(plan_of(tmp_path))])
+    assert not out.exists()  # before any training
+    sets = [
+        {
+            "loras": ["ada", "ink", "sea"],
+            "prompts": ["ada in ink at sea", "sea, ink, ada"],
+            "training": ["ada at sea in ink"],
+        }
+    ]
+    plan = plan_of(tmp_path, sets=sets, alone={"ada": ["ada"], "ink": ["ink"], "sea": ["the sea"]})
+    seen = pictures(tmp_path / "seen", "ada", "ink", "sea")
+    run += ["--plan", str(plan), "--references", str(seen)]
+    mole.main(run)
+    gates = sorted((out / "gates").glob("*.safetensors"))
+    settings = [read_gates(path).training["settings"] for path in gates]
+    assert [(s["paper"], s["steps"], s["prompts"]) for s in settings] == [
+        (False, 1, ["ada at sea in ink"]),
+        (True, 1, ["ada at sea in ink"]),
+    ]
+    assert {s["alone"]["sea"][0] for s in settings} == {"the sea"} and settings[1]["clip"] == clip
+    results = read_results(out / "compos_mole.json")
+    rows = {str(row["fusion"]): row for row in in_table(results.rows, ALL)}
+    ways = ["Normalised sum (NLA)", "Weighted sum", "MoLE, as published", "Learned gates"]
+    assert list(rows) == ways and {(r["sets"], r["n"]) for r in rows.values()} == {(1, 2)}
+    own = in_table(results.rows, mole.BY_CONCEPT)
+    assert [(row["set"], row["fusion"]) for row in own] == [
+        *(("ada+ink+sea", way) for way in ways), *(("mean of the sets", way) for way in ways)
+    ]  # fmt: skip
+    for row in own:
+        concepts = [number(row, f"CLIP-I, concept {n} (×100)") for n in (1, 2, 3)]
+        mean = number(rows[str(row["fusion"])], "CLIP-I (×100)")
+        assert sum(concepts) / 3 == pytest.approx(mean, abs=1e-3)
+        assert number(row, "CLIP-T (×100)") == rows[str(row["fusion"])]["CLIP-T (×100)"]
+    assert len({number(row, "CLIP-T (×100)") for row in own[:4]}) > 2  # other ways, other pictures
+    # nothing is trained again
+    times = [path.stat().st_mtime_ns for path in gates]
+    mole.main(run)
+    assert sorted((out / "gates").glob("*.safetensors")) == gates
+    assert [path.stat().st_mtime_ns for path in gates] == times
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"sets": []}', '{"sets": [{"loras": "a", "prompts": ["b"]}]}',
+             '{"sets": [{"loras": ["a"], "prompts": []}]}', '{"sets": [["a"]]}',
+             '{"sets": [{"loras": ["a"], "prompts": ["b"]}], "alone": ["a"]}']
+)  # fmt: skip
+def test_a_plan_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(text)
+    with pytest.raises(ComposerError, match=r"plan\.json"):
+        mole.read_plan(path)
