@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -216,3 +217,12 @@ def test_import_is_light_and_opens_no_connection(name: str) -> None:
 def test_no_room_opens_a_connection_or_loads_a_model_when_imported() -> None:
     done = run(ALL_IMPORTS)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_name_that_a_room_offers_is_there() -> None:
+    """`from composer.studio import *` works, and so do editors that complete from `__all__`."""
+    for path in FILES:
+        if path.name == "__init__.py":
+            room = importlib.import_module(".".join(path.parent.relative_to(ROOT).parts))
+            offered: list[str] = getattr(room, "__all__", [])
+            assert [name for name in offered if not hasattr(room, name)] == [], room.__name__

@@ -5,8 +5,6 @@ Importing this loads neither PyTorch nor a model: the page is up before they are
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from composer.studio.comparing import Comparison, Way
 from composer.studio.events import Event, Finished, PictureSaved, Progress, Queued, Started
 from composer.studio.history import History, SavedPicture
@@ -19,11 +17,7 @@ from composer.studio.training_state import Point, Preview, Training
 from composer.studio.trainings import Trainings
 from composer.studio.wording import Wording
 
-if TYPE_CHECKING:
-    from composer.experts.card import Card
-
 __all__ = [
-    "Card",
     "Comparison",
     "ComposeRequest",
     "Event",

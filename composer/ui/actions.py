@@ -31,7 +31,7 @@ from composer.ui.gate_actions import GateActions
 from composer.ui.layout import Page, brush_for
 
 if TYPE_CHECKING:
-    from composer.studio import Card
+    from composer.experts.card import Card
 
 RECENT = 24
 SEND_EVERY = 0.12  # seconds between two reports of progress, at least

@@ -24,7 +24,7 @@ WORDINGS = (
 )
 
 if TYPE_CHECKING:
-    from composer.studio import Card
+    from composer.experts.card import Card
 
 
 def choose_examples(cards: Iterable[Card], most: int) -> tuple[Example, ...]:

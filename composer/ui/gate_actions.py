@@ -15,7 +15,7 @@ from composer.ui.examples import Example, gate_example
 from composer.ui.layout import Page
 
 if TYPE_CHECKING:
-    from composer.studio import Card
+    from composer.experts.card import Card
 
 Update = dict[Any, Any]
 

@@ -14,8 +14,8 @@ from composer.studio import SavedPicture
 from composer.ui.layout import PARAMETERS
 
 if TYPE_CHECKING:
+    from composer.experts.card import Card
     from composer.fusions.gate_record import GateRecord, Row
-    from composer.studio import Card
 
 MAX_STEPS_SHOWN = 32
 

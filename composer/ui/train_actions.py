@@ -17,7 +17,7 @@ from composer.ui.train_layout import DEFAULT, INVITATION, TrainPage, label_of
 from composer.ui.views import escaped, failure
 
 if TYPE_CHECKING:
-    from composer.studio import Card
+    from composer.experts.card import Card
 
 Update = dict[Any, Any]
 

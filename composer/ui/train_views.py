@@ -12,7 +12,7 @@ from composer.studio import Training
 from composer.ui.views import card_view, thumbnail, thumbnail_url
 
 if TYPE_CHECKING:
-    from composer.studio import Card
+    from composer.experts.card import Card
 
 Json = dict[str, Any]
 Cards = Mapping[str, "Card"]

@@ -39,7 +39,7 @@ from composer.studio import (
 if TYPE_CHECKING:
     import gradio as gr
 
-    from composer.studio import Card
+    from composer.experts.card import Card
 
 SHOWN_SIDE = 384  # a small picture is enlarged to this for the eye; files keep their size
 THUMBNAIL_SIDE = 160
