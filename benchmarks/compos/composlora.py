@@ -30,6 +30,7 @@ from benchmarks.shared.protocols import (
     ways_for,
 )
 from benchmarks.shared.sets import in_turn
+from benchmarks.shared.vision_judge import check_judge, judged, judged_rows
 from benchmarks.shared.ways import read_ways
 from composer.diffusion.request import Request
 from composer.errors import ComposerError
@@ -66,6 +67,11 @@ class Lora:
     def kind(self) -> str:
         """As of a `LoraInfo`."""
         return self.id.rpartition("_")[0]
+
+    @property
+    def description(self) -> str:
+        """What it shows, in a line."""
+        return f"- {self.kind} ({self.name}): {', '.join(self.trigger)}"
 
     @property
     def file(self) -> str:
@@ -167,7 +173,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked.add_argument(
         "--gates", type=Path, help="folder of gate files (default: the LoRAs' gates)"
     )
+    asked.add_argument(
+        "--judge",
+        type=Path,
+        help="folder of a vision-language model of transformers: scores each way beside the "
+        "weighted sum",
+    )
     given = asked.parse_args(arguments)
+    if given.judge:
+        check_judge(given.judge)
     subset, ways = known[given.subset], read_ways(given.ways, WAYS)
     request = request_of(given, subset.request)
     folder = with_words(subset.loras, given.loras, given.out / "loras" / given.subset)
@@ -190,6 +204,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scored, refused = painted_and_scored(
         NAME, given, studio, compositions, request, weight=WEIGHT, references=references
     )
+    rows, notes = list(rows_of(scored)), _notes(subset, request)
+    if given.judge:
+        described = {one.id: one.description for one in subset.loras}
+        found, unread = judged(
+            NAME,
+            scored,
+            lambda names: "\n".join(described[name] for name in names),
+            given.judge,
+            given.out / "judged.json",
+            given.device,
+        )
+        rows += judged_rows(found)
+        notes.append(
+            f"{given.judge.name} judged the pictures of each way in pairs with those of the "
+            "weighted sum, in both orders, whose points are averaged; it wins where it has more, "
+            f"and equal points count half. {unread} pairs have no answer that can be read."
+        )
     publish_protocol(
         NAME,
         given,
@@ -197,8 +228,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         scored,
         refused,
         title=f"ComposLoRA, {given.subset}",
-        rows=list(rows_of(scored)),
-        notes=_notes(subset, request),
+        rows=rows,
+        notes=notes,
         request=request,
         model=studio.status.model,
         subset=given.subset,

@@ -58,7 +58,10 @@ python -m benchmarks.compos.mole --plan plan.json --model sd21 --loras loras --o
 weights, by every way above. `--sets 20 --ways weighted,switch,composite` is a part of it. LoRA
 files that are missing are named with their ids at Civitai before anything is done; `--references`
 holds a folder of pictures for each LoRA, `character_1` and so on. It goes on after a stop. All
-pictures, a results file and its tables are in `--out`.
+pictures, a results file and its tables are in `--out`. `--judge FOLDER`, a vision-language model of
+transformers, compares the pictures of every way with the weighted sum's, in both orders, by
+ComposLoRA's criteria in our own words. (The papers' judges, GPT-4V and MiniCPM-V 2.6, are a service
+and a model that brings code of its own, which is not run here.)
 
 `compos.mole` is MoLE's evaluation ([arXiv 2404.13628](https://arxiv.org/abs/2404.13628)) on sets of
 your LoRAs, as the paper's 15 triples: `--plan` names them and their prompts (`--help` shows its

@@ -266,7 +266,7 @@ def rows_of(scored: Sequence[Scored]) -> Iterator[Row]:
             row |= {"sets": len({one.composition.loras for one in pictures}), "n": len(pictures)}
             for score, by_set in by_score.items():
                 means = [fmean(found) for found in by_set.values()]
-                row |= _mean(score, means)
+                row |= mean_columns(column_of(score), means)
             yield row
         if table == ALL:
             yield from _gains(values)
@@ -298,16 +298,16 @@ def _gains(values: Values) -> Iterator[Row]:
             both = [one for one in by_set if one in plain.get(score, {})]
             if both and score.removeprefix(LEAST) not in ("unlike bare", "seconds"):
                 gains = [fmean(by_set[one]) - fmean(plain[score][one]) for one in both]
-                row |= _mean(score, gains)
+                row |= mean_columns(column_of(score), gains)
         if len(row) > len(("table", "fusion")):
             yield row
 
 
-def _mean(score: str, by_set: Sequence[float]) -> dict[str, float]:
-    """With its interval, of sets enough for one."""
+def mean_columns(column: str, by_set: Sequence[float]) -> dict[str, float]:
+    """The mean over sets, with its interval where there are enough for one."""
     if len(by_set) < FEWEST:
-        return {column_of(score): round(fmean(by_set), 4)}
-    return interval_columns(column_of(score), bootstrap_mean(by_set))
+        return {column: round(fmean(by_set), 4)}
+    return interval_columns(column, bootstrap_mean(by_set))
 
 
 def column_of(score: str) -> str:

@@ -6,15 +6,19 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from tiny_clip import write_clip
 from tiny_loras import write_lora
+from tiny_vision import write_vision_model
+from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
 from benchmarks.compos import composlora, mole
 from benchmarks.compos.composlora import WEIGHT, sets_of, subsets
-from benchmarks.shared import protocols
+from benchmarks.shared import protocols, vision_judge
 from benchmarks.shared.protocols import ALL, GAINS, Composition, Scored, rows_of
 from benchmarks.shared.results import in_table, number, read_results
 from composer.errors import ComposerError
@@ -62,7 +66,9 @@ def test_composlora_has_the_published_sets_and_prompts() -> None:
     assert (reality.width, reality.height, reality.steps, reality.cfg_scale) == (768, 1024, 100, 7)
 
 
-def test_composlora_runs_goes_on_and_says_what_it_measured(tiny_sd: Path, tmp_path: Path) -> None:
+def test_composlora_runs_goes_on_and_says_what_it_measured(
+    tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loras, out = write_subset(tmp_path / "loras", "reality"), tmp_path / "out"
     clip = write_clip(tmp_path / "clip", tiny_sd)
     seen = pictures(tmp_path / "seen", *(one.id for one in subsets()["reality"].loras))
@@ -70,7 +76,14 @@ def test_composlora_runs_goes_on_and_says_what_it_measured(tiny_sd: Path, tmp_pa
         "--subset", "reality", "--model", str(tiny_sd), "--loras", str(loras), "--out", str(out),
         "--sets", "2", "--ways", "bare,alone,weighted,ties:density=0.3,rank=2,k-lora",
         *SMALL, "--clip", str(clip), "--references", str(seen), "--device", "cpu",
+        "--judge", str(write_vision_model(tmp_path / "judge")),
     ]  # fmt: skip
+    monkeypatch.setattr(vision_judge, "WORDS", 2)
+    points = (
+        "{'first': {'composition': 7, 'quality': 8}, 'second': {'composition': 7, 'quality': 6}}"
+    )
+    read = vision_judge.read_points
+    monkeypatch.setattr(vision_judge, "read_points", lambda _: read(points.replace("'", '"')))
     composlora.main(run)
     results = read_results(out / "compos_composlora.json")
     rows = {str(row["fusion"]): row for row in in_table(results.rows, ALL)}
@@ -82,6 +95,9 @@ def test_composlora_runs_goes_on_and_says_what_it_measured(tiny_sd: Path, tmp_pa
     assert scores <= rows["K-LoRA"].keys() and "CLIP-I (×100)" not in rows["No LoRAs"]
     assert [row["fusion"] for row in in_table(results.rows, GAINS)] == ways[3:]
     assert len(in_table(results.rows, "2 LoRAs")) == len(ways)
+    ties, k_lora = in_table(results.rows, vision_judge.TABLE)
+    assert (ties["n"], k_lora["n"], ties["quality (of 10)"], ties["quality wins"]) == (2, 1, 7, 0.5)
+    assert len(json.loads((out / "judged.json").read_text())) == (2 + 1) * 2
     page = (out / "compos_composlora.md").read_text()
     assert "# ComposLoRA, reality" in page and "SG161222/Realistic_Vision_V5.1_noVAE" in page
     painted = sorted(out.rglob("00*.png"))
@@ -224,3 +240,130 @@ def test_a_plan_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(ComposerError, match=r"plan\.json"):
         mole.read_plan(path)
+
+
+def scored_pictures(folder: Path, shades: dict[tuple[str, str, int], int]) -> list[Scored]:
+    """Pictures of one shade of grey each, by set, way and seed."""
+    found: list[Scored] = []
+    for place, ((name, title, seed), shade) in enumerate(shades.items()):
+        path = folder / f"{place}.png"
+        Image.new("RGB", (16, 16), (shade,) * 3).save(path)
+        loras = tuple(name.split("+"))
+        painted = Painted(saved=SavedPicture(id=path.name, path=path), seconds=1.0)
+        found.append(
+            Scored(
+                composition=Composition(name=name, loras=loras, prompt="", ways={}),
+                title=title,
+                seed=seed,
+                filled=Filled(cell=place, painted=painted, scores=Scores()),
+            )
+        )
+    return found
+
+
+def test_a_judge_is_asked_in_both_orders_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shades = {
+        ("a+b", "Weighted sum", 1): 50,
+        ("a+b", "TIES", 1): 60,
+        ("a+b", "No LoRAs", 1): 10,
+        ("a+b+c", "Weighted sum", 1): 50,
+        ("a+b+c", "TIES", 1): 40,
+        ("a+b+c", "TIES", 2): 30,  # the sum has no such seed
+        ("a+b", "LoRA Switch", 1): 99,
+    }
+    scored = scored_pictures(tmp_path, shades)
+    asked: list[tuple[int, int, str]] = []
+
+    def ask(first: Image.Image, second: Image.Image, question: str) -> str:
+        """Points are a tenth of the shade, and half a point more for what is shown first."""
+        one, other = (image.convert("L").getpixel((0, 0)) for image in (first, second))
+        assert isinstance(one, int) and isinstance(other, int)
+        asked.append((one, other, question))
+        if 99 in (one, other):
+            return "I cannot tell."
+        points = [{"composition": v / 10, "quality": 5} for v in (one + 5, other)]
+        return "Well. " + json.dumps(dict(zip(("first", "second"), points, strict=True)))
+
+    monkeypatch.setattr(vision_judge, "load_judge", lambda *_: ask)
+
+    def run() -> tuple[list[vision_judge.Judged], int]:
+        (tmp_path / "judge").mkdir(exist_ok=True)
+        kept = tmp_path / "judged.json"
+        return vision_judge.judged("x", scored, " and ".join, tmp_path / "judge", kept, "cpu")
+
+    found, unread = run()
+    assert unread == 1 and [(one.own[0], one.other[0]) for one in found] == [
+        (pytest.approx(6.25), pytest.approx(5.25)),
+        (pytest.approx(4.25), pytest.approx(5.25)),
+    ]
+    assert [pair[:2] for pair in asked[:2]] == [(60, 50), (50, 60)]
+    assert "\na and b\n" in asked[0][2] and "\na and b and c\n" in asked[2][2]
+    (row,) = vision_judge.judged_rows(found)
+    assert (row["fusion"], row["sets"], row["n"]) == ("TIES", 2, 2)
+    assert row["composition (of 10)"] == row["the sum's composition (of 10)"] == 5.25
+    assert row["composition wins"] == row["quality wins"] == 0.5
+    count = len(asked)
+    assert count == 6 and run()[1] == 1 and len(asked) == count
+    scored[1].filled.painted.saved.path.write_bytes(
+        scored[4].filled.painted.saved.path.read_bytes()
+    )  # another picture
+    run()
+    assert len(asked) == count + 2
+
+
+def test_points_are_read_from_the_last_line_that_has_them() -> None:
+    def line(*values: object) -> str:
+        first, second = (
+            dict(zip(("composition", "quality"), values[n:], strict=False)) for n in (0, 2)
+        )
+        return json.dumps({"first": first, "second": second})
+
+    read = vision_judge.read_points
+    assert read(f"{line(1, 2, 3, 4)} so:\n```json\n{line(9.5, 10, 0, 3)}\n```") == (
+        (9.5, 10),
+        (0, 3),
+    )
+    assert read(f"{line(1, 2, 3, 4)}\n{line(11, 2, 3, 4)}") == ((1, 2), (3, 4))
+    for none in ("", "first", line(1, 2, 3, "x"), line(-1, 2, 3, 4), '{"first": {}, "second": {}}'):
+        assert read(none) is None
+    assert read('{"first": {' * 9999) is None
+
+
+def test_a_judge_is_a_model_of_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_vision_model(tmp_path / "judge")
+    seen: list[tuple[torch.Size, str]] = []
+    generate = LlavaForConditionalGeneration.generate
+
+    def counted(model: LlavaForConditionalGeneration, **given: Any) -> Any:
+        text = tokenizer.decode(given["input_ids"][0])
+        seen.append((given["pixel_values"].shape, text))
+        return generate(model, **given)
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    monkeypatch.setattr(LlavaForConditionalGeneration, "generate", counted)
+    monkeypatch.setattr(vision_judge, "WORDS", 6)
+    ask = vision_judge.load_judge(folder, "cpu")
+    images = [Image.new("RGB", (20, 12), colour) for colour in ("red", "blue")]
+    answers = [ask(images[0], images[1], "which?") for _ in range(2)]
+    assert answers[0] == answers[1] and isinstance(answers[0], str)
+    assert len(tokenizer(answers[0], add_special_tokens=False)["input_ids"]) <= 6 * 3
+    # both pictures, each in its place before the question
+    assert seen[0] == (torch.Size((2, 3, 8, 8)), seen[1][1])
+    assert seen[0][1].count("<image>") == 2 * 4 and "which?" in seen[0][1]
+    assert ask(images[1], images[0], "which?") == ask(images[1], images[0], "which?")
+    told = json.loads((folder / "config.json").read_text())
+    for change, words in (({"model_type": "llama"}, "of the kind 'llama'"), (None, "no config")):
+        if change:
+            (folder / "config.json").write_text(json.dumps({**told, **change}))
+        else:
+            (folder / "config.json").unlink()
+        with pytest.raises(ComposerError, match=words):
+            vision_judge.check_judge(folder)
+    (folder / "config.json").write_text(json.dumps(told))
+    (folder / "model.safetensors").rename(folder / "model.bin")
+    with pytest.raises(ComposerError, match="no weights in safetensors"):
+        vision_judge.check_judge(folder)
