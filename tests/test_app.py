@@ -34,6 +34,15 @@ def test_a_taken_port_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -
         app.main()
 
 
+def test_tools_without_their_package_are_told_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["app.py", "--mcp"])
+    with pytest.raises(SystemExit, match=r"--mcp needs the package mcp.*pip install"):
+        app.main()
+
+
 def test_a_password_without_a_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["app.py", "--auth", "secret"])
     with pytest.raises(SystemExit, match="NAME:PASSWORD"):

@@ -76,6 +76,8 @@ _OF_MASKS = (
     "mask_blur", "mask_blur_x", "mask_blur_y", "mask_round", "inpainting_mask_invert",
     "inpainting_fill", "inpaint_full_res", "inpaint_full_res_padding",
 )  # fmt: skip
+_OF_PICTURES = (*_OF_MASKS, "resize_mode", "include_init_images")
+"""What says nothing without a picture to begin from."""
 _STRETCH, _CROP = 0, 1  # resize_mode
 _ORIGINAL = 1  # inpainting_fill
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
@@ -195,9 +197,15 @@ def read_call(payload: Mapping[str, Any], status: Status, *, from_picture: bool)
     recipe, pins = given.fusion()
     strength = given.real("denoising_strength")
     if from_picture:
+        given.leave_out("enable_hr", "is for pictures of a prompt alone")
+        given.left = {n: value for n, value in given.left.items() if not n.startswith("hr_")}
         values["strength"] = strength
     else:
         values |= given.hires(values, strength)
+        for name in ("init_images", "mask"):
+            given.leave_out(name, "is for img2img")
+        for name in _OF_PICTURES:
+            given.left.pop(name, None)
     values = {name: value for name, value in values.items() if value is not None}
     request = Request(**values)
     start = given.start(request) if from_picture else None
@@ -265,6 +273,11 @@ class _Given:
         if value is None or isinstance(value, dict):
             return cast("dict[str, Any]", value or {})
         raise _wrong(name, value, "an object with names and values")
+
+    def leave_out(self, name: str, why: str) -> None:
+        """What is given has no place here."""
+        if self.left.pop(name, None):
+            self.warnings.append(f"{name} {why}, and left out.")
 
     # --- several that belong together
 

@@ -139,6 +139,7 @@ class Routes:
         answer |= {"current_image": None, "textinfo": None}
         if not runs:
             return answer
+        state["interrupted"] = runs[0].stopped
         now, preview = runs[0].progress, runs[0].preview
         if now is None:
             return answer | {"textinfo": "Waiting"}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import anyio
+from anyio.to_thread import run_sync
 
 from composer.errors import ComposerError
 from composer.studio import Finished, PictureSaved, Progress, SavedPicture, Started, Studio
@@ -29,11 +31,13 @@ class Run:
     """One call: how far it is, and in the end what came of it.
 
     caller: from where it was made. owner: whose job it is for the studio, no other call's.
+    stopped: whether it was interrupted.
     others: the events that a picture's job does not have, in their order.
     """
 
     caller: str
     owner: str
+    stopped: bool = False
     progress: Progress | None = None
     preview: Image | None = None
     notes: tuple[str, ...] = ()
@@ -62,7 +66,7 @@ class Runs:
         self._studio = studio
         self._runs: dict[str, Run] = {}
         self._numbers = itertools.count(1)
-        self._threads = ThreadPoolExecutor(MOST_CALLS, thread_name_prefix="call")
+        self._limiter = anyio.CapacityLimiter(MOST_CALLS)
 
     def of(self, caller: str) -> tuple[Run, ...]:
         """The calls of one caller, the oldest first."""
@@ -70,7 +74,14 @@ class Runs:
 
     def interrupt(self, caller: str) -> int:
         """Stop a caller's jobs within one step, also those that wait. Returns how many."""
-        return sum(self._studio.interrupt(run.owner) for run in self.of(caller))
+        runs = self.of(caller)
+        for run in runs:
+            self._stop(run)
+        return len(runs)
+
+    def _stop(self, run: Run) -> None:
+        run.stopped = True  # first: its job may not be there yet
+        self._studio.interrupt(run.owner)
 
     async def follow(
         self,
@@ -93,18 +104,21 @@ class Runs:
         run = self._runs[owner] = Run(caller=caller, owner=owner)
 
         def work() -> None:
-            for event in begin(owner):
+            events = begin(owner)
+            if run.stopped:
+                self._stop(run)
+            for event in events:
                 run.take(event)
 
-        task = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        task = asyncio.ensure_future(run_sync(work, limiter=self._limiter))
         try:
             while not (await asyncio.wait({task}, timeout=POLL))[0]:
                 if gone is not None and await gone():
-                    self._studio.interrupt(owner)
+                    self._stop(run)
             await task
         finally:
             if not task.done():  # the server is being ended
-                self._studio.interrupt(owner)
+                self._stop(run)
             del self._runs[owner]
         return run
 

@@ -119,6 +119,7 @@ def test_numbers_may_be_text_and_pictures_are_counted_together() -> None:
         ({"enable_hr": True, "hr_upscaler": "Latent"}, "hr_upscaler"),
         ({"enable_hr": True, "hr_second_pass_steps": 9}, "hr_second_pass_steps"),
         ({"enable_hr": True, "hr_prompt": "a cat"}, "hr_prompt"),
+        ({"init_images": ["AAAA"], "mask_blur": 4, "resize_mode": 2}, "init_images"),
     ],
 )
 def test_what_is_not_done_is_named(payload: dict[str, Any], named: str) -> None:
@@ -207,6 +208,13 @@ def test_what_masks_cannot_do_is_named(name: str, value: object) -> None:
     (warning,) = read(True, init_images=[picture], mask=picture, **{name: value}).warnings
     assert name in warning
     assert read(True, init_images=[picture], **{name: value}).warnings == ()  # without a mask
+
+
+def test_a_second_pass_is_for_pictures_of_a_prompt() -> None:
+    payload = {"init_images": [encoded(halves(16, 16))], "hr_scale": 2}
+    assert read(True, **payload, enable_hr=False).warnings == ()
+    (warning,) = read(True, **payload, enable_hr=True).warnings
+    assert "enable_hr" in warning
 
 
 def test_only_pictures_in_base64_are_read() -> None:

@@ -79,6 +79,8 @@ def test_a_picture_carries_its_recipe_and_is_in_the_history(client: Any, served:
     (newest,) = served.studio.history.recent(1)
     assert newest.path.read_bytes() == content
     assert made.info["infotexts"][0] == made.image.info["parameters"]
+    unsent = client.txt2img(prompt="a fox", send_images=False, **SMALL)
+    assert unsent.images == [] and unsent.info["all_seeds"] == [7]
 
 
 def test_image_to_image_keeps_what_is_outside_of_the_mask(client: Any, served: Served) -> None:
@@ -136,7 +138,7 @@ def test_progress_is_told_and_interrupt_stops_within_a_step(client: Any, served:
 
 
 def test_others_pictures_are_neither_seen_nor_stopped(client: Any, served: Served) -> None:
-    events = served.studio.compose(ComposeRequest(request=Request(steps=3)), owner="somebody")
+    events = served.studio.compose(ComposeRequest(request=Request(steps=40)), owner="somebody")
     waiting = {line.owner for line in served.studio.queue}
     assert "somebody" in waiting
     assert client.get_progress()["state"]["job_count"] == 0
@@ -232,6 +234,12 @@ def test_a_page_of_another_site_may_not_call(served: Served) -> None:
     ):
         url = f"{served.address}/sdapi/v1/interrupt"
         assert requests.post(url, headers=headers, timeout=PATIENCE).status_code == status
+    # what a browser sends of any page without asking first
+    plain = {"Content-Type": "text/plain"}
+    run = f"{served.address}/gradio_api/run/interrupt"
+    assert (
+        requests.post(run, data='{"data": []}', headers=plain, timeout=PATIENCE).status_code >= 400
+    )
 
 
 def test_only_json_of_a_bounded_size_is_read(served: Served) -> None:
