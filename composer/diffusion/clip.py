@@ -157,17 +157,22 @@ class Encoder:
             tokenizer=tokenizer,
         )
 
-    @torch.no_grad()
     def look(self, picture: Image.Image) -> Tensor:
         """(dim,) of length 1, on the CPU: a CLIP's projection, or the class token of a DINO."""
-        prepared = self.processor(images=picture.convert("RGB"), return_tensors="pt")
+        return self.look_at([picture])[0]
+
+    @torch.no_grad()
+    def look_at(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """The same of several pictures at once, (n, dim)."""
+        images = [picture.convert("RGB") for picture in pictures]
+        prepared = self.processor(images=images, return_tensors="pt")
         pixels = prepared["pixel_values"].to(self.model.device)
         if not self.kind.words:
             found = self.model(pixel_values=pixels).last_hidden_state[:, 0]
         else:
             seen = self.model.vision_model(pixel_values=pixels).pooler_output
             found = self.model.visual_projection(seen)
-        return functional.normalize(found, dim=-1)[0].cpu()
+        return functional.normalize(found, dim=-1).cpu()
 
     def read(self, text: str) -> Tensor:
         """(dim,) of length 1 on the CPU, of a text that is cut to what a CLIP takes."""

@@ -241,7 +241,7 @@ def _cropped(
     }
     missing = [name for name, score in wanted.items() if not isinstance(known.get(score), float)]
     if missing:
-        crops = torch.stack([encoder.look(crop) for crop in crops_of(one.saved.image())])
+        crops = encoder.look_at(crops_of(one.saved.image()))
         for name in missing:
             known[wanted[name]] = float((crops @ references[name].mean).max())
     return {name: known[score] for name, score in wanted.items()}
