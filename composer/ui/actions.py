@@ -75,18 +75,28 @@ class Actions:
             if status.state != "loading":
                 return
 
-    def greet_gates(self, mixer: object, prompt: str) -> Update:
-        """Once the model is there: gates that fit it, and their LoRAs in a form still untouched."""
+    def greet_gates(self) -> Update:
+        """Once the model is there: gates that fit it, and for a form still untouched an example
+        that is fused by them. Whether it is, the page decides when the proposal arrives: what the
+        visitor writes until then stays."""
         page, cards = self._page, self._cards()
         update = self.refresh(None)
-        first = next(iter(choose_examples(cards.values(), 1)), None)
         shown = list(self.gates.examples(cards))
         for button, (example, _) in zip(page.gate_examples, shown, strict=False):
             update[button] = gr.update(value=example.prompt, visible=True)
-        rows = [line["name"] for line in views.read_lines(mixer)]
-        untouched = not rows if first is None else (rows, prompt) == ([*first.loras], first.prompt)
-        if shown and untouched:
-            update |= self._filled(shown[0][0], cards)
+        proposal = None
+        if shown:
+            example, offer = shown[0]
+            first = next(iter(choose_examples(cards.values(), 1)), None)
+            form = {**self._filled(example, cards, offer.recipe), page.fusion: offer.recipe.key}
+            proposal = {
+                "before": {
+                    "names": list(first.loras) if first else [],
+                    "prompt": first.prompt if first else "",
+                },
+                "form": [form[field] for field in page.filled],
+            }
+        update[page.proposal] = proposal
         return update
 
     def reopen(self, fusion: str | None, current: str | None) -> Update:

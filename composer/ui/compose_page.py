@@ -16,6 +16,14 @@ QUICK: dict[str, Any] = {**PRIVATE, "queue": False}
 # Only what goes through the queue can show a note.
 NOTING: dict[str, Any] = {**PRIVATE, "concurrency_limit": None}
 
+# The form as the proposal has it, if it still is as the page filled it before; else as it is now.
+TAKE_PROPOSAL = """(proposal, mixer, fusion, prompt, pins) => {
+    const names = (mixer || []).map((row) => row.name);
+    const untouched = proposal && prompt === proposal.before.prompt
+        && JSON.stringify(names) === JSON.stringify(proposal.before.names);
+    return untouched ? proposal.form : [mixer, fusion, prompt, pins];
+}"""
+
 
 def add(
     blocks: gr.Blocks,
@@ -39,11 +47,8 @@ def add(
     )
     offered = [page.library, page.fusion, page.gates]
     greeted.then(
-        actions.greet_gates,
-        [page.mixer, page.prompt],
-        [*offered, page.mixer, page.prompt, page.pins, *page.gate_examples],
-        **NOTING,
-    )
+        actions.greet_gates, outputs=[*offered, page.proposal, *page.gate_examples], **NOTING
+    ).then(None, [page.proposal, *page.filled], page.filled, js=TAKE_PROPOSAL, **NOTING)
     # The events of our own components have names of ours, which Gradio's types do not know.
     library: Any = page.library
     mixer: Any = page.mixer
@@ -83,7 +88,7 @@ def add(
             event(actions.gates.set_parameters, given, given, **NOTING)
     gates.choose(actions.gates.choose, outputs=page.fusion, **QUICK)
     gates.leave(actions.gates.leave, outputs=page.fusion, **QUICK)
-    filled = [*chosen, page.prompt, page.pins]
+    filled = page.filled
     for number, button in enumerate(page.examples):
         button.click(actions.example(number), outputs=filled, **QUICK)
     for number, button in enumerate(page.gate_examples):

@@ -67,6 +67,7 @@ class Page:
     strip: gr.HTML
     restore: gr.File
     current: gr.State  # the id of the picture that is shown
+    proposal: gr.JSON  # an example for a form still untouched
 
     @property
     def form(self) -> dict[str, Any]:
@@ -77,6 +78,11 @@ class Page:
             "seed", "new_seed",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def filled(self) -> list[Any]:
+        """What an example fills in."""
+        return [self.mixer, self.fusion, self.prompt, self.pins]
 
     @property
     def shown(self) -> list[Any]:
@@ -120,7 +126,7 @@ def head() -> gr.HTML:
 
 def lay_out(masthead: gr.HTML | None = None) -> Page:
     """Make the components, inside the Blocks that are open; the head only if there is none yet."""
-    parts: dict[str, Any] = {"current": gr.State(None)}
+    parts: dict[str, Any] = {"current": gr.State(None), "proposal": gr.JSON(visible="hidden")}
     parts["masthead"] = head() if masthead is None else masthead
     with gr.Row(elem_id="desk"):
         with gr.Column(elem_id="cards"):

@@ -29,7 +29,7 @@ def ready(page: Page) -> None:
     """Wait until the page shows all it begins with: gates come last, and fill in an example."""
     page.wait_for_selector(".state.ready")
     page.wait_for_selector("#examples .with-gates")
-    page.wait_for_selector(".mixer .row")
+    page.wait_for_selector(".gates .chosen")
 
 
 def press(page: Page, button: str = "#generate", ends: str = "done") -> None:

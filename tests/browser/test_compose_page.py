@@ -13,6 +13,7 @@ from running_app import App
 from composer.diffusion.png import read_png
 from composer.fusions.places import SIDE, Place
 from composer.fusions.rows import recorded_places
+from composer.ui.compose_page import TAKE_PROPOSAL
 
 # Starting the app and its model takes its time on a busy machine, and is no part of a test.
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300, func_only=True)]
@@ -29,6 +30,10 @@ def generate(page: Page, ends: str = "done") -> str:
 
 
 def clear(page: Page) -> None:
+    """No LoRA, weights in place of the gates that the page begins with."""
+    if (back := page.locator(".gates .back")).is_visible():
+        back.click()
+        expect(back).to_be_hidden()
     while page.locator(".mixer .remove").count():
         page.locator(".mixer .remove").first.click()
 
@@ -45,6 +50,22 @@ def test_whoever_opens_the_page_gets_a_picture_with_two_loras_at_once(page: Page
     assert "zibo fox" in field(page, "prompt")
     generate(page)
     assert len(read_png(newest(app)).loras) == 2
+
+
+def test_what_was_written_before_the_gates_came_stays(page: Page) -> None:
+    before = {"names": ["zibo"], "prompt": "a zibo fox"}
+    gates = [[{"name": "neon"}], "gates:pair", "in neon style", ""]
+    forms = {
+        ("zibo", "a zibo fox"): gates,
+        ("zibo", "a zibo fox at sea"): None,
+        ("neon", "a zibo fox"): None,
+    }
+    for (name, prompt), wanted in forms.items():
+        form = [[{"name": name}], "weighted", prompt, "mid*: zibo=1"]
+        for proposal, result in (({"before": before, "form": gates}, wanted), (None, None)):
+            arguments = [proposal, *form]
+            found = page.evaluate(f"(given) => ({TAKE_PROPOSAL})(...given)", arguments)
+            assert found == (result or form)
 
 
 def test_the_main_job_by_mouse(page: Page, app: App, tmp_path: Path) -> None:

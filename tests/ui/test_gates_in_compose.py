@@ -134,12 +134,18 @@ def test_a_lora_that_the_gates_do_not_know_brings_weights_back(
 
 def test_a_form_still_untouched_gets_the_pair_with_gates(actions: Actions, page: Page) -> None:
     whole = last(actions.greet())
-    update = actions.greet_gates(whole[page.mixer], whole[page.prompt])
-    assert names(update[page.mixer]) == {"zibo": True, "neon": True}
-    assert update[page.prompt] == "zibo here in the snow, neon here"
+    update = actions.greet_gates()
+    assert not {page.mixer, page.prompt, page.pins} & update.keys()  # the page decides
+    assert "value" not in update[page.fusion]
+    before, form = update[page.proposal]["before"], update[page.proposal]["form"]
+    assert before == {
+        "names": [line["name"] for line in whole[page.mixer]],
+        "prompt": whole[page.prompt],
+    }
+    mixer, *rest = form
+    assert names(mixer) == {"zibo": True, "neon": True}
+    assert rest == [PAIR, "zibo here in the snow, neon here", ""]
     assert update[page.gate_examples[0]]["visible"]
-    typed = actions.greet_gates(whole[page.mixer], "my own words")
-    assert page.prompt not in typed and page.mixer not in typed
     filled = actions.gate_example(0)()
     assert filled[page.fusion]["value"] == PAIR
     assert actions.example(0)()[page.fusion]["value"] == "weighted"
