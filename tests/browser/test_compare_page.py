@@ -162,6 +162,8 @@ def test_two_loras_are_compared_and_the_grid_taken_away(
 
 def test_compose_is_taken_over(page: Page) -> None:
     page.wait_for_selector("#mixer .row[data-name=neon]")
+    page.click(".gates .back")
+    expect(page.locator(".gates .chosen")).to_be_hidden()
     page.fill("#prompt textarea", "zibo fox at night")
     page.fill("#steps input", "7")
     page.fill("#mixer .row[data-name=neon] > .fader .number", "0.35")

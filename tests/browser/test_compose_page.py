@@ -216,6 +216,7 @@ def test_a_dropped_picture_brings_its_settings(page: Page, app: App, tmp_path: P
 
 def test_what_strangers_wrote_is_only_text(page: Page, app: App) -> None:
     page.click(".card[data-name=evil]")
+    expect(page.locator(".gates .chosen")).to_be_hidden()
     generate(page)
     expect(page.locator(".recipe")).to_contain_text("onerror")
     assert page.evaluate("window.hacked") is None

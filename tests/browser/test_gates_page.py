@@ -93,18 +93,20 @@ def test_gates_are_chosen_switched_and_seen(page: Page, app: App, tmp_path: Path
 
 
 def test_the_difference_shows_in_two_clicks(page: Page, app: App) -> None:
-    expect(page.locator(".gates .offer")).to_contain_text("Learned gates know these LoRAs")
-    weighted = paint(page, app)
-    assert weighted.fusion == {"name": "weighted"} and len(weighted.loras) == 2
-    expect(page.locator(".gatemap")).to_be_hidden()
-    gated = paint(page, app, "#other-way")
-    assert gated.fusion["name"] == "gates" and gated.request == weighted.request
     expect(page.locator(".gates .chosen")).to_be_visible()
+    gated = paint(page, app)
+    assert gated.fusion["name"] == "gates" and len(gated.loras) == 2
     expect(page.locator("#other-way")).to_have_text("Same by weights")
-    assert paint(page, app, "#other-way") == weighted
+    weighted = paint(page, app, "#other-way")
+    assert weighted.fusion == {"name": "weighted"} and weighted.request == gated.request
+    expect(page.locator(".gatemap")).to_be_hidden()
+    expect(page.locator(".gates .offer")).to_contain_text("Learned gates know these LoRAs")
+    expect(page.locator("#other-way")).to_have_text("Same by gates")
+    assert paint(page, app, "#other-way") == gated
 
 
 def test_gates_are_offered_used_and_left(page: Page, app: App, tmp_path: Path) -> None:
+    page.click(".gates .back")
     page.click(".gates .use-gates")
     expect(page.locator(".gates .chosen")).to_be_visible()
     expect(page.locator(".mixer .sum")).to_have_text("2 LoRAs · shared out by gates")
