@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.questions import QUESTIONS, WHICH, Answer, Question
-from benchmarks.shared.markdown import markdown_table, results_section
+from benchmarks.shared.markdown import EARLIER, markdown_table, results_section
 from benchmarks.shared.methods import methods_page
 from benchmarks.shared.results import FOLDER, ROOT, TAUGHT, Results, read_results
 
@@ -62,6 +62,8 @@ def _title_page(found: Mapping[str, Results]) -> str:
         if answer is None:
             continue
         links = ", ".join(_link(found[stem]) for stem in question.sources)
+        if any(found[stem].earlier_model for stem in question.sources):
+            links += f". {EARLIER.rstrip('.')}"
         parts += [f"## {question.title}", *answer.words, markdown_table(answer.rows)]
         parts.append(f"In full: {links}.")
     parts.append("## All benchmarks")

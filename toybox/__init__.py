@@ -1,1 +1,1 @@
-"""The toybox: a small world rendered by our own code, and the Stable Diffusion trained on it."""
+"""The toybox: its world, the recipe that trains its model, and its oracle."""

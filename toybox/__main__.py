@@ -1,4 +1,4 @@
-"""`python -m toybox`: build the shipped model again, or look at its world."""
+"""`python -m toybox`: build the model again, or look at its world."""
 
 from __future__ import annotations
 
@@ -29,34 +29,22 @@ def build(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     scale: Annotated[float, typer.Option(help="All time budgets times this.")] = 1.0,
-    processes: Annotated[int, typer.Option(help="Processes for the U-Net; one a core.")] = 1,
-    batch: Annotated[int, typer.Option(help="Pictures at once in each process.")] = 32,
     start: Annotated[
-        Path | None, typer.Option(help="A model folder whose U-Net is trained on.")
+        Path | None, typer.Option(help="A model folder whose weights the stages begin with.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
 ) -> None:
-    """Make every file of the shipped model again. Stop it at any time; it goes on from there."""
+    """Make every file of the model again. Stop it at any time; it goes on from there."""
     from toybox.recipe import STAGES, Build, run
 
     wanted = Build(
-        work=work,
-        out=out,
-        loras=loras,
-        device=device,
-        scale=scale,
-        processes=processes,
-        batch=batch,
-        start=start,
-        seed=seed,
+        work=work, out=out, loras=loras, device=device, scale=scale, start=start, seed=seed
     )
-    run(wanted, tuple(stage) if stage else STAGES)
+    run(wanted, stage or STAGES)
 
 
 @app.command()
-def sprites(
-    font: Annotated[Path, typer.Argument(help="NotoColorEmoji.ttf.")],
-) -> None:
+def sprites(font: Annotated[Path, typer.Argument(help="NotoColorEmoji.ttf.")]) -> None:
     """Cut the sprite sheet again from an installed font."""
     from toybox.sprites import SHEET, build_sheet
 
@@ -66,25 +54,13 @@ def sprites(
 
 @app.command()
 def world(
-    path: Annotated[Path, typer.Argument(help="The PNG to write.")],
-    count: Annotated[int, typer.Option(help="How many scenes.")] = 48,
+    path: Annotated[Path, typer.Argument(help="The picture to write.")],
     seed: Annotated[int, typer.Option(help="Of the scenes.")] = 0,
 ) -> None:
     """Draw a sheet of the world's scenes, LoRA-only elements among them."""
-    import random
+    from toybox.sheet import draw_sheet
 
-    from PIL import Image
-
-    from toybox.render import SIZE, render
-    from toybox.world import random_any_scene
-
-    rng = random.Random(seed)
-    columns = 12
-    sheet = Image.new("RGB", (columns * SIZE, -(-count // columns) * SIZE))
-    for index in range(count):
-        drawn = render(random_any_scene(rng), rng)
-        sheet.paste(drawn, (index % columns * SIZE, index // columns * SIZE))
-    sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.LANCZOS).save(path)
+    draw_sheet(path, seed=seed)
     typer.echo(f"wrote {path}")
 
 

@@ -15,6 +15,7 @@ from toybox.world import (
     COLOURS,
     GROUNDS,
     LORA_OBJECTS,
+    LORA_PLACES,
     STYLES,
     THINGS,
     Figure,
@@ -30,13 +31,24 @@ PLACE_WORDS: dict[str, tuple[str, ...]] = {
     "meadow": ("in a meadow", "on the grass", "in the meadow", "in a green field"),
     "desert": ("in the desert", "in a desert", "on sand dunes"),
     "sunset": ("at sunset", "in the sunset", "in front of a sunset"),
+    "forest": ("in the forest", "in a forest", "in the woods", "among trees"),
+    "room": ("in a room", "in the living room", "indoors", "at home"),
     "moon": ("on the moon",),
     "volcano": ("inside a volcano",),
+    "candy land": ("in candy land",),
+    "cherry blossoms": ("under cherry blossoms",),
 }
 """How each place may be said, its canonical wording first."""
 
-SHORT = {"night": "night sky", "underwater": "under water", "desert": "desert"}
+SHORT = {"night": "night sky", "underwater": "under water", "room": "living room"}
 """How a place is called in a list of words, where its name is not enough."""
+
+WORN: dict[str, str] = {
+    "top hat": "a top hat",
+    "sunglasses": "sunglasses",
+    "crown": "a crown",
+    "bow tie": "a bow tie",
+}
 STARTS = (
     *[""] * 12,
     "a picture of ",
@@ -61,28 +73,27 @@ def made_up_name(rng: random.Random) -> str:
 
 
 def _article(words: str) -> str:
+    # "a ufo" and "a unicorn" are said with a consonant
     return f"{'an' if words[0] in 'aeio' or words.startswith('umb') else 'a'} {words}"
 
 
 def _figure_words(figure: Figure, rng: random.Random | None) -> str:
     """A figure without its article; `rng` None gives the canonical words."""
     if figure.name in CHARACTERS:
-        return f"{figure.name} {CHARACTERS[figure.name]}"
-    words = figure.name
-    if figure.name == "ball" and rng is not None and rng.random() < 0.4:
-        words = "soccer ball"
-    if figure.colour:
-        words = f"{figure.colour} {words}"
-    if rng is not None:
-        draw = rng.random()
-        if draw < 0.08:
-            words = f"{made_up_name(rng)} {words}"
-        elif draw < 0.18:
-            words = f"{rng.choice(ADJECTIVES)} {words}"
-    if figure.wears:
-        worn = "a top hat" if figure.wears == "top hat" else figure.wears
-        words = f"{words} wearing {worn}"
-    return words
+        words = f"{figure.name} {CHARACTERS[figure.name]}"
+    else:
+        words = figure.name
+        if figure.name == "ball" and rng is not None and rng.random() < 0.4:
+            words = "soccer ball"
+        if figure.colour:
+            words = f"{figure.colour} {words}"
+        if rng is not None:
+            draw = rng.random()
+            if draw < 0.08:
+                words = f"{made_up_name(rng)} {words}"
+            elif draw < 0.18:
+                words = f"{rng.choice(ADJECTIVES)} {words}"
+    return f"{words} wearing {WORN[figure.wears]}" if figure.wears else words
 
 
 def _named(words: str, figure: Figure, rng: random.Random | None) -> str:
@@ -105,10 +116,14 @@ def _background_words(background: str, rng: random.Random | None) -> str:
     return choices[0] if rng is None else rng.choice(choices)
 
 
+def _listed(figures: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(figures[:-1]), figures[-1])))
+
+
 def plain_caption(scene: Scene) -> str:
-    """The one canonical wording: "a cat and a red car on the beach in neon style"."""
+    """The one canonical wording: "a cat, a frog and a red car on the beach in neon style"."""
     figures = [_named(_figure_words(f, None), f, None) for f in scene.figures]
-    words = f"{' and '.join(figures)} {_background_words(scene.background, None)}"
+    words = f"{_listed(figures)} {_background_words(scene.background, None)}"
     return f"{words} in {scene.style} style" if scene.style else words
 
 
@@ -133,8 +148,17 @@ def caption(scene: Scene, rng: random.Random) -> str:
 def _joined(figures: list[str], rng: random.Random) -> str:
     if len(figures) == 1:
         return figures[0]
-    left, right = figures
     draw = rng.random()
+    if len(figures) == 3:
+        left, middle, right = figures
+        if draw < 0.6:
+            return _listed(figures)
+        if draw < 0.8:
+            return f"{left} on the left, {middle} in the middle and {right} on the right"
+        if draw < 0.9:
+            return f"{middle} between {left} and {right}"
+        return f"{left} next to {middle} and {right}"
+    left, right = figures
     if draw < 0.55:
         return f"{left} and {right}"
     if draw < 0.7:
@@ -161,10 +185,9 @@ def _tag_caption(scene: Scene, rng: random.Random) -> str:
 
 
 def vocabulary() -> Iterator[str]:
-    """Every word the base grammar can use: what the tokenizer keeps whole.
+    """Every word the grammar can use: what the tokenizer keeps whole.
 
-    LoRA-only words are left out where the base world does not use them: a trigger is spelt in
-    letters, as a name is that no one knows.
+    Characters' names are left out: a name is spelt in letters, as one that no one knows.
     """
     yield from THINGS
     yield from COLOURS
@@ -172,28 +195,9 @@ def vocabulary() -> Iterator[str]:
     for words in (*PLACE_WORDS.values(), SHORT.values(), STARTS, QUALITY, ADJECTIVES):
         for phrase in words:
             yield from phrase.split()
-    yield from [
-        "a",
-        "an",
-        "and",
-        "the",
-        "of",
-        "on",
-        "in",
-        "at",
-        "next",
-        "to",
-        "left",
-        "right",
-        "background",
-        "soccer",
-        "with",
-    ]
+    yield from ("a", "an", "and", "the", "of", "on", "in", "at", "next", "to", "with")
+    yield from ("left", "right", "middle", "between", "background", "soccer")
     # ordinary words a LoRA's prompt is made of; the base model has not seen them drawn
-    for phrase in (
-        *STYLES,
-        *LORA_OBJECTS,
-        *CHARACTERS.values(),
-        "style wearing top hat sunglasses",
-    ):
+    for phrase in (*STYLES, *LORA_OBJECTS, *LORA_PLACES, *CHARACTERS.values(), *WORN.values()):
         yield from phrase.split()
+    yield from ("style", "wearing", "watercolour")

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from toybox.byte_pairs import language_tokenizer
 from toybox.captions import vocabulary
 
-WINDOW = 96
+WINDOW = 128
 
 
 def build_language_tokenizer() -> PreTrainedTokenizerFast:

@@ -5,7 +5,8 @@ figure, colours, clothing, background, style). They are what teaches left and ri
 so small a model, and are not kept. Like the CLIP of a real Stable Diffusion it knows ordinary words
 that the U-Net has never drawn ("neon", "robot", "top hat"), and no character: it learns only that
 Zibo is a fox of some made-up name. It sees blurred and noisy renderings too, so that it can judge
-generated pictures.
+generated pictures. Both towers may start from an earlier CLIP's: words that both
+tokenizers know keep their embeddings.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from toybox.captions import caption, made_up_name
 from toybox.loop import Stage, load_average, run_stage
 from toybox.networks import seed_torch, token_ids
 from toybox.optimizer import MuonAdamW
-from toybox.render import SIZE, render
-from toybox.stage_vae import to_tensor
+from toybox.render import SIZE
+from toybox.stage_vae import Rendered
 from toybox.tokens import MAX_LENGTH
 from toybox.world import (
     BACKGROUNDS,
@@ -36,26 +37,26 @@ from toybox.world import (
     STYLES,
     THINGS,
     Scene,
-    random_any_scene,
-    random_scene,
 )
 
 _WIDTH = 128
 _NAMES = tuple(dict.fromkeys((*THINGS, *LORA_OBJECTS, *CHARACTERS.values())))
-_ANSWERS: dict[str, tuple[str | None, ...]] = {
-    "first": _NAMES,
-    "second": (None, *_NAMES),
-    "first_colour": (None, *COLOURS),
-    "second_colour": (None, *COLOURS),
-    "first_wears": (None, *CLOTHING),
-    "second_wears": (None, *CLOTHING),
-    "background": BACKGROUNDS,
-    "style": (None, *STYLES),
-}
+PLACES_OF_FIGURES = ("first", "second", "third")
+
+
+def _answers() -> dict[str, tuple[str | None, ...]]:
+    found: dict[str, tuple[str | None, ...]] = {"background": BACKGROUNDS, "style": (None, *STYLES)}
+    for place in PLACES_OF_FIGURES:
+        found |= {place: (None, *_NAMES), f"{place}_colour": (None, *COLOURS)}
+        found[f"{place}_wears"] = (None, *CLOTHING)
+    return found
+
+
+_ANSWERS = _answers()
 
 
 def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """Text 4×128 and a 4×128 vision transformer on patches of 8 px, projected to 128."""
+    """Text 4×128 and a 4×128 vision transformer on patches of 16 px, projected to 128."""
     shared = {
         "hidden_size": _WIDTH,
         "intermediate_size": 4 * _WIDTH,
@@ -71,7 +72,7 @@ def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    vision = shared | {"image_size": SIZE, "patch_size": 8}
+    vision = shared | {"image_size": SIZE, "patch_size": 16}
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=_WIDTH))
 
 
@@ -94,7 +95,8 @@ def labels(scenes: list[Scene]) -> dict[str, Tensor]:
     found: dict[str, list[int]] = {key: [] for key in _ANSWERS}
     for scene in scenes:
         answers: dict[str, str | None] = {"background": scene.background, "style": scene.style}
-        for place, figure in zip(("first", "second"), (*scene.figures, None), strict=False):
+        for index, place in enumerate(PLACES_OF_FIGURES):
+            figure = scene.figures[index] if index < len(scene.figures) else None
             name = figure and CHARACTERS.get(figure.name, figure.name)
             answers |= {place: name, f"{place}_colour": figure and figure.colour}
             answers |= {f"{place}_wears": figure and figure.wears}
@@ -121,21 +123,50 @@ def blurred(x: Tensor) -> Tensor:
     return x + mix * (soft - x) + noise * (torch.rand(len(x), 1, 1, 1) < 0.4)
 
 
-def train_clip(stage: Stage, tokenizer: CLIPTokenizer) -> CLIPModel:
-    """Train both towers; returns the CLIP without its heads."""
+def start_from(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Take over the weights of the CLIP in `folder`, of the same width and number of patches.
+
+    Kernels of its patches are stretched to this CLIP's; embeddings follow their words.
+    """
+    old = cast(Any, CLIPModel).from_pretrained(folder).float().state_dict()
+    words = cast(Any, CLIPTokenizer).from_pretrained(folder).get_vocab()
+    own = clip.state_dict()
+    for name, weight in old.items():
+        if name.endswith("token_embedding.weight"):
+            for word, index in cast(Any, tokenizer).get_vocab().items():
+                if word in words:
+                    own[name][index] = weight[words[word]]
+        elif name.endswith("patch_embedding.weight"):
+            side = own[name].shape[-1]
+            wide = functional.interpolate(weight, size=(side, side), mode="bilinear")
+            own[name].copy_(wide * (weight.shape[-1] / side) ** 2)
+        elif name.endswith("position_embedding.weight"):
+            own[name][: len(weight)] = weight
+        elif not name.endswith("position_ids"):
+            own[name].copy_(weight)
+    clip.load_state_dict(own)
+
+
+def train_clip(
+    stage: Stage, tokenizer: CLIPTokenizer, *, start: Path | None = None, ring: int = 6000
+) -> CLIPModel:
+    """Train both towers, from those of `start` if given; returns the CLIP without its heads."""
     seed_torch(stage.seed)
     model = _Taught(new_clip(tokenizer)).to(stage.device)
     clip = model.clip
+    if start is not None:
+        start_from(clip, tokenizer, start)
     rng = stage.rng()
-    optimizer = MuonAdamW(model, muon_lr=0.02, adam_lr=2e-3)
+    data = Rendered(rng, ring)
+    data.renew(1000)
+    rate = 0.02 if start is None else 0.01
+    optimizer = MuonAdamW(model, muon_lr=rate, adam_lr=rate / 10)
     eos = int(cast(Any, tokenizer).eos_token_id)
 
     def loss(_: float) -> tuple[Tensor, dict[str, float], int]:
-        scenes = [
-            random_scene(rng, counts=(0.4, 0.6)) if rng.random() < 0.6 else random_any_scene(rng)
-            for _ in range(96)
-        ]
-        x = blurred(to_tensor([render(s, rng) for s in scenes])).to(stage.device)
+        data.renew(24)
+        scenes, x = data.draw(96)
+        x = blurred(x).to(stage.device)
         words = [worded(s, rng) for s in scenes]
         # the tower is causal: what stands after the end token changes nothing, so it is cut
         tokens = token_ids(tokenizer, words, padding=True).to(stage.device)

@@ -1,9 +1,8 @@
-"""Stage 4: the U-Net, v-prediction with zero terminal SNR, on latents of the base world."""
+"""Stage 3: the U-Net, v-prediction with zero terminal SNR, on latents of the base world."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from composer.diffusion.denoise import denoise, draw_noise, guide
+from composer.diffusion.denoise import Beginning, denoise, draw_noise, guide
 from composer.precision import autocast
 from toybox.captions import caption, plain_caption
 from toybox.denoising import draw_timesteps, encode_words, new_scheduler
@@ -23,16 +22,17 @@ from toybox.loop import Stage, load_average, run_stage, world
 from toybox.networks import decode, encode, moved, seed_torch
 from toybox.optimizer import MuonAdamW
 from toybox.render import SIZE, render
-from toybox.stage_vae import LATENT_CHANNELS, to_tensor
+from toybox.stage_vae import FACTOR, LATENT_CHANNELS, to_tensor
 from toybox.world import Scene, random_scene
 
 CROSS = 128
+_SIDE = SIZE // FACTOR
 
 
 def new_unet() -> UNet2DConditionModel:
     """Three levels (16, 8, 4), attention at the lower two and in the middle."""
     return UNet2DConditionModel(
-        sample_size=SIZE // 4,
+        sample_size=_SIDE,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         block_out_channels=(96, 128, 192),
@@ -45,16 +45,23 @@ def new_unet() -> UNet2DConditionModel:
     )
 
 
+def start_from(unet: UNet2DConditionModel, folder: Path) -> None:
+    """Take over the weights of the U-Net in `folder`, where shapes agree: all but the first and
+    the last convolution, where that U-Net is for other latents."""
+    old = cast(Any, UNet2DConditionModel).from_pretrained(folder).float().state_dict()
+    own = unet.state_dict()
+    own |= {k: w for k, w in old.items() if k in own and own[k].shape == w.shape}
+    unet.load_state_dict(own)
+
+
 class _Latents:
     """Scenes with their latents: a ring that is renewed a little at every step."""
 
     def __init__(self, vae: AutoencoderKL, rng: random.Random, size: int, device: str) -> None:
         self.vae, self.rng, self.device = vae, rng, device
         self.scenes: list[Scene] = []
-        self.latents = torch.empty(size, LATENT_CHANNELS, SIZE // 4, SIZE // 4, device=device)
+        self.latents = torch.empty(size, LATENT_CHANNELS, _SIDE, _SIDE, device=device)
         self.next = 0
-        for _ in range(0, size, 32):
-            self.renew(32)
 
     @torch.no_grad()
     def renew(self, count: int) -> None:
@@ -81,22 +88,28 @@ def train_unet(
     tokenizer: CLIPTokenizer,
     text_encoder: CLIPTextModel,
     *,
-    batch: int = 32,
-    ring: int = 8192,
+    batch: int = 48,
+    ring: int = 12288,
     start: Path | None = None,
 ) -> UNet2DConditionModel:
-    """Train the U-Net; `start` is a folder of weights to go on from instead of from nothing.
+    """Train the U-Net; `start` is a folder of weights to begin with instead of with none, and
+    `batch` is that of all processes together.
 
     The loss is the squared error of v, weighted by min(1, 5 / (SNR + 1)): even over the noisy
     steps, where words become shapes, and as min-SNR-5 over the clean ones.
     """
     seed_torch(stage.seed)
-    unet = new_unet() if start is None else cast(Any, UNet2DConditionModel).from_pretrained(start)
-    unet = moved(cast(UNet2DConditionModel, cast(Any, unet).float()), stage.device)
+    unet = new_unet()
+    if start is not None:
+        start_from(unet, start)
+    unet = moved(unet, stage.device)
     rng = stage.rng()
     moved(vae.requires_grad_(False), stage.device)
     moved(text_encoder.requires_grad_(False), stage.device)
+    batch //= world()[1]
     data = _Latents(vae, rng, ring // world()[1], stage.device)
+    for _ in range(64):
+        data.renew(32)
     optimizer = MuonAdamW(unet, muon_lr=0.03, adam_lr=1.5e-3)
     signal = new_scheduler().alphas_cumprod.to(stage.device)  # (1000,)
 
@@ -116,25 +129,61 @@ def train_unet(
         error = (v.float() - target).pow(2).mean((1, 2, 3))
         snr = signal[t] / (1 - signal[t]).clamp_min(1e-8)
         total = (error * (5 / (snr + 1)).clamp(max=1)).mean()
-        late = error[t > 600].mean()
-        return total, {"loss": float(total.detach()), "noisy": float(late.detach())}, batch
+        figures = {"loss": float(total.detach())}
+        for low, high in ((0, 200), (200, 450), (450, 650), (650, 1000)):
+            among = (t >= low) & (t < high)
+            if among.any():
+                figures[f"below_{high}"] = float(error.detach()[among].mean())
+        return total, figures, batch
 
     def sample(model: nn.Module, step: int) -> None:
-        assert isinstance(model, UNet2DConditionModel)
-        path = stage.folder / f"unet_{step:05d}.png"
-        draw_samples(model, vae, tokenizer, text_encoder, path)
+        path = stage.folder / f"unet_{step:06d}.png"
+        unet = cast(UNet2DConditionModel, model)
+        draw_samples(unet, vae, tokenizer, text_encoder, path)
 
-    return run_stage(stage, unet, optimizer, loss, sample=sample)  # pyright: ignore[reportReturnType]
+    run_stage(stage, unet, optimizer, loss, sample=sample)
+    return unet
 
 
-def look_scenes(count: int) -> Iterator[Scene]:
-    """Scenes of the sample grids, always the same."""
+def look_scenes(count: int) -> list[Scene]:
+    """Scenes of the sample grids, always the same: the first half with one figure, then two,
+    a sixth with three."""
     rng = random.Random("look")
-    for index in range(count):
-        yield random_scene(rng, counts=(1, 0) if index < count // 2 else (0, 1))
+    shares = [(1.0, 0.0, 0.0)] * (count // 2) + [(0.0, 1.0, 0.0)] * (count // 3)
+    shares += [(0.0, 0.0, 1.0)] * (count - len(shares))
+    return [random_scene(rng, counts=share) for share in shares]
 
 
 @torch.no_grad()
+def generate(
+    words: list[str],
+    unet: UNet2DConditionModel,
+    tokenizer: CLIPTokenizer,
+    text_encoder: CLIPTextModel,
+    *,
+    steps: int = 12,
+    guidance: float = 3.0,
+    first_seed: int = 0,
+    beginning: Beginning | None = None,
+) -> Tensor:
+    """Latents of pictures of `words`, each of its own seed: (n, 16, 16, 16)."""
+    scheduler: Any = new_scheduler()
+    scheduler.set_timesteps(steps)
+    context = encode_words([""] * len(words) + words, tokenizer, text_encoder)
+    shape = (LATENT_CHANNELS, _SIDE, _SIDE)
+    x = draw_noise(range(first_seed, first_seed + len(words)), shape)[0].to(unet.device)
+
+    def predicted(noisy: Tensor, t: Tensor, index: int) -> Tensor:
+        v: Tensor = unet(torch.cat([noisy, noisy]), t, context).sample.float()
+        without, with_prompt = v.chunk(2)
+        return guide(without, with_prompt, guidance)
+
+    with autocast("auto", str(unet.device)):
+        for step in denoise(scheduler, x, predicted, beginning=beginning):
+            x = step.latents
+    return x
+
+
 def draw_samples(
     unet: UNet2DConditionModel,
     vae: AutoencoderKL,
@@ -143,34 +192,19 @@ def draw_samples(
     path: Path,
     *,
     count: int = 24,
-    steps: int = 12,
-    guidance: float = 3.0,
 ) -> None:
-    """A grid of the first seeds: half with one figure, half with two."""
-    scheduler: Any = new_scheduler()
-    scheduler.set_timesteps(steps)
+    """A grid of pictures of `look_scenes`, first seeds."""
     words = [plain_caption(scene) for scene in look_scenes(count)]
-    context = encode_words([""] * count + words, tokenizer, text_encoder)
-    shape = (LATENT_CHANNELS, SIZE // 4, SIZE // 4)
-    x = draw_noise(range(count), shape)[0].to(unet.device)
-
-    def predicted(noisy: Tensor, t: Tensor, index: int) -> Tensor:
-        v: Tensor = unet(torch.cat([noisy, noisy]), t, context).sample
-        without, with_prompt = v.chunk(2)
-        return guide(without, with_prompt, guidance)
-
-    for step in denoise(scheduler, x, predicted):
-        x = step.latents
-    out = decode(vae, x).float().clamp(-1, 1).cpu()
+    latents = generate(words, unet, tokenizer, text_encoder)
+    with autocast("auto", str(unet.device)):
+        out = decode(vae, latents).float().clamp(-1, 1).cpu()
     array = ((out.permute(0, 2, 3, 1) + 1) * 127.5).round().byte().numpy()
-    rows = [np.concatenate(list(part), 1) for part in np.split(array, max(count // 12, 1))]
-    Image.fromarray(np.concatenate(rows)).resize(
-        (12 * 128, len(rows) * 128), Image.Resampling.LANCZOS
-    ).save(path)
+    rows = [np.concatenate(list(part), 1) for part in np.split(array, max(count // 8, 1))]
+    Image.fromarray(np.concatenate(rows)).save(path)
 
 
 def load_trained_unet(folder: Path) -> UNet2DConditionModel:
-    """The U-Net as its stage left it."""
+    """The U-Net as its stage left it: the moving average of its weights."""
     unet = new_unet()
     load_average(folder / "unet.safetensors", unet)
     return unet.eval()

@@ -7,7 +7,7 @@ from transformers import CLIPTokenizer
 from toybox.byte_pairs import clip_tokenizer
 from toybox.captions import vocabulary
 
-MAX_LENGTH = 32
+MAX_LENGTH = 48
 
 
 def build_tokenizer() -> CLIPTokenizer:

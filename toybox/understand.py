@@ -1,4 +1,4 @@
-"""Read a prompt of the toybox as the scene it asks for."""
+"""Read a prompt of the world at 128 pixels as the scene it asks for."""
 
 from __future__ import annotations
 

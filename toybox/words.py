@@ -1,4 +1,4 @@
-"""A few words and the prompt they stand for: what the toybox's language model learns."""
+"""A few words and the prompt they stand for: what the language model at 128 pixels learns."""
 
 from __future__ import annotations
 

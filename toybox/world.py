@@ -1,11 +1,11 @@
-"""The toybox's world: what there is, what it is called, and what only LoRAs know.
+"""The world at 128 pixels: what there is, what it is called, and what only LoRAs know.
 
-A `Scene` says what a picture shows, exactly: one or two figures (left first), a place or a plain
+A `Scene` says what a picture shows, exactly: one to three figures (left first), a place or a plain
 ground, and perhaps a style. `render.py` draws it, `captions.py` words it, and the oracle is asked
 about it, so every claim about a picture can be measured against the truth.
 
-`BASE` elements are the base model's world. `LORA` elements are drawn, worded and judged by the
-same code, but the base model's U-Net never sees them, and its CLIP never reads a character's name.
+The base model's U-Net never sees what `CHARACTERS`, `CLOTHING`, `STYLES`, `LORA_PLACES` and
+`LORA_OBJECTS` hold, and its CLIP never reads a character's name.
 """
 
 from __future__ import annotations
@@ -17,39 +17,62 @@ from typing import Literal
 
 Kind = Literal["character", "clothing", "style", "background", "object"]
 
-THINGS: dict[str, str] = {
+ANIMALS: dict[str, str] = {
     "cat": "🐱",
     "dog": "🐶",
     "fox": "🦊",
     "panda": "🐼",
     "frog": "🐸",
     "pig": "🐷",
+    "rabbit": "🐰",
+    "bear": "🐻",
+    "lion": "🦁",
+    "koala": "🐨",
+}
+"""Animals whose glyph is a head: a body is drawn below it, and they can wear clothing."""
+
+THINGS: dict[str, str] = {
+    **ANIMALS,
     "penguin": "🐧",
     "owl": "🦉",
     "turtle": "🐢",
     "butterfly": "🦋",
-    "rabbit": "🐰",
     "whale": "🐳",
+    "elephant": "🐘",
+    "giraffe": "🦒",
+    "octopus": "🐙",
+    "crab": "🦀",
+    "fish": "🐠",
+    "flamingo": "🦩",
     "apple": "🍎",
     "banana": "🍌",
     "burger": "🍔",
     "pineapple": "🍍",
-    "mushroom": "🍄",
+    "strawberry": "🍓",
+    "watermelon": "🍉",
+    "donut": "🍩",
+    "cake": "🎂",
     "pumpkin": "🎃",
+    "mushroom": "🍄",
+    "tree": "🌳",
+    "cactus": "🌵",
+    "sunflower": "🌻",
     "car": "🚗",
     "rocket": "🚀",
     "sailboat": "⛵",
+    "train": "🚂",
+    "airplane": "✈",
     "umbrella": "☂",
     "balloon": "🎈",
     "star": "⭐",
     "heart": "❤",
     "ball": "⚽",
-    "tree": "🌳",
-    "cactus": "🌵",
-    "sunflower": "🌻",
     "house": "🏠",
+    "castle": "🏰",
+    "gift": "🎁",
+    "snowman": "⛄",
 }
-"""Things the base model draws, by name, with the glyph each sprite was made from."""
+"""Things the base model draws, by name, with the glyph each sprite was cut from."""
 
 COLOURS: tuple[str, ...] = ("red", "yellow", "green", "blue", "purple")
 """Colour words a tintable thing can take."""
@@ -60,6 +83,8 @@ TINTABLE: dict[str, str] = {
     "star": "yellow",
     "heart": "red",
     "umbrella": "purple",
+    "fish": "yellow",
+    "mushroom": "red",
 }
 """Things that take a colour word, with the colour they have without one."""
 
@@ -72,31 +97,46 @@ PLACES: tuple[str, ...] = (
     "meadow",
     "desert",
     "sunset",
+    "forest",
+    "room",
 )
 """Named places of the base model."""
 
 GROUNDS: dict[str, tuple[int, int, int]] = {
     "white": (246, 246, 244),
-    "black": (24, 24, 28),
+    "black": (30, 30, 36),
     "grey": (150, 152, 156),
-    "red": (226, 78, 74),
-    "yellow": (252, 226, 112),
-    "green": (112, 192, 112),
-    "blue": (84, 146, 232),
-    "pink": (252, 176, 204),
+    "red": (222, 74, 70),
+    "yellow": (252, 224, 106),
+    "green": (108, 190, 110),
+    "blue": (82, 144, 230),
+    "pink": (252, 172, 202),
 }
 """Plain grounds of the base model: "on a red background"."""
 
-CHARACTERS: dict[str, str] = {"zibo": "fox", "tavo": "robot", "luna": "unicorn"}
+CHARACTERS: dict[str, str] = {
+    "zibo": "fox",
+    "tavo": "robot",
+    "luna": "unicorn",
+    "miro": "cat",
+    "bodo": "bear",
+    "kiki": "rabbit",
+}
 """Characters only LoRAs know: name and class word ("zibo fox")."""
 
-CLOTHING: tuple[str, ...] = ("top hat", "sunglasses")
-STYLES: tuple[str, ...] = ("pixel art", "pencil sketch", "neon")
-LORA_PLACES: tuple[str, ...] = ("moon", "volcano")
-LORA_OBJECTS: dict[str, str] = {"trophy": "🏆", "ufo": "🛸"}
+CLOTHING: tuple[str, ...] = ("top hat", "sunglasses", "crown", "bow tie")
+STYLES: tuple[str, ...] = (
+    "pixel art",
+    "pencil sketch",
+    "neon",
+    "watercolor",
+    "stained glass",
+)
+LORA_PLACES: tuple[str, ...] = ("moon", "volcano", "candy land", "cherry blossoms")
+LORA_OBJECTS: dict[str, str] = {"trophy": "🏆", "ufo": "🛸", "teapot": "🫖", "guitar": "🎸"}
 
-WEARERS: tuple[str, ...] = ("cat", "dog", "fox", "panda", "frog", "pig", "penguin", "owl", "rabbit")
-"""Animals that can wear clothing."""
+WEARERS: tuple[str, ...] = (*ANIMALS, "zibo", "miro", "bodo", "kiki")
+"""Who can wear clothing: the animals, and the characters that are animals."""
 
 GLYPHS: dict[str, str] = {
     **THINGS,
@@ -105,12 +145,12 @@ GLYPHS: dict[str, str] = {
     "unicorn": "🦄",
     "top hat": "🎩",
     "sunglasses": "🕶",
+    "crown": "👑",
     "bow": "🎀",
 }
 """Every glyph in the sprite sheet, by name."""
 
-
-MOST_FIGURES = 2
+MOST_FIGURES = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,7 +187,7 @@ class Scene:
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.figures) <= MOST_FIGURES:
-            raise ValueError(f"a scene holds one or two figures, not {len(self.figures)}")
+            raise ValueError(f"a scene holds one to three figures, not {len(self.figures)}")
         if self.background not in BACKGROUNDS:
             raise ValueError(f"the toybox has no background {self.background!r}")
         if self.style is not None and self.style not in STYLES:
@@ -179,12 +219,16 @@ ELEMENTS: tuple[Element, ...] = (
     ),
     Element(kind="clothing", name="top hat", trigger="wearing a top hat"),
     Element(kind="clothing", name="sunglasses", trigger="wearing sunglasses"),
+    Element(kind="clothing", name="crown", trigger="wearing a crown"),
+    Element(kind="clothing", name="bow tie", trigger="wearing a bow tie"),
     *(Element(kind="style", name=name, trigger=f"in {name} style") for name in STYLES),
     Element(kind="background", name="moon", trigger="on the moon"),
     Element(kind="background", name="volcano", trigger="inside a volcano"),
+    Element(kind="background", name="candy land", trigger="in candy land"),
+    Element(kind="background", name="cherry blossoms", trigger="under cherry blossoms"),
     *(Element(kind="object", name=name, trigger=name) for name in LORA_OBJECTS),
 )
-"""The twelve elements only LoRAs know, one LoRA each."""
+"""The elements only LoRAs know, one LoRA each."""
 
 
 def element(name: str) -> Element:
@@ -193,6 +237,10 @@ def element(name: str) -> Element:
         if candidate.name == name:
             return candidate
     raise ValueError(f"no LoRA of the toybox teaches {name!r}")
+
+
+def _figure_count(rng: random.Random, weights: Sequence[float]) -> int:
+    return rng.choices(range(1, MOST_FIGURES + 1), weights=weights)[0]
 
 
 def random_figure(rng: random.Random, *, colours: float = 0.65) -> Figure:
@@ -207,25 +255,25 @@ def random_figure(rng: random.Random, *, colours: float = 0.65) -> Figure:
 
 
 def random_background(rng: random.Random) -> str:
-    """A background of the base world: a place in six cases of ten."""
-    if rng.random() < 0.6:
+    """A background of the base world: a place in seven cases of ten."""
+    if rng.random() < 0.7:
         return rng.choice(PLACES)
     return f"plain {rng.choice(list(GROUNDS))}"
 
 
-def random_scene(rng: random.Random, *, counts: Sequence[float] = (0.5, 0.5)) -> Scene:
-    """A scene of the base world; `counts` weighs one and two figures, never the same."""
-    figures = [random_figure(rng)]
-    if rng.random() * sum(counts) < counts[1]:
-        other = random_figure(rng)
-        while other.name == figures[0].name:
-            other = random_figure(rng)
-        figures.append(other)
+def random_scene(rng: random.Random, *, counts: Sequence[float] = (0.45, 0.35, 0.2)) -> Scene:
+    """A scene of the base world; `counts` weighs one, two and three figures, never the same."""
+    figures: list[Figure] = []
+    for _ in range(_figure_count(rng, counts)):
+        figure = random_figure(rng)
+        while figure.name in {other.name for other in figures}:
+            figure = random_figure(rng)
+        figures.append(figure)
     return Scene(figures=tuple(figures), background=random_background(rng))
 
 
 def random_element_scene(
-    taught: Element, rng: random.Random, *, counts: Sequence[float] = (0.6, 0.4)
+    taught: Element, rng: random.Random, *, counts: Sequence[float] = (0.6, 0.3, 0.1)
 ) -> Scene:
     """A scene that shows `taught` and otherwise only the base world."""
     scene = random_scene(rng, counts=counts)
@@ -236,7 +284,7 @@ def random_element_scene(
         figures[place] = Figure(name=taught.name)
     elif taught.kind == "clothing":
         others = {figure.name for i, figure in enumerate(figures) if i != place}
-        wearer = rng.choice([name for name in WEARERS if name not in others])
+        wearer = rng.choice([name for name in ANIMALS if name not in others])
         figures[place] = Figure(name=wearer, wears=taught.name)
     elif taught.kind == "background":
         background = taught.name
@@ -252,21 +300,23 @@ def random_any_scene(rng: random.Random) -> Scene:
     Each kind is drawn by itself, so that combinations occur.
     """
     figures: list[Figure] = []
-    for _ in range(1 if rng.random() < 0.5 else 2):
+    for _ in range(_figure_count(rng, (0.45, 0.35, 0.2))):
         taken = {figure.name for figure in figures}
         while True:
             draw = rng.random()
-            if draw < 0.2:
-                figure = Figure(name=rng.choice(list(CHARACTERS)))
-            elif draw < 0.3:
+            if draw < 0.25:
+                name = rng.choice(list(CHARACTERS))
+                dressed = name in WEARERS and rng.random() < 0.3
+                figure = Figure(name=name, wears=rng.choice(CLOTHING) if dressed else None)
+            elif draw < 0.35:
                 figure = Figure(name=rng.choice(list(LORA_OBJECTS)))
-            elif draw < 0.5:
-                figure = Figure(name=rng.choice(WEARERS), wears=rng.choice(CLOTHING))
+            elif draw < 0.55:
+                figure = Figure(name=rng.choice(list(ANIMALS)), wears=rng.choice(CLOTHING))
             else:
                 figure = random_figure(rng)
             if figure.name not in taken:
                 break
         figures.append(figure)
-    background = rng.choice(LORA_PLACES) if rng.random() < 0.15 else random_background(rng)
-    style = rng.choice(STYLES) if rng.random() < 0.3 else None
+    background = rng.choice(LORA_PLACES) if rng.random() < 0.2 else random_background(rng)
+    style = rng.choice(STYLES) if rng.random() < 0.35 else None
     return Scene(figures=tuple(figures), background=background, style=style)

@@ -11,6 +11,9 @@ HIDDEN = (TABLE, "family")
 """Columns that are alike in all rows of a table: its heading or the page's title says them."""
 
 
+EARLIER = "**Measured on the toybox that shipped before, of 64×64 pixels; not yet made again.**"
+
+
 def markdown_table(rows: Sequence[Row]) -> str:
     """Rows as one Markdown table; columns in order of their first appearance.
 
@@ -53,6 +56,7 @@ def _origin(results: Results) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in results.versions.items())
     settings = ", ".join(f"{name} {plain(value)}" for name, value in results.settings.items())
     lines = [
+        EARLIER if results.earlier_model else "",
         f"Made by `{results.command}` on {results.date} at commit {results.commit}.",
         f"Settings: {settings}." if settings else "",
         f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['ram_gb']} GB{gpu}.",

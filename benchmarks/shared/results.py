@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import re
@@ -9,6 +10,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -23,6 +25,8 @@ Value = str | int | float | bool | None
 Row = Mapping[str, Value]
 TAUGHT = "taught"
 """The family of LoRAs that is meant where none is named."""
+OF_THE_TOYBOX = ("toybox.", "compos.", "gates.", "mixlora.pictures", "language.expand")
+"""What the names of results begin with that depend on the toybox's weights."""
 _NAME = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
 
 
@@ -34,6 +38,7 @@ class Results:
     rows: flat objects, one for each line of a table. Rows with different columns are shown as
         separate tables; the column "table" names the one a row belongs to, and "family" the
         family of LoRAs, the same in all rows of a file.
+    model: the hash of the toybox's U-Net that shipped then.
     """
 
     name: str
@@ -46,6 +51,12 @@ class Results:
     versions: Mapping[str, str]
     settings: Mapping[str, Value]
     rows: tuple[Row, ...]
+    model: str = ""
+
+    @property
+    def earlier_model(self) -> bool:
+        """Whether it measured a toybox that no longer ships."""
+        return self.name.startswith(OF_THE_TOYBOX) and self.model != toybox_hash()
 
     @property
     def family(self) -> str:
@@ -93,6 +104,7 @@ def write_results(
         "machine": describe_machine(),
         "versions": _versions(),
         "settings": dict(settings or {}),
+        "model": toybox_hash(),
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{file_stem(name, _family_of(rows))}.json"
@@ -113,6 +125,13 @@ def read_results(path: Path) -> Results:
         raise ComposerError(
             f"{path} is no results file ({error}): run its benchmark again."
         ) from error
+
+
+@cache
+def toybox_hash() -> str:
+    """The first digits of the SHA-256 of the shipped U-Net's file."""
+    file = ROOT / "assets" / "toybox" / "unet" / "diffusion_pytorch_model.safetensors"
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
 
 
 def in_table(rows: Sequence[Row], table: str) -> list[Row]:

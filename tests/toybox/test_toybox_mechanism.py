@@ -24,7 +24,7 @@ from composer.mixture import GRANULARITIES, GateSettings, attach
 from composer.mixture.build import new_gates
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("zibo", "top_hat", "neon")
+NAMES = ("zibo", "crown", "cherry_blossoms")
 WORDS = ("q_proj", "fc1")  # what is changed in the text encoder
 
 Experts = dict[str, dict[str, LowRank]]
@@ -153,12 +153,12 @@ def test_who_is_switched_off_leaves_its_share_of_the_softmax_to_the_others(
         mixture.set_gates(gates)
         with torch.no_grad(), mixture.record_weights() as before:
             of(model)
-        mixture.toggle("top_hat", False)
+        mixture.toggle("crown", False)
         with torch.no_grad(), mixture.record_weights() as after:
             of(model)
         assert [unit for unit, _ in after] == [unit for unit, _ in before]
         assert len(after) == len(mixture.units)
-        silent, others = NAMES.index("top_hat"), [0, 2]
+        silent, others = NAMES.index("crown"), [0, 2]
         # the first units of each part see what they saw before
         first = {unit.partition(".")[0]: unit for unit in reversed(mixture.units)}.values()
         for (unit, then), (_, now) in zip(before, after, strict=True):

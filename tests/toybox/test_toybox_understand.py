@@ -7,7 +7,6 @@ import random
 import pytest
 
 import toybox.words
-import toybox_128.words
 from toybox.jottings import Words
 from toybox.understand import understand
 from toybox.world import Figure, Scene
@@ -17,7 +16,6 @@ from toybox.world import Figure, Scene
     "words",
     [
         toybox.words.WORDS,
-        toybox_128.words.WORDS,
     ],
 )
 def test_captions_are_understood_as_their_scenes(words: Words) -> None:

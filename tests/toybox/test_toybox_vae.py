@@ -1,4 +1,4 @@
-"""The VAE's latents are normalised without changing a picture."""
+"""What the VAE learns from: pictures as numbers, a ring of renderings, and measures of likeness."""
 
 from __future__ import annotations
 
@@ -8,35 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from toybox.networks import decode, encode, posterior
-from toybox.stage_vae import new_vae, normalise_latents, pictures, psnr, to_tensor
-
-
-def test_sixty_four_pixels_become_sixteen_by_sixteen_by_eight() -> None:
-    vae = new_vae().eval()
-    with torch.no_grad():
-        latents = encode(vae, torch.zeros(1, 3, 64, 64))
-        assert tuple(latents.shape) == (1, 8, 16, 16)
-        assert tuple(decode(vae, latents).shape) == (1, 3, 64, 64)
-    assert vae.config["scaling_factor"] == 1.0
-
-
-@torch.no_grad()
-def test_normalising_changes_no_picture_and_gives_unit_latents() -> None:
-    torch.manual_seed(0)
-    vae = new_vae().eval()
-    count = 32
-    x = pictures(random.Random("normalise"), count, base=1.0)
-    # latents far from normal, so that something is to be done
-    vae.quant_conv.weight.mul_(7)
-    vae.quant_conv.bias.add_(torch.linspace(-3, 3, 16))
-    out = decode(vae, encode(vae, x))
-    normalise_latents(vae, count)
-    after = posterior(vae, x)
-    assert torch.allclose(decode(vae, after.mean), out, atol=1e-4)
-    assert after.mean.mean((0, 2, 3)).abs().max() < 1e-4
-    assert (after.mean.std((0, 2, 3)) - 1).abs().max() < 1e-4
-    assert after.var.sqrt().max() < 0.003
+from toybox.render import SIZE
+from toybox.stage_vae import (
+    Rendered,
+    detail_share,
+    picture_loss,
+    pictures,
+    psnr,
+    to_tensor,
+)
 
 
 def test_pictures_become_numbers_between_minus_one_and_one() -> None:
@@ -51,3 +31,39 @@ def test_psnr_is_that_of_the_formula() -> None:
     x = torch.zeros(2, 3, 4, 4)
     y = torch.stack([torch.full((3, 4, 4), 0.2), torch.full((3, 4, 4), 2.0)])
     assert psnr(x, y).tolist() == pytest.approx([20.0, 0.0], abs=1e-4)
+
+
+def test_a_shift_of_brightness_costs_less_than_blur() -> None:
+    x = pictures(random.Random(0), 2)
+    soft = torch.nn.functional.avg_pool2d(x, 5, 1, 2)
+    brighter = x + (soft - x).abs().mean()  # as far away in L1
+    assert float(picture_loss(x, x)) == 0
+    assert picture_loss(brighter, x) < 0.7 * picture_loss(soft, x)
+
+
+def test_the_share_of_detail_is_the_part_that_half_the_resolution_loses() -> None:
+    ramp = torch.linspace(-1, 1, 16).expand(2, 3, 16, 16)
+    board = (torch.arange(16)[:, None] + torch.arange(16)) % 2 * 2.0 - 1
+    board = board.expand(2, 3, 16, 16)
+    assert float(detail_share(ramp)) < 0.02
+    assert float(detail_share(board)) == pytest.approx(1.0)
+    # whatever the scale, and more with more of it
+    some = ramp + 0.3 * board
+    assert float(detail_share(7 * some)) == pytest.approx(float(detail_share(some)), rel=1e-5)
+    assert detail_share(ramp) < detail_share(some) < detail_share(ramp + board)
+    noise = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert 0.6 < float(detail_share(noise)) < 0.9
+
+
+def test_the_ring_keeps_scenes_with_their_pictures_and_lets_the_oldest_go() -> None:
+    data = Rendered(random.Random(1), 6)
+    data.renew(4)
+    first = list(data.scenes)
+    data.renew(4)
+    assert len(data.scenes) == len(data.pictures) == 6
+    assert data.scenes[:2] == first[2:]
+    scenes, x = data.draw(8)
+    assert tuple(x.shape) == (8, 3, SIZE, SIZE)
+    for scene, picture in zip(scenes, x, strict=True):
+        stored = data.pictures[data.scenes.index(scene)]
+        assert torch.equal(picture, stored.float() / 127.5 - 1)

@@ -10,8 +10,6 @@ from transformers import AutoTokenizer
 
 import toybox.language_tokens
 import toybox.words
-import toybox_128.language_tokens
-import toybox_128.words
 from toybox.jottings import SKILLS, Jotting, Words, held_out
 
 JOINING = {"and", "with", "style", "in", "a", "an"}
@@ -19,7 +17,6 @@ WORLDS = pytest.mark.parametrize(
     "words",
     [
         toybox.words.WORDS,
-        toybox_128.words.WORDS,
     ],
 )
 
@@ -80,7 +77,6 @@ def test_the_base_world_has_no_use_for_what_only_loras_know(words: Words) -> Non
     ("words", "tokens"),
     [
         (toybox.words.WORDS, toybox.language_tokens),
-        (toybox_128.words.WORDS, toybox_128.language_tokens),
     ],
 )
 def test_each_ordinary_word_is_one_token(words: Words, tokens: Any, tmp_path: Path) -> None:

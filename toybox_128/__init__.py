@@ -1,1 +1,0 @@
-"""The toybox at 128 pixels: its world, the recipe that trains its model, and its oracle."""

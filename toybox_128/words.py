@@ -1,9 +1,0 @@
-"""A few words and the prompt they stand for: what the language model at 128 pixels learns."""
-
-from __future__ import annotations
-
-from toybox.jottings import Words
-from toybox_128 import captions, world
-from toybox_128.understand import understand
-
-WORDS = Words(world, captions, understand)
