@@ -55,6 +55,8 @@ def gate_example(cards: Sequence[Card]) -> Example | None:
     for card in cards:
         said.setdefault(card.info.role, []).append(card.info.trigger)
     worn, places, styles = (said.pop(role, []) for role in ("clothing", "background", "style"))
-    subjects = [trigger for triggers in said.values() for trigger in triggers] or ["a panda"]
-    scene = " ".join([" and ".join(subjects), *worn, *(places or ["in the snow"])])
+    subjects = [trigger for triggers in said.values() for trigger in triggers]
+    if worn or not subjects:  # as the prompts that gates are trained on: beside a character
+        subjects.append(" ".join(["a panda", *worn]))
+    scene = " ".join([" and ".join(subjects), *(places or ["in the snow"])])
     return Example(prompt=", ".join([scene, *styles]), loras=tuple(card.name for card in cards))

@@ -300,6 +300,11 @@ def test_prompts_for_gates(studio: Studio) -> None:
     example = gate_example([cards["neon"], cards["moon"]])
     assert example is not None and example.prompt == "a panda moon here, neon here"
     assert example.loras == ("neon", "moon")
+    info = replace(cards["moon"].info, role="clothing", trigger="wearing a hat")
+    worn = replace(cards["moon"], facts=info)
+    beside = gate_example([cards["zibo"], worn])
+    assert beside is not None
+    assert beside.prompt == "zibo here and a panda wearing a hat in the snow"
     assert gate_example([]) is None
 
 
