@@ -61,11 +61,11 @@ def _title_page(found: Mapping[str, Results]) -> str:
         answer = _answer(question, found)
         if answer is None:
             continue
-        links = ", ".join(_link(found[stem]) for stem in question.sources)
+        links = ", ".join(_link(found[stem]) for stem in question.sources) + "."
         if any(found[stem].earlier_model for stem in question.sources):
-            links += f". {EARLIER.rstrip('.')}"
+            links += f" {EARLIER}"
         parts += [f"## {question.title}", *answer.words, markdown_table(answer.rows)]
-        parts.append(f"In full: {links}.")
+        parts.append(f"In full: {links}")
     parts.append("## All benchmarks")
     for room, title in ROOMS.items():
         listed = [r for r in found.values() if r.name.startswith(f"{room}.")]

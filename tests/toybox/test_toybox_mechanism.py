@@ -24,7 +24,7 @@ from composer.mixture import GRANULARITIES, GateSettings, attach
 from composer.mixture.build import new_gates
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("zibo", "crown", "cherry_blossoms")
+NAMES = ("zibo", "crown", "neon")
 WORDS = ("q_proj", "fc1")  # what is changed in the text encoder
 
 Experts = dict[str, dict[str, LowRank]]
@@ -32,7 +32,14 @@ Experts = dict[str, dict[str, LowRank]]
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return load_model(ROOT / "assets" / "toybox")
+    """In float64: in float32 the networks' own rounding is as large as a small fault.
+
+    Weights are float32 all the same, and a third of them is 3e-8 away from a third.
+    """
+    loaded = load_model(ROOT / "assets" / "toybox")
+    for network in loaded.models.values():
+        network.double()
+    return loaded
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +67,7 @@ def oracle(model: Model) -> tuple[Any, Any, Experts]:
         assert sites.keys() == experts[NAMES[0]].keys()
         assert sum(site.startswith("text_encoder.") for site in sites) == layers * len(WORDS)
     assert len({next(iter(sites.values())).down.shape[0] for sites in experts.values()}) > 1
-    return pipeline.unet.eval(), pipeline.text_encoder.eval(), experts
+    return pipeline.unet.double().eval(), pipeline.text_encoder.double().eval(), experts
 
 
 @pytest.fixture
@@ -75,7 +82,8 @@ def outputs(unet: Any, text_encoder: Any) -> tuple[Tensor, Tensor]:
     ids = torch.arange(3, 19)[None]
     latents = torch.randn(1, unet.config.in_channels, 8, 8, generator=generator)
     text = torch.randn(1, 6, unet.config.cross_attention_dim, generator=generator)
-    return unet(latents, 400, text).sample, text_encoder(ids).last_hidden_state
+    seen = unet(latents.to(unet.dtype), 400, text.to(unet.dtype)).sample
+    return seen, text_encoder(ids).last_hidden_state
 
 
 def of(model: Model) -> tuple[Tensor, Tensor]:
@@ -126,16 +134,16 @@ def test_equal_weights_and_one_alone_as_diffusers_has_them(
         even = dict.fromkeys(NAMES, 1 / len(NAMES))
         mixture.set_weights(even)
         wanted = told(oracle, even)
-        assert furthest(of(model), wanted) < 1e-5
+        assert furthest(of(model), wanted) < 1e-7
         assert furthest(base, wanted) > 0.1
         one_hot: dict[str, tuple[Tensor, Tensor]] = {}
         for name in NAMES:
             mixture.set_weights({name: 1.0})
             one_hot[name] = of(model)
-            assert furthest(one_hot[name], told(oracle, {name: 1.0})) < 1e-5
+            assert furthest(one_hot[name], told(oracle, {name: 1.0})) < 1e-7
     for name in NAMES:
         with attach(model.models, {name: experts[name]}):
-            assert furthest(of(model), one_hot[name]) < 1e-5
+            assert furthest(of(model), one_hot[name]) < 1e-7
             assert all(furthest(of(model), one_hot[n]) > 0.1 for n in NAMES if n != name)
 
 

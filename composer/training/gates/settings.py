@@ -67,10 +67,6 @@ class GateTraining(Training):
     )
 
     steps: int = setting(120, at_least=0, label="Steps", help="Steps of the optimiser.")
-    # at 1e-2 gates of three LoRAs ran away from every picture that the LoRAs know
-    learning_rate: float = setting(
-        2e-3, above=0, label="Learning rate", help="Highest learning rate."
-    )
     preview_every: int = setting(0, at_least=0, help="A preview every so many steps.")
     preview_prompt: str = setting("", help="What the previews show.")
 
