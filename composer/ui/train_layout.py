@@ -19,8 +19,8 @@ DEFAULT: dict[str, Any] = {
 }
 ROOM = "train:"  # before the names of the events between this page's components
 HINT = (
-    '<p class="hint">120 steps are plenty for two LoRAs of the shipped model: about three minutes '
-    "on two processor cores. It goes on when you close the page.</p>"
+    '<p class="hint">120 steps are plenty for two LoRAs of the shipped model. The training goes on '
+    "when you close the page.</p>"
 )
 
 
